@@ -1,0 +1,184 @@
+"""``bnnedge bench``: from file names to rows. What can be wrong is looked for before anything is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from bnnedge.benchmarks.devices import DEVICES
+from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkPlan, Device, ModelFile
+from bnnedge.benchmarks.result import BenchmarkRow, append_rows, check_appendable
+from bnnedge.errors import BenchmarkError, BnnedgeError, DataError, ExportError, MissingDependencyError
+from bnnedge.export.runtimes import RUNTIMES
+from bnnedge.export.targets import TARGETS
+from bnnedge.export.targets.target import Target
+
+RANDOM = "random"
+"""In place of a data set's name: normal noise, timing only."""
+
+
+def bench(
+    files: Sequence[str | Path],
+    runtime: str = "auto",
+    threads: int = 1,
+    warmup: int = 10,
+    runs: int = 100,
+    data: str | None = None,
+    baseline: bool = False,
+    json_path: Path | None = None,
+    device: str = "local",
+    data_root: Path | None = None,
+    console: Console | None = None,
+) -> list[BenchmarkRow]:
+    """Measure exported files against each other; one row a file, in order.
+
+    ``runtime`` is a name in RUNTIMES, or ``auto``: for each file the first one of its format that is available.
+    ``data`` is the data set for input and accuracy, ``random`` for noise, or None: the one that the first file was
+    trained on if it is at hand, else noise. ``baseline`` adds the float32 twin of the first file's network, as ONNX
+    and as TFLite. Rows are appended to ``json_path`` if given. ``data_root`` is where data sets lie.
+
+    Raises a ``BnnedgeError`` for a file that is missing, damaged or of an unknown kind, a runtime that is not
+    available, and data that does not fit the files.
+    """
+    console = console or Console(stderr=True)
+    plan = BenchmarkPlan(threads=threads, warmup=warmup, runs=runs)
+    if not files:
+        raise BenchmarkError("expected at least one file to measure, found none; name an exported file")
+    machine: Device = DEVICES.load(device)()
+    models = [read_model_file(Path(file), runtime, machine) for file in files]
+    if baseline:
+        models += float_twins(models[0], machine)
+    _check_same_input(models)
+    if json_path is not None:
+        check_appendable(json_path)
+    rows = machine.measure(models, benchmark_input(models, data, data_root, console), plan, console)
+    if json_path is not None:
+        append_rows(json_path, rows)
+    return rows
+
+
+def read_model_file(path: Path, runtime: str, device: Device) -> ModelFile:
+    """Load ``path`` and choose its runtime. Raises a ``BnnedgeError`` that names the file."""
+    target = _target_of_suffix(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BenchmarkError(f"{path}: cannot be read: {error.strerror or error}") from error
+    try:
+        metadata = target.read_metadata(content)
+    except ExportError as error:
+        raise ExportError(f"{path}: {error}") from error
+    model = ModelFile(str(path), content, choose_runtime(target, runtime, device, str(path)), metadata)
+    model.check_input_shape()
+    return model
+
+
+def choose_runtime(target: Target, runtime: str, device: Device, label: str) -> str:
+    """``runtime`` if it can run such files on ``device``; for ``auto`` the best one that can.
+
+    Raises ``UnknownNameError``, ``BenchmarkError`` for a runtime of another format, ``MissingDependencyError``.
+    """
+    if runtime != "auto":
+        RUNTIMES.check(runtime)
+        if runtime not in target.runtimes:
+            known = ", ".join(target.runtimes)
+            raise BenchmarkError(f"{label}: {runtime} cannot run {target.suffix} files; use one of: {known}, auto")
+    candidates = target.runtimes if runtime == "auto" else (runtime,)
+    reasons = []
+    for candidate in candidates:
+        why = device.unavailable(candidate)
+        if why is None:
+            return candidate
+        reasons.append(f"{candidate}: {why}")
+    raise MissingDependencyError(f"{label}: no runtime is available for {target.suffix} files; {'; '.join(reasons)}")
+
+
+def float_twins(model: ModelFile, device: Device) -> list[ModelFile]:
+    """The network of ``model`` with ordinary float32 layers and arbitrary weights, in each format.
+
+    A twin runs in the stock runtime of its format, so that it shows what the user would have without bnnedge.
+    """
+    from bnnedge.export.float_twin import float_twin_files
+
+    if missing := [key for key in ("model", "num_classes") if model.metadata.get(key) is None]:
+        raise BenchmarkError(f"{model.label}: a float twin needs {' and '.join(missing)} in the file's metadata")
+    twins = []
+    for label, content in float_twin_files(model.metadata):
+        target = _target_of_suffix(Path(label))
+        runtime = choose_runtime(target, "auto", device, label)
+        twins.append(ModelFile(label, content, runtime, target.read_metadata(content), trained=False))
+    return twins
+
+
+def benchmark_input(
+    models: Sequence[ModelFile], data: str | None, data_root: Path | None, console: Console
+) -> BenchmarkInput:
+    """The images for ``models``, as ``bench`` describes ``data``."""
+    named = data or models[0].metadata.get("dataset")
+    if named is None or named == RANDOM:
+        return random_input(models[0].input_shape)
+    try:
+        return _test_split(str(named), models, data_root)
+    except BnnedgeError as error:
+        if data is not None:
+            raise
+        console.print(f"no accuracy, latency on random input: {error}", markup=False)
+        return random_input(models[0].input_shape)
+
+
+def random_input(shape: Sequence[int], count: int = 16, seed: int = 0) -> BenchmarkInput:
+    """``count`` images [C, H, W] of standard normal noise, which is what normalised images look like to a timer."""
+    images = np.random.default_rng(seed).standard_normal((count, *shape), dtype=np.float32)
+    return BenchmarkInput("random normal", images)
+
+
+def _test_split(name: str, models: Sequence[ModelFile], data_root: Path | None) -> BenchmarkInput:
+    # Imported here: it brings torch, which a device that only times files can do without.
+    from bnnedge.data.dataset import load_dataset
+
+    shape = models[0].input_shape
+    dataset = load_dataset(name, image_size=shape[-1], data_root=data_root)
+    images, labels = dataset.arrays("test")
+    if images.shape[1:] != shape:
+        raise DataError(
+            f"{models[0].label} takes images of {list(shape)}, those of {name} are {list(images.shape[1:])}; "
+            f"name another data set, or --data {RANDOM}"
+        )
+    for model in models:
+        _check_same_data(model, dataset.info.to_dict())
+    return BenchmarkInput(f"{name} test", images, labels)
+
+
+def _check_same_data(model: ModelFile, info: Mapping[str, Any]) -> None:
+    """Raise ``DataError`` if ``model`` was trained for other classes, or for pixels normalised in another way."""
+    for field in ("num_classes", "class_names"):
+        found = model.metadata.get(field)
+        if found is not None and found != info[field]:
+            raise DataError(f"{model.label}: {field} is {found}, that of {info['name']} is {info[field]}")
+    for field in ("mean", "std"):
+        found = model.metadata.get(field)
+        # Both are of pixels in [0, 1]; a quarter of an 8-bit step is beyond any rounding and below any effect.
+        if found is not None and not np.allclose(found, info[field], rtol=0, atol=0.25 / 255):
+            raise DataError(f"{model.label}: trained with {field} {found}, {info['name']} now has {info[field]}")
+
+
+def _target_of_suffix(path: Path) -> Target:
+    targets: list[Target] = [TARGETS.load(name)() for name in TARGETS]
+    for target in targets:
+        if path.suffix.lower() == target.suffix:
+            return target
+    known = ", ".join(target.suffix for target in targets)
+    raise BenchmarkError(f"{path}: expected a file ending in one of {known}, found {path.suffix or 'no ending'!r}")
+
+
+def _check_same_input(models: Sequence[ModelFile]) -> None:
+    for model in models[1:]:
+        if model.input_shape != models[0].input_shape:
+            raise BenchmarkError(
+                f"{model.label} takes images of {list(model.input_shape)}, {models[0].label} of "
+                f"{list(models[0].input_shape)}; measure files of one input shape together"
+            )

@@ -1,0 +1,10 @@
+"""Machines that files are measured on, by name."""
+
+from bnnedge.registry import Registry
+
+DEVICES = Registry(
+    "device",
+    [
+        ("local", "bnnedge.benchmarks.devices.local:LocalDevice"),
+    ],
+)

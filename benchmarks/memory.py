@@ -1,0 +1,89 @@
+"""Peak memory of one file: what loading and running it adds to a process that has its runtime imported.
+
+A fresh Python process imports the runtime and notes its resident memory. Then it reads the file, opens it, runs it and
+notes the highest resident memory since (``VmHWM`` of /proc/self/status, which is reset in between through
+/proc/self/clear_refs). The difference is the answer. It holds the file's own bytes, the runtime's copy of the weights,
+its arena, and code pages of the runtime that are touched for the first time. It does not hold Python and the libraries.
+The kernel keeps these counters loosely, to within some dozens of pages per thread: differences below about 0.3 MB mean
+nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bnnedge.errors import BenchmarkError
+from bnnedge.export.runtimes import RUNTIMES
+
+_RUNS = 3
+_TIMEOUT_S = 600
+_STATUS = Path("/proc/self/status")
+
+
+def peak_memory_bytes(data: bytes, runtime: str, input_shape: Sequence[int], threads: int = 1) -> int | None:
+    """Bytes that the file ``data`` adds, opened by ``runtime`` (a name in RUNTIMES) and run on one image [C, H, W].
+
+    None on systems without /proc. Raises ``BenchmarkError`` if the process that measures dies.
+    """
+    if not _STATUS.exists():
+        return None
+    RUNTIMES.check(runtime)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "model")
+        file.write_bytes(data)
+        request = json.dumps([str(file), runtime, list(input_shape), threads])
+        # The child must find the same bnnedge, also when it is not installed but found through sys.path.
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
+        command = [sys.executable, "-m", __name__, request]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, env=environment)
+        except subprocess.TimeoutExpired as error:
+            raise BenchmarkError(f"measuring memory with {runtime} took more than {_TIMEOUT_S} s; gave up") from error
+    if done.returncode != 0:
+        why = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise BenchmarkError(f"measuring memory with {runtime} failed: {why}")
+    return int(done.stdout.splitlines()[-1])
+
+
+def _measure_here(file: Path, runtime_name: str, input_shape: Sequence[int], threads: int) -> int:
+    runtime = RUNTIMES.load(runtime_name)
+    if why := runtime.unavailable():
+        raise BenchmarkError(why)
+    runtime.version()
+    image = np.zeros((1, *input_shape), np.float32)
+    before = _restart_peak()
+    session = runtime.open(file.read_bytes(), threads)
+    prepared = session.prepare(image)
+    for _ in range(_RUNS):
+        session.invoke(prepared)
+    return max(_status_bytes("VmHWM") - before, 0)
+
+
+def _restart_peak() -> int:
+    """Set the peak back to the present resident memory, and return that."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        # Without the reset the peak of the imports is the level to count from, or it would be counted as the file's.
+        return _status_bytes("VmHWM")
+    return _status_bytes("VmRSS")
+
+
+def _status_bytes(field: str) -> int:
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise BenchmarkError(f"{_STATUS} has no {field}")
+
+
+if __name__ == "__main__":
+    path, name, shape, thread_count = json.loads(sys.argv[1])
+    print(_measure_here(Path(path), name, shape, thread_count))

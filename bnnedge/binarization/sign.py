@@ -1,0 +1,15 @@
+"""The sign function of the whole project; the bit contract of ``kernels/layout.py`` in torch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def sign(x: Tensor) -> Tensor:
+    """``-1`` where ``x < 0``, else ``+1``; same shape and dtype as ``x``, never 0.
+
+    So 0.0, -0.0 and NaN give +1, as the packing rule of Larq Compute Engine does. No gradient flows.
+    """
+    one = torch.ones((), dtype=x.dtype, device=x.device)
+    return torch.where(x < 0, -one, one)

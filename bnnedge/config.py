@@ -1,0 +1,226 @@
+"""A run's settings: a dataclass, its YAML form, and the one function that fills any options dataclass from text.
+
+A value comes from the user (flag, ``--set`` or file) or, where the user gave none, from the method's recipe.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import math
+import re
+import textwrap
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+import yaml
+
+from bnnedge.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class TrainingDefaults(Protocol):
+    """The part of a method's recipe that a run can take over; see ``Recipe`` in ``bnnedge/methods/method.py``."""
+
+    @property
+    def optimizer(self) -> str: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def momentum(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def lr_type(self) -> str: ...
+    @property
+    def warm_up(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Settings of one training run. None means: the method's recipe, or the data set's or machine's own value."""
+
+    method: str = "rbnn"
+    """Name of the training method."""
+    model: str = "resnet20_1w1a"
+    """Name of the network, or path/to/file.py:ClassOrFactory."""
+    dataset: str = "digits"
+    """Name of the data set."""
+    image_size: int | None = None
+    """Height and width in pixels to which images are resized."""
+    epochs: int = 30
+    """Passes over the training split."""
+    batch_size: int = 128
+    """Images in one optimizer step."""
+    lr: float | None = None
+    """Peak learning rate."""
+    optimizer: Literal["sgd", "adam", "adamw"] | None = None
+    """Rule that updates all parameters."""
+    momentum: float | None = None
+    """Momentum of sgd, from 0 to below 1."""
+    weight_decay: float | None = None
+    """L2 penalty (adamw: decoupled decay) on all parameters."""
+    lr_type: Literal["cos", "step"] | None = None
+    """Learning-rate schedule: cosine to 0, or a factor at each of lr_steps."""
+    lr_steps: tuple[int, ...] = ()
+    """Epochs, counted from 0, at whose start the step schedule multiplies the learning rate by lr_gamma."""
+    lr_gamma: float = 0.1
+    """Factor of the step schedule."""
+    warm_up: int | None = None
+    """Epochs of linear learning-rate warm-up."""
+    seed: int = 0
+    """Seed of initialization, data order and augmentation; the split of the data does not depend on it."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes the GPU if there is one."""
+    threads: int | None = None
+    """CPU threads of PyTorch; the last bits of a result can depend on it."""
+    data_root: str | None = None
+    """Folder of the data sets that are read from files; None is $BNNEDGE_DATA."""
+    method_options: dict[str, Any] = field(default_factory=dict)
+    """Options of the method, by name."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, epochs=1, image_size=1, warm_up=0, threads=1, weight_decay=0, seed=0)
+        if self.batch_size < 2:
+            raise ConfigError(f"batch_size must be at least 2 (batch normalisation), got {self.batch_size}")
+        for name in ("lr", "lr_gamma"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} must be above 0, got {value}")
+        if self.momentum is not None and not 0 <= self.momentum < 1:
+            raise ConfigError(f"momentum must be from 0 to below 1, got {self.momentum}")
+        if self.warm_up is not None and self.warm_up >= self.epochs:
+            raise ConfigError(f"warm_up ({self.warm_up}) must be below epochs ({self.epochs})")
+        if any(a >= b for a, b in zip((0, *self.lr_steps), (*self.lr_steps, self.epochs), strict=True)):
+            raise ConfigError(f"lr_steps must rise and lie between 0 and epochs ({self.epochs}), got {self.lr_steps}")
+
+    def resolve(self, recipe: TrainingDefaults, options_type: type[Any]) -> RunConfig:
+        """The final settings: every None that ``recipe`` knows filled in, the method's options complete.
+
+        With an optimizer other than the recipe's, learning rate, momentum and weight decay are that optimizer's
+        customary ones, since the recipe's would not fit. Raises ``ConfigError`` for settings at odds.
+        """
+        defaults = _optimizer_defaults(recipe, self.optimizer or recipe.optimizer)
+        filled = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        options = fill(options_type, self.method_options, f"method {self.method}")
+        resolved = dataclasses.replace(self, **filled, method_options=dataclasses.asdict(options))
+        if resolved.optimizer != "sgd" and resolved.momentum is not None:
+            raise ConfigError(f"momentum belongs to optimizer sgd; leave it out with optimizer {resolved.optimizer}")
+        if resolved.lr_type == "step" and not resolved.lr_steps:
+            raise ConfigError("lr_type step needs lr_steps, e.g. --set lr_steps=10,20")
+        if resolved.lr_type != "step" and resolved.lr_steps:
+            raise ConfigError(f"lr_steps belongs to lr_type step; leave it out with lr_type {resolved.lr_type}")
+        return resolved
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as YAML and checkpoints hold them."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    def write(self, path: Path) -> None:
+        """As YAML."""
+        path.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
+        """Inverse of ``to_dict``; also takes text values. Raises ``ConfigError`` for unknown keys and wrong types."""
+        return fill(cls, values, "a run")
+
+    @classmethod
+    def read(cls, path: Path) -> RunConfig:
+        """From a YAML file. Raises ``ConfigError`` if it is missing or not such a file."""
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"{path} cannot be read as a run's settings: {reason}") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path}: expected `name: value` lines, got a {type(values).__name__}")
+        return cls.from_dict({str(k): v for k, v in values.items()})
+
+
+def _at_least(config: RunConfig, **minima: int) -> None:
+    for name, minimum in minima.items():
+        value = getattr(config, name)
+        if value is not None and not value >= minimum:
+            raise ConfigError(f"{name} must be at least {minimum}, got {value}")
+
+
+def _optimizer_defaults(recipe: TrainingDefaults, optimizer: str) -> dict[str, Any]:
+    shared = {"optimizer": optimizer, "lr_type": recipe.lr_type, "warm_up": recipe.warm_up}
+    momentum = {"momentum": recipe.momentum if recipe.optimizer == "sgd" else 0.9} if optimizer == "sgd" else {}
+    if optimizer == recipe.optimizer:
+        return {**shared, **momentum, "lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    lr, weight_decay = {"sgd": (0.1, 1e-4), "adam": (1e-3, 0.0), "adamw": (1e-3, 1e-2)}[optimizer]
+    return {**shared, **momentum, "lr": lr, "weight_decay": weight_decay}
+
+
+def fill(cls: type[T], values: Mapping[str, Any], owner: str) -> T:
+    """An instance of dataclass ``cls`` from values that may be text, checked against the annotations.
+
+    Knows bool, int, float, str, Literal, Optional, tuple[X, ...] (text: comma-separated) and dict. ``owner`` names
+    the dataclass in messages. Raises ``ConfigError`` for an unknown name, listing the known ones, or a wrong type.
+    """
+    hints = typing.get_type_hints(cls)
+    known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            raise ConfigError(f"{owner} has no option {name!r}; it has: {', '.join(known) or 'none'}")
+    return cls(**{name: _convert(name, value, hints[name]) for name, value in values.items()})
+
+
+_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+def _convert(name: str, value: Any, kind: Any) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
+            return None
+        return _convert(name, value, next(a for a in arguments if a is not type(None)))
+    if origin is Literal:
+        if value not in arguments:
+            raise ConfigError(f"{name} must be one of {', '.join(map(str, arguments))}, got {value!r}")
+        return value
+    if origin is tuple:
+        items = [v for v in value.split(",") if v.strip()] if isinstance(value, str) else value
+        if not isinstance(items, list | tuple):
+            items = [items]
+        return tuple(_convert(name, item, arguments[0]) for item in items)
+    return _convert_scalar(name, value, dict if origin is dict else kind)
+
+
+def _convert_scalar(name: str, value: Any, kind: Any) -> Any:
+    if kind is bool and isinstance(value, str) and value.lower() in _WORDS:
+        return _WORDS[value.lower()]
+    if kind in (int, float) and not isinstance(value, bool):
+        try:
+            number = kind(value)
+        except (TypeError, ValueError, OverflowError):
+            number = None
+        # int(2.5) is 2: a fraction is not silently cut off.
+        if number is not None and math.isfinite(number) and (isinstance(value, str) or number == value):
+            return number
+    elif kind is dict and isinstance(value, dict):
+        return {str(k): v for k, v in value.items()}
+    elif kind in (bool, str) and type(value) is kind:
+        return value
+    article = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text", dict: "a mapping"}
+    raise ConfigError(f"{name} must be {article.get(kind, kind)}, got {value!r}")
+
+
+def field_docs(cls: type[Any]) -> dict[str, str]:
+    """The sentence under each field of a dataclass, by field name, read from its source."""
+    definition = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(definition, ast.ClassDef)
+    docs = {}
+    for statement, following in zip(definition.body, definition.body[1:], strict=False):
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+                docs[statement.target.id] = re.sub(r"\s+", " ", str(following.value.value))
+    return docs

@@ -1,0 +1,47 @@
+"""What can go wrong that a user can mend.
+
+Library code raises one of these with a sentence that says what was expected, what was found and what to do. The CLI
+alone turns it into one line on stderr and an exit code.
+"""
+
+from __future__ import annotations
+
+
+class BnnedgeError(Exception):
+    """Base of every error that the CLI reports in one line."""
+
+    exit_code = 2
+
+
+class UnknownNameError(BnnedgeError):
+    """A name that no registry holds."""
+
+
+class ConfigError(BnnedgeError):
+    """A setting that is unknown, of the wrong type or at odds with another."""
+
+
+class DataError(BnnedgeError):
+    """A data set that is missing or not in its documented format."""
+
+
+class CheckpointError(BnnedgeError):
+    """A run folder or checkpoint that is missing, damaged, or of another version."""
+
+
+class ExportError(BnnedgeError):
+    """A layer or file that cannot be written or read; the message names it."""
+
+
+class MissingDependencyError(BnnedgeError):
+    """An optional package, a compiler or a device that is not there."""
+
+
+class BenchmarkError(BnnedgeError):
+    """A measurement that cannot be taken as asked."""
+
+
+class VerificationError(BnnedgeError):
+    """An exported file whose results differ from the checkpoint's beyond rounding."""
+
+    exit_code = 1

@@ -1,0 +1,1 @@
+"""Binary layers in their training form and in their deploy form."""

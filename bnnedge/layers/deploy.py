@@ -1,0 +1,140 @@
+"""The deploy form: the one shape in which every training method ends and the only one exporters know.
+
+Weights are exactly +-1, the scale and bias are per output channel, and the input's binarization is one of the
+``InputMode`` values. Sign and convolution are operators of their own, so that ``torch.export`` keeps them whole:
+
+- ``bnnedge::sign(x)``: -1 where x < 0, else +1;
+- ``bnnedge::binary_conv2d(x, weight, stride, padding, dilation, groups)``: conv2d of +-1 values; exact integers,
+  since every partial sum is below 2^24;
+- ``bnnedge::binary_linear(x, weight)``: ``x @ weight.T``.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bnnedge.binarization.binarizer import InputMode
+from bnnedge.binarization.sign import sign
+from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear
+
+
+@torch.library.custom_op("bnnedge::sign", mutates_args=())
+def sign_op(x: Tensor) -> Tensor:
+    return sign(x)
+
+
+@sign_op.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("bnnedge::binary_conv2d", mutates_args=())
+def binary_conv2d_op(
+    x: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int], groups: int
+) -> Tensor:
+    return F.conv2d(x, weight, None, stride, padding, dilation, groups)
+
+
+@binary_conv2d_op.register_fake
+def _(x: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int], groups: int) -> Tensor:
+    return F.conv2d(x, weight, None, stride, padding, dilation, groups)
+
+
+@torch.library.custom_op("bnnedge::binary_linear", mutates_args=())
+def binary_linear_op(x: Tensor, weight: Tensor) -> Tensor:
+    return F.linear(x, weight)
+
+
+@binary_linear_op.register_fake
+def _(x: Tensor, weight: Tensor) -> Tensor:
+    return F.linear(x, weight)
+
+
+class DeployedLayer(nn.Module):
+    """A binary layer after training: buffers ``weight`` in {-1, +1}, ``scale`` [O] and ``bias`` [O], no parameters."""
+
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: BinaryConv2d | BinaryLinear) -> None:
+        super().__init__()
+        binarizer = layer.binarizer
+        weight = binarizer.binarize_weight(layer.weight)
+        scale = binarizer.output_scale(layer.weight)
+        self.input_mode: InputMode = binarizer.input_mode
+        self.register_buffer("weight", weight)
+        self.register_buffer("scale", torch.ones(weight.shape[0]) if scale is None else scale.clone())
+        self.register_buffer("bias", torch.zeros(weight.shape[0]) if layer.bias is None else layer.bias.clone())
+
+    def preactivation(self, x: Tensor) -> Tensor:
+        """What the sign is taken of; for the W1A32 modes what enters the convolution as it is."""
+        if self.input_mode in ("sign", "float"):
+            return x
+        dims = list(range(1, x.dim()))
+        centered = x - x.mean(dim=dims, keepdim=True)
+        if self.input_mode == "centered_sign":
+            return centered
+        count = math.prod(x.shape[1:])
+        variance = (centered * centered).mean(dim=dims, keepdim=True) * (count / (count - 1))
+        return centered / variance.sqrt()
+
+    def binarize(self, x: Tensor) -> Tensor:
+        """The values that enter the convolution, from the layer's input."""
+        x = self.preactivation(x)
+        return sign_op(x) if self.input_mode in ("sign", "centered_sign") else x
+
+    def integers(self, signs: Tensor) -> Tensor:
+        """The convolution sums of +-1 inputs and +-1 weights, before scale and bias."""
+        raise NotImplementedError
+
+    def transform(self, sums: Tensor) -> Tensor:
+        """``sums * scale + bias``."""
+        shape = (-1, *[1] * (sums.dim() - 2))
+        return sums * self.scale.view(shape) + self.bias.view(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.transform(self.integers(self.binarize(x)))
+
+
+class DeployedBinaryConv2d(DeployedLayer):
+    """Deploy form of ``BinaryConv2d``."""
+
+    def __init__(self, layer: BinaryConv2d) -> None:
+        super().__init__(layer)
+        self.stride, self.dilation = list(layer.stride), list(layer.dilation)
+        self.padding = [int(p) for p in layer.padding]
+        self.groups = layer.groups
+
+    def integers(self, signs: Tensor) -> Tensor:
+        return binary_conv2d_op(signs, self.weight, self.stride, self.padding, self.dilation, self.groups)
+
+
+class DeployedBinaryLinear(DeployedLayer):
+    """Deploy form of ``BinaryLinear``."""
+
+    def integers(self, signs: Tensor) -> Tensor:
+        return binary_linear_op(signs, self.weight)
+
+
+@torch.no_grad()
+def deploy(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` on the CPU, in eval mode, float32, with every binary layer in its deploy form."""
+    root = nn.ModuleDict({"model": copy.deepcopy(model).cpu().float()})
+    twins: dict[int, DeployedLayer] = {}
+    for name, child in list(root.named_modules(remove_duplicate=False)):
+        if isinstance(child, BinaryConv2d):
+            root.set_submodule(name, twins.setdefault(id(child), DeployedBinaryConv2d(child)))
+        elif isinstance(child, BinaryLinear):
+            root.set_submodule(name, twins.setdefault(id(child), DeployedBinaryLinear(child)))
+    return root["model"].eval()
+
+
+def deployed_layers(model: nn.Module) -> dict[str, DeployedLayer]:
+    """The binary layers of a deployed model by module path."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, DeployedLayer)}

@@ -1,0 +1,11 @@
+"""Training methods by name. One file each; add a file and a line here, and the CLI and the tests know it."""
+
+from bnnedge.registry import Registry
+
+METHODS = Registry(
+    "method",
+    [
+        ("ste", "bnnedge.methods.ste:Ste"),
+        ("rbnn", "bnnedge.methods.rbnn:Rbnn"),
+    ],
+)

@@ -1,0 +1,31 @@
+"""A user's own module made into a trainable binary network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from bnnedge.errors import ConfigError
+from bnnedge.layers.convert import Predicate, convert_to_binary
+from bnnedge.methods import METHODS
+from bnnedge.methods.method import Method
+
+
+def binarize(module: nn.Module, method: str = "ste", predicate: Predicate | None = None, **options: Any) -> nn.Module:
+    """A copy of ``module`` whose Conv2d and Linear layers train as binary layers under ``method``.
+
+    ``predicate(name, layer) -> bool`` chooses the layers; by default all but the first and the last. ``options`` are
+    the method's own. Train the result with any loop; call ``model.training_method.start_epoch(model, epoch, epochs)``
+    before an epoch and ``model.training_method.after_step(model)`` after a step, as methods with schedules or weight
+    clipping need it.
+    """
+    known = METHODS.load(method).Options.__dataclass_fields__
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ConfigError(f"method {method} has no option {', '.join(unknown)}; its options: {', '.join(known)}")
+    training_method: Method[Any] = METHODS.load(method)(METHODS.load(method).Options(**options))
+    model = convert_to_binary(module, predicate)
+    training_method.attach(model)
+    model.training_method = training_method  # type: ignore[assignment]
+    return model

@@ -1,0 +1,74 @@
+"""Numbers of one epoch: loss and top-1 over a split, and how the binary weights move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bnnedge.data.dataset import Dataset, Split
+from bnnedge.layers.binary_layers import binary_layers
+
+EVALUATION_BATCH = 256
+"""Images in one evaluation batch; fixed, so that a result does not depend on the run's batch size."""
+
+
+@dataclass
+class RunningMean:
+    """Mean loss and top-1 over the images seen so far."""
+
+    loss_sum: float = 0.0
+    correct: int = 0
+    images: int = 0
+
+    def add(self, loss: float, logits: Tensor, labels: Tensor) -> None:
+        """``loss`` is the batch's mean; logits [B, classes], labels [B]."""
+        self.loss_sum += loss * len(labels)
+        self.correct += int((logits.argmax(1) == labels).sum())
+        self.images += len(labels)
+
+    @property
+    def loss(self) -> float:
+        return self.loss_sum / max(self.images, 1)
+
+    @property
+    def top1(self) -> float:
+        """Share of images whose highest logit is the label's, from 0 to 1."""
+        return self.correct / max(self.images, 1)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, dataset: Dataset, split: Split, device: torch.device) -> RunningMean:
+    """Cross-entropy and top-1 over a whole split; the model is left in eval mode."""
+    model.eval()
+    mean = RunningMean()
+    for images, labels in dataset.batches(split, EVALUATION_BATCH):
+        images, labels = images.to(device), labels.to(device)
+        logits = model(images)
+        mean.add(float(F.cross_entropy(logits, labels)), logits, labels)
+    return mean
+
+
+@torch.no_grad()
+def binary_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Where each binary layer's weight is +1, as bool tensors by module path."""
+    return {name: layer.binarizer.binarize_weight(layer.weight) > 0 for name, layer in binary_layers(model).items()}
+
+
+def flip_rates(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, float]:
+    """Share of each layer's binary weights whose sign differs between two ``binary_weights``, from 0 to 1."""
+    return {name: float((before[name] != after[name]).double().mean()) for name in after}
+
+
+def positive_fractions(weights: dict[str, Tensor]) -> dict[str, float]:
+    """Share of +1 among each layer's binary weights, from 0 to 1."""
+    return {name: float(weight.double().mean()) for name, weight in weights.items()}
+
+
+def mean_of(values: Iterable[float]) -> float:
+    """Arithmetic mean; 0.0 of nothing."""
+    numbers = list(values)
+    return sum(numbers) / len(numbers) if numbers else 0.0

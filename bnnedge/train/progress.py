@@ -1,0 +1,49 @@
+"""What the user sees while a run trains: a bar on a terminal, one line an epoch anywhere."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class TrainingProgress:
+    """A bar over the steps that are left, with running loss, top-1 and ETA; silent where there is no terminal."""
+
+    def __init__(self, steps: int) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
+            TextColumn("loss {task.fields[loss]:.4f}  top-1 {task.fields[top1]:.1%}"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=steps, loss=float("nan"), top1=0.0)
+
+    def __enter__(self) -> TrainingProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def start_epoch(self, epoch: int, epochs: int) -> None:
+        """``epoch`` counts from 1."""
+        self._bar.update(self._task, description=f"epoch {epoch}/{epochs}")
+
+    def step(self, loss: float, top1: float) -> None:
+        """One optimizer step is done; means over the epoch so far."""
+        self._bar.update(self._task, advance=1, loss=loss, top1=top1)
+
+    def line(self, text: str) -> None:
+        """Print a line that stays, above the bar."""
+        self._console.print(text, markup=False)

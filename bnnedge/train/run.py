@@ -1,0 +1,232 @@
+"""Runs: start one, resume one, load a trained one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from bnnedge.config import RunConfig, fill
+from bnnedge.data import DATASETS
+from bnnedge.data.dataset import Dataset, DatasetInfo, load_dataset
+from bnnedge.errors import CheckpointError, ConfigError, MissingDependencyError
+from bnnedge.methods import METHODS
+from bnnedge.methods.method import Method
+from bnnedge.models.create import check_model_name, create_model
+from bnnedge.train.checkpoint import Checkpoint, read_checkpoint, set_rng_state, write_atomically
+from bnnedge.train.loop import TrainingState, fit, make_optimizer, restore
+from bnnedge.train.metrics import evaluate
+from bnnedge.train.run_folder import RunFolder
+
+FREE_ON_RESUME = ("device", "threads", "data_root")
+"""Settings that say where a run runs, not what it computes; a resumed run may change them."""
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained network, ready to be evaluated or exported."""
+
+    model: nn.Module
+    """On the CPU, in eval mode, in its training form; ``bnnedge.layers.deploy.deploy`` gives the deploy form."""
+    config: RunConfig
+    dataset: DatasetInfo
+    epoch: int
+    """The epoch, counted from 1, after which the weights were saved."""
+
+
+def start_run(config: RunConfig, out: Path) -> dict[str, Any]:
+    """Train from scratch into the new folder ``out``; returns what ``result.json`` holds.
+
+    Nothing is written before the settings, the data set and the model have proved sound.
+    """
+    folder = RunFolder(out)
+    folder.check_free()
+    resolved = resolve(config)
+    dataset = load_dataset(resolved.dataset, resolved.image_size, _path(resolved.data_root))
+    resolved = dataclasses.replace(resolved, image_size=dataset.info.image_size)
+    state = make_state(resolved, dataset)
+    folder.create(resolved)
+    return _train(state, folder)
+
+
+def resume_run(out: Path, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Continue the run in ``out`` after its last finished epoch; a finished run's result is returned as it is.
+
+    ``given`` are settings that the user repeats; only those of ``FREE_ON_RESUME`` may differ from the run's.
+    """
+    folder = RunFolder(out)
+    folder.check_exists()
+    checkpoint = read_checkpoint(folder.last) if folder.last.exists() else None
+    config = _settings_on_resume(checkpoint.config if checkpoint else RunConfig.read(folder.config), given or {})
+    if folder.result.exists():
+        try:
+            return dict(json.loads(folder.result.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise CheckpointError(f"{folder.result} is damaged; delete it and --resume evaluates again") from error
+    dataset = load_dataset(config.dataset, config.image_size, _path(config.data_root))
+    state = make_state(config, dataset)
+    if checkpoint is not None:
+        _continue_from(checkpoint, state, folder)
+    folder.keep_metrics(state.epoch)
+    folder.log(f"resumed after epoch {state.epoch}")
+    return _train(state, folder)
+
+
+def load_run(run: Path, which: Literal["best", "last"] = "best") -> LoadedRun:
+    """The network of a run folder's ``best.ckpt`` or ``last.ckpt``, or of a ``.ckpt`` file.
+
+    Raises ``CheckpointError`` if there is none or it does not fit the model that it names.
+    """
+    if run.is_file():
+        path = run
+    else:
+        folder = RunFolder(run)
+        folder.check_exists()
+        path = folder.best if which == "best" else folder.last
+        if not path.exists():
+            raise CheckpointError(f"{run} has no {path.name} yet: its first epoch is not finished")
+    checkpoint = read_checkpoint(path)
+    with torch.random.fork_rng(devices=[]):
+        model, _ = make_model(checkpoint.config, checkpoint.dataset)
+    _load_weights(model, checkpoint, path)
+    return LoadedRun(model.eval(), checkpoint.config, checkpoint.dataset, checkpoint.epoch)
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """The final settings for this machine. Raises for unknown names and for a device that is not there."""
+    method = METHODS.load(config.method)
+    DATASETS.check(config.dataset)
+    check_model_name(config.model)
+    resolved = config.resolve(method.recipe, method.Options)
+    return dataclasses.replace(
+        resolved,
+        model=_absolute_model(resolved.model),
+        device=find_device(resolved.device).type,
+        threads=resolved.threads or torch.get_num_threads(),
+        data_root=None if resolved.data_root is None else str(Path(resolved.data_root).resolve()),
+    )
+
+
+def find_device(name: str) -> torch.device:
+    """``auto``, ``cpu`` or ``cuda`` to a device. Raises ``MissingDependencyError`` for a GPU that is not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise MissingDependencyError("device cuda: PyTorch sees no GPU here; use --device cpu or auto")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def make_model(config: RunConfig, info: DatasetInfo) -> tuple[nn.Module, Method[Any]]:
+    """The model of a resolved config with its method attached, freshly initialized, on the CPU."""
+    model = create_model(
+        config.model, num_classes=info.num_classes, in_channels=info.in_channels, image_size=info.image_size
+    )
+    method_class = METHODS.load(config.method)
+    method: Method[Any] = method_class(fill(method_class.Options, config.method_options, f"method {config.method}"))
+    method.attach(model)
+    return model, method
+
+
+def make_state(config: RunConfig, dataset: Dataset) -> TrainingState:
+    """The state before the first epoch of a resolved config."""
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    device = find_device(config.device)
+    # One seed for all three; NumPy's is limited to 32 bits.
+    torch.manual_seed(config.seed)
+    np.random.seed(config.seed % 2**32)
+    random.seed(config.seed)
+    model, method = make_model(config, dataset.info)
+    _check_output(config.model, model, dataset.info)
+    model.to(device)
+    return TrainingState(config, dataset, model, method, make_optimizer(config, model), device)
+
+
+def _train(state: TrainingState, folder: RunFolder) -> dict[str, Any]:
+    fit(state, folder)
+    best = read_checkpoint(folder.best)
+    _load_weights(state.model, best, folder.best)
+    test = evaluate(state.model, state.dataset, "test", state.device)
+    result = {
+        "method": state.config.method,
+        "model": state.config.model,
+        "dataset": state.config.dataset,
+        "seed": state.config.seed,
+        "epochs": state.config.epochs,
+        "best_epoch": best.best_epoch,
+        "val_top1": best.best_val_top1,
+        "test_top1": test.top1,
+        "test_loss": test.loss,
+        "test_images": test.images,
+    }
+    write_atomically(folder.result, (json.dumps(result, indent=2) + "\n").encode())
+    folder.log(f"test top-1 {test.top1:.2%} of best.ckpt (epoch {best.best_epoch})")
+    return result
+
+
+def _continue_from(checkpoint: Checkpoint, state: TrainingState, folder: RunFolder) -> None:
+    try:
+        restore(state, checkpoint)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder.last} does not fit model {state.config.model}: {_one_line(error)}") from error
+    # A crash between the two writes leaves best.ckpt one improvement behind; then last.ckpt is the best.
+    if checkpoint.best_epoch == checkpoint.epoch:
+        write_atomically(folder.best, folder.last.read_bytes())
+    set_rng_state(checkpoint.rng)
+
+
+def _settings_on_resume(saved: RunConfig, given: Mapping[str, Any]) -> RunConfig:
+    options_type = METHODS.load(saved.method).Options
+    wanted = RunConfig.from_dict({"epochs": saved.epochs, **given})
+    options = fill(options_type, wanted.method_options, f"method {saved.method}")
+    pairs = [(n, getattr(wanted, n), getattr(saved, n)) for n in given if n not in ("method_options", *FREE_ON_RESUME)]
+    pairs += [(n, getattr(options, n), saved.method_options.get(n)) for n in wanted.method_options]
+    for name, value, old in pairs:
+        if name == "model":
+            value = _absolute_model(value)
+        if value is not None and value != old:
+            raise ConfigError(f"--resume keeps the run's settings: {name} is {old!r} there, {value!r} was given")
+    moved = {n: getattr(wanted, n) for n in FREE_ON_RESUME if getattr(wanted, n) is not None and n in given}
+    if "device" in moved:
+        moved["device"] = find_device(moved["device"]).type
+    return dataclasses.replace(saved, **moved)
+
+
+def _load_weights(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
+    try:
+        model.load_state_dict(checkpoint.model)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} does not fit model {checkpoint.config.model}: {_one_line(error)}") from error
+
+
+@torch.no_grad()
+def _check_output(name: str, model: nn.Module, info: DatasetInfo) -> None:
+    """Try two images before a run folder is made, so that a model that does not fit is one clear message."""
+    shape = (2, info.in_channels, info.image_size, info.image_size)
+    try:
+        output = model.eval()(torch.zeros(shape))
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise ConfigError(f"model {name} cannot take images of shape {shape}: {_one_line(error)}") from error
+    if not isinstance(output, torch.Tensor) or output.shape != (2, info.num_classes):
+        found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise ConfigError(f"model {name} should give logits of shape (2, {info.num_classes}), but gave {found}")
+
+
+def _absolute_model(name: str) -> str:
+    if ".py:" not in name:
+        return name
+    path, _, attribute = name.rpartition(":")
+    return f"{Path(path).resolve()}:{attribute}"
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

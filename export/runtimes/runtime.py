@@ -1,0 +1,70 @@
+"""The contract of a runtime: load a file, run images through it, and look inside for verification.
+
+Images go in as NCHW float32 and signs come out as NCHW int8, whatever layout the runtime has inside.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Images = NDArray[np.float32]
+
+
+class Session(ABC):
+    """A file loaded into a runtime, ready to run."""
+
+    @abstractmethod
+    def prepare(self, images: Images) -> Any:
+        """Images [N, C, H, W] in the runtime's own layout; kept apart so that timing leaves it out."""
+
+    @abstractmethod
+    def invoke(self, prepared: Any) -> NDArray[np.float32]:
+        """Run what ``prepare`` returned; the network's output [N, ...]."""
+
+    def run(self, images: Images) -> NDArray[np.float32]:
+        """``invoke(prepare(images))``."""
+        return self.invoke(self.prepare(images))
+
+
+class Runtime(ABC):
+    """One way to execute a file. All methods are static facts of the runtime; a session holds the state."""
+
+    name: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def unavailable(cls) -> str | None:
+        """None if the runtime can be used here; else one sentence: what is missing and how to get it."""
+
+    @classmethod
+    @abstractmethod
+    def version(cls) -> str:
+        """Version of the runtime, for benchmark rows."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, data: bytes, threads: int = 1) -> Session:
+        """Load a file's bytes. Raises ``ExportError`` if they are damaged or hold operators it does not know."""
+
+
+class VerifyingRuntime(Runtime):
+    """A runtime that can also show what happens inside, so that an exported file can be verified in it."""
+
+    @classmethod
+    @abstractmethod
+    def tap(cls, data: bytes, images: Images) -> tuple[NDArray[np.float32], dict[str, NDArray[np.int8]]]:
+        """Run ``data`` with its binary layers' inputs exposed.
+
+        Returns the output [N, ...] and, for each binary convolution (by graph node name), the signs {-1, +1} that
+        entered it, [N, C, H, W].
+        """
+
+    @classmethod
+    @abstractmethod
+    def integers(cls, data: bytes, layer: str, signs: NDArray[np.int8]) -> NDArray[np.int32]:
+        """Feed ``signs`` [N, C, H, W] to binary convolution ``layer`` with the weights and geometry that the file
+        holds, and return the integer sums [N, O, OH, OW] of the runtime's own kernel (multiplier 1, bias 0)."""

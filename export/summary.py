@@ -1,0 +1,112 @@
+"""What a network consists of, layer by layer: parameters by width, bytes, multiply-accumulates by precision."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from bnnedge.errors import ExportError
+from bnnedge.export.graph import Affine, BinaryConv2d, Conv2d, Graph, Linear, PRelu
+from bnnedge.export.targets import TARGETS
+from bnnedge.export.targets.target import LayerRow, Target
+
+
+def graph_rows(graph: Graph) -> list[LayerRow]:
+    """One row per node with weights. Bytes are what the values need: 1 bit or 4 bytes each."""
+    rows = []
+    for node in graph.nodes:
+        if not isinstance(node, BinaryConv2d | Conv2d | Linear | Affine | PRelu):
+            continue
+        output = graph.tensors[node.output].shape[1:]
+        binary = floats = binary_macs = float_macs = 0
+        reason = ""
+        kind = type(node).__name__.lower()
+        if isinstance(node, BinaryConv2d):
+            kind = f"binary conv {node.weight.shape[2]}x{node.weight.shape[3]}"
+            binary = node.weight.size
+            floats = len(node.multiplier) * (1 if node.threshold is not None else 2)
+            binary_macs = node.fan_in * math.prod(output)
+        elif isinstance(node, Conv2d | Linear):
+            kind = f"conv {node.weight.shape[2]}x{node.weight.shape[3]}" if isinstance(node, Conv2d) else "linear"
+            floats = node.weight.size + node.bias.size
+            float_macs = int(np.prod(node.weight.shape[1:])) * math.prod(output)
+            reason = node.reason
+        else:
+            floats = 2 * len(node.bias) if isinstance(node, Affine) else len(node.slope)
+            float_macs = math.prod(output)
+        rows.append(
+            LayerRow(
+                name=node.name,
+                kind=kind,
+                input_shape=graph.tensors[node.inputs[0]].shape[1:],
+                output_shape=output,
+                binary_weights=binary,
+                float_params=floats,
+                weight_bytes=math.ceil(binary / 8) + 4 * floats,
+                binary_macs=binary_macs,
+                float_macs=float_macs,
+                reason=reason,
+            )
+        )
+    return rows
+
+
+def read_file(path: Path) -> tuple[Target, bytes]:
+    """The target that a file's ending belongs to, and its bytes."""
+    targets: list[Target] = [TARGETS.load(name)() for name in TARGETS]
+    target = next((t for t in targets if t.suffix == path.suffix), None)
+    if target is None:
+        endings = ", ".join(t.suffix for t in targets)
+        raise ExportError(f"{path}: expected a file ending in {endings}")
+    if not path.is_file():
+        raise ExportError(f"{path} does not exist; expected an exported file (bnnedge export RUN)")
+    return target, path.read_bytes()
+
+
+def file_rows(path: Path) -> list[LayerRow]:
+    """The rows of an exported file, read from the file itself."""
+    target, data = read_file(path)
+    return target.describe(data)
+
+
+def format_bytes(count: float) -> str:
+    """Bytes in B, KiB (1,024 B) or MiB (1,048,576 B)."""
+    if count < 1024:
+        return f"{count:.0f} B"
+    return f"{count / 1024:.1f} KiB" if count < 2**20 else f"{count / 2**20:.2f} MiB"
+
+
+def summary_table(rows: list[LayerRow], title: str) -> Table:
+    """The table that ``bnnedge summary`` prints. MACs are per image."""
+    table = Table(title=title, caption=_totals(rows), caption_justify="left")
+    table.add_column("layer", overflow="fold")
+    for column in ("kind", "input", "output", "1-bit weights", "32-bit params", "memory", "binary MACs", "float MACs"):
+        table.add_column(column, justify="left" if column == "kind" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row.name,
+            row.kind,
+            "x".join(map(str, row.input_shape)),
+            "x".join(map(str, row.output_shape)),
+            f"{row.binary_weights:,}",
+            f"{row.float_params:,}",
+            format_bytes(row.weight_bytes),
+            f"{row.binary_macs:,}",
+            f"{row.float_macs:,}",
+        )
+    return table
+
+
+def _totals(rows: list[LayerRow]) -> str:
+    binary, floats = sum(r.binary_weights for r in rows), sum(r.float_params for r in rows)
+    size, size32 = sum(r.weight_bytes for r in rows), 4 * (binary + floats)
+    binary_macs, float_macs = sum(r.binary_macs for r in rows), sum(r.float_macs for r in rows)
+    share = binary_macs / max(binary_macs + float_macs, 1)
+    return (
+        f"{binary:,} 1-bit weights + {floats:,} 32-bit parameters = {format_bytes(size)}, "
+        f"{size32 / max(size, 1):.1f}x smaller than all in float32 ({format_bytes(size32)})\n"
+        f"{binary_macs:,} binary + {float_macs:,} float MACs per image ({share:.1%} binary)"
+    )

@@ -1,0 +1,151 @@
+"""Reading an ONNX file back: is it whole, what does it say of itself, and what are its layers."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, NodeProto, TensorProto, helper
+
+from bnnedge.errors import ExportError
+from bnnedge.export.targets import onnx_functions
+from bnnedge.export.targets.target import LayerRow
+from bnnedge.kernels.layout import BIT_LAYOUT_VERSION
+
+METADATA_KEY = "bnnedge"
+"""Key of ``metadata_props`` whose value is the metadata as one JSON object."""
+BIT_LAYOUT_KEY = "bnnedge.bit_layout_version"
+"""Key of ``metadata_props`` with the version of the bit contract that the packed weights follow."""
+SCALE_SUFFIX = "/scale"
+"""Ends the name of the ``Mul`` of an affine layer that has both a ``Mul`` and an ``Add``."""
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def load_model(data: bytes) -> ModelProto:
+    """Parse and check a file's bytes. Raises ``ExportError`` in one line if they are no complete ONNX model."""
+    try:
+        model = onnx.load_model_from_string(data)
+        onnx.checker.check_model(model)
+    except (DecodeError, onnx.checker.ValidationError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ExportError(f"not a complete ONNX file ({reason}); export it again") from error
+    defined = {(function.domain, function.name) for function in model.functions}
+    for node in model.graph.node:
+        if node.domain == onnx_functions.DOMAIN and (node.domain, node.op_type) not in defined:
+            raise ExportError(f"{node.name}: the file lacks the function {node.op_type}; export it again")
+    layout = _property(model, BIT_LAYOUT_KEY)
+    if layout not in (None, str(BIT_LAYOUT_VERSION)):
+        raise ExportError(f"the ONNX file has bit layout {layout}, expected {BIT_LAYOUT_VERSION}; export it again")
+    return model
+
+
+def metadata_of(model: ModelProto) -> dict[str, Any]:
+    """The metadata that bnnedge stored in ``model``."""
+    text = _property(model, METADATA_KEY)
+    if text is None:
+        raise ExportError("the ONNX file holds no bnnedge metadata: it was not written by bnnedge")
+    try:
+        metadata = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ExportError(f"the bnnedge metadata of the ONNX file is not JSON: {error}") from error
+    if not isinstance(metadata, dict):
+        raise ExportError(f"the bnnedge metadata must be a JSON object, found {type(metadata).__name__}")
+    return metadata
+
+
+def binary_nodes(model: ModelProto) -> list[NodeProto]:
+    """The binary convolutions of ``model``, in execution order."""
+    return [node for node in model.graph.node if node.domain == onnx_functions.DOMAIN]
+
+
+def describe_model(model: ModelProto) -> list[LayerRow]:
+    """One row for every node that holds parameters; an affine layer's ``Mul`` and ``Add`` are one row."""
+    try:
+        shapes = _shapes(onnx.shape_inference.infer_shapes(model, strict_mode=True))
+    except onnx.shape_inference.InferenceError as error:
+        raise ExportError(f"the ONNX file has nodes at odds with each other: {' '.join(str(error).split())}") from error
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    rows: list[LayerRow] = []
+    for node in model.graph.node:
+        row = _row(node, [initializers[name] for name in node.input if name in initializers], shapes)
+        if row is not None and rows and row.kind == "affine" and (rows[-1].kind, rows[-1].name) == ("affine", row.name):
+            row = _joined(rows.pop(), row)
+        if row is not None:
+            rows.append(row)
+    return rows
+
+
+def _row(node: NodeProto, parameters: list[TensorProto], shapes: Shapes) -> LayerRow | None:
+    kind = _kind(node, parameters)
+    if kind is None:
+        return None
+    output_shape = _shape(shapes, node.output[0], node)
+    sizes = [math.prod(tensor.dims) for tensor in parameters]
+    binary = node.domain == onnx_functions.DOMAIN
+    weights = sizes[0]
+    if binary:
+        weights = math.prod(parameters[0].dims[:3]) * int(_attribute(node, "channels")[0])
+    macs = weights * math.prod(output_shape[1:]) if binary or node.op_type in ("Conv", "Gemm") else 0
+    floats = sum(size for size, tensor in zip(sizes, parameters, strict=True) if tensor.data_type == TensorProto.FLOAT)
+    return LayerRow(
+        name=node.name.removesuffix(SCALE_SUFFIX),
+        kind=kind,
+        input_shape=_shape(shapes, node.input[0], node),
+        output_shape=output_shape,
+        binary_weights=weights if binary else 0,
+        float_params=floats,
+        weight_bytes=sum(_byte_count(tensor) for tensor in parameters),
+        binary_macs=macs if binary else 0,
+        float_macs=0 if binary else macs,
+        reason=node.doc_string,
+    )
+
+
+def _kind(node: NodeProto, parameters: list[TensorProto]) -> str | None:
+    """What ``node`` is called in the table; None if it holds no parameters."""
+    if not parameters:
+        return None
+    if node.domain == onnx_functions.DOMAIN:
+        return "binary conv {}x{}".format(*parameters[0].dims[1:3])
+    if node.op_type == "Conv":
+        return "conv {}x{}".format(*parameters[0].dims[2:4])
+    return {"Gemm": "linear", "Mul": "affine", "Add": "affine", "PRelu": "prelu"}.get(node.op_type)
+
+
+def _joined(scale: LayerRow, shift: LayerRow) -> LayerRow:
+    return replace(
+        shift,
+        input_shape=scale.input_shape,
+        float_params=scale.float_params + shift.float_params,
+        weight_bytes=scale.weight_bytes + shift.weight_bytes,
+    )
+
+
+def _shapes(model: ModelProto) -> Shapes:
+    """Every known tensor shape without the batch dimension; an unknown size is 0."""
+    infos = [*model.graph.input, *model.graph.value_info, *model.graph.output]
+    return {i.name: tuple(d.dim_value for d in i.type.tensor_type.shape.dim[1:]) for i in infos}
+
+
+def _shape(shapes: Shapes, tensor: str, node: NodeProto) -> tuple[int, ...]:
+    shape = shapes.get(tensor, (0,))
+    if 0 in shape:
+        raise ExportError(f"{node.name}: the ONNX file does not tell the shape of {tensor!r}")
+    return shape
+
+
+def _byte_count(tensor: TensorProto) -> int:
+    return math.prod(tensor.dims) * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+
+
+def _attribute(node: NodeProto, name: str) -> Any:
+    return next(helper.get_attribute_value(a) for a in node.attribute if a.name == name)
+
+
+def _property(model: ModelProto, key: str) -> str | None:
+    return next((prop.value for prop in model.metadata_props if prop.key == key), None)

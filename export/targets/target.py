@@ -1,0 +1,53 @@
+"""The contract of a file format: graph to bytes, and what bytes say of themselves."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from bnnedge.export.graph import Graph
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One operation that holds weights or does multiply-accumulates, as read from a model or a file."""
+
+    name: str
+    kind: str
+    """What it is, for people: ``binary conv 3x3``, ``conv 3x3``, ``linear``, ``affine``, ..."""
+    input_shape: tuple[int, ...]
+    """Without the batch dimension, [C, H, W] or [C]."""
+    output_shape: tuple[int, ...]
+    binary_weights: int
+    """Number of 1-bit weights."""
+    float_params: int
+    """Number of float32 parameters."""
+    weight_bytes: int
+    """Bytes that weights and parameters take in the file (packing included)."""
+    binary_macs: int
+    """Multiply-accumulates of one image done on bits."""
+    float_macs: int
+    reason: str = ""
+    """For a float layer with weights: why it is not binary."""
+
+
+class Target(ABC):
+    """A file format that bnnedge writes."""
+
+    suffix: ClassVar[str]
+    """File name ending, with the dot."""
+    runtimes: ClassVar[tuple[str, ...]]
+    """Names in RUNTIMES that can run the file, best first."""
+
+    @abstractmethod
+    def write(self, graph: Graph) -> bytes:
+        """The whole file. Raises ``ExportError`` naming the layer that the format cannot hold."""
+
+    @abstractmethod
+    def read_metadata(self, data: bytes) -> dict[str, Any]:
+        """The metadata that ``write`` stored. Raises ``ExportError`` if the bytes are not such a file."""
+
+    @abstractmethod
+    def describe(self, data: bytes) -> list[LayerRow]:
+        """The rows of ``bnnedge summary FILE``, read from the file itself."""

@@ -1,0 +1,187 @@
+"""Does the file compute what the checkpoint computes? Bits exactly, floats up to rounding.
+
+The file runs in its runtime with the inputs of its binary layers exposed. The checkpoint is then replayed in float64,
+each binary layer taking the *file's* signs instead of its own. So an error is seen in the layer that makes it, not in
+everything after it:
+
+1. the runtime's own integer sums for those signs equal the checkpoint's, everywhere, exactly;
+2. where a sign differs from the one that the replay would have taken, the replay's value lies within rounding of 0;
+3. the outputs differ by rounding only.
+
+Rounding is bounded by ``8 sqrt(n) 2^-24 max|x|``: n float32 operations on the way whose errors are independent and
+mean-free stay below ``lambda sqrt(n) u`` relative to the operands with probability 1 - 2 exp(-lambda^2 / 2), here
+1 - 2e-14 (Higham and Mary 2019, "A new approach to probabilistic rounding error analysis", theorem 2.4). n counts the
+summands of every float operation of the network.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bnnedge.binarization.sign import sign
+from bnnedge.errors import VerificationError
+from bnnedge.export.graph import AvgPool2d, BinaryConv2d, Conv2d, Graph, Linear, Mean
+from bnnedge.export.runtimes.runtime import VerifyingRuntime
+from bnnedge.layers.deploy import DeployedLayer, deployed_layers
+
+MINIMUM_AGREEMENT = 0.995
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was compared and what was found; made only for a file that passed."""
+
+    runtime: str
+    images: int
+    binary_layers: int
+    integers: int
+    """Integer sums compared, all equal."""
+    flips: int
+    """Signs that rounding turned."""
+    signs: int
+    """Signs compared."""
+    max_flip_distance: float
+    """Largest |pre-activation| at such a sign."""
+    max_logit_difference: float
+    """Between file and checkpoint, each running freely in float32."""
+    agreement: float
+    """Share of images with the same arg-max, each running freely."""
+
+    def __str__(self) -> str:
+        flips = f"{self.flips} of {self.signs:,} signs turned by rounding"
+        if self.flips:
+            flips += f" (at most {self.max_flip_distance:.1e} from zero)"
+        return (
+            f"verified in {self.runtime} on {self.images} images: {self.integers:,} integers of "
+            f"{self.binary_layers} binary layers equal; {flips}; "
+            f"max |logit difference| {self.max_logit_difference:.2e}; arg-max agreement {self.agreement:.2%}"
+        )
+
+
+def rounding_bound(graph: Graph) -> float:
+    """``8 sqrt(n) 2^-24`` with n as in the module docstring."""
+    n = 0
+    for node in graph.nodes:
+        if isinstance(node, Conv2d | Linear):
+            n += int(np.prod(node.weight.shape[1:]))
+        elif isinstance(node, Mean):
+            n += math.prod(graph.tensors[node.inputs[0]].shape[axis] for axis in node.axes)
+        elif isinstance(node, AvgPool2d):
+            n += math.prod(node.kernel)
+        else:
+            n += 2
+    return 8 * math.sqrt(n) * 2**-24
+
+
+def verify(
+    model: nn.Module, graph: Graph, data: bytes, runtime: type[VerifyingRuntime], images: NDArray[np.float32]
+) -> Verification:
+    """Compare file ``data`` (written from ``graph``) with the deployed ``model`` on ``images`` [N, C, H, W].
+
+    Raises ``VerificationError`` naming the first layer that differs by more than rounding.
+    """
+    output, signs = runtime.tap(data, images)
+    replay = _Replay(graph, data, runtime, signs)
+    replayed = replay.run(model, images)
+    tolerance = rounding_bound(graph) * float(np.abs(replayed).max())
+    error = float(np.abs(output - replayed).max())
+    if not error <= tolerance:
+        raise VerificationError(
+            f"the output differs by {error:.3g} from the checkpoint's for equal signs; rounding explains {tolerance:.3g}"
+        )
+    with torch.no_grad():
+        free = model(torch.from_numpy(images)).numpy()
+    agreement = float((output.argmax(1) == free.argmax(1)).mean())
+    if agreement < MINIMUM_AGREEMENT:
+        raise VerificationError(
+            f"the file agrees with the checkpoint on {agreement:.2%} of {len(images)} images; "
+            f"{MINIMUM_AGREEMENT:.1%} are needed ({replay.flips} signs turned by rounding)"
+        )
+    return Verification(
+        runtime=runtime.name,
+        images=len(images),
+        binary_layers=len(signs),
+        integers=replay.integers,
+        flips=replay.flips,
+        signs=replay.signs,
+        max_flip_distance=replay.max_flip_distance,
+        max_logit_difference=float(np.abs(output - free).max()),
+        agreement=agreement,
+    )
+
+
+class _Replay:
+    """The checkpoint in float64 with the file's signs forced into every binary layer."""
+
+    def __init__(
+        self, graph: Graph, data: bytes, runtime: type[VerifyingRuntime], signs: dict[str, NDArray[np.int8]]
+    ) -> None:
+        self.nodes = {node.name: node for node in graph.binary_nodes()}
+        self.bound = rounding_bound(graph)
+        self.data, self.runtime, self.file_signs = data, runtime, signs
+        self.integers = self.flips = self.signs = 0
+        self.max_flip_distance = 0.0
+
+    @torch.no_grad()
+    def run(self, model: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float64]:
+        missing = [name for name in self.nodes if name not in self.file_signs]
+        if missing:
+            raise VerificationError(f"{missing[0]}: the file holds no such binary layer")
+        model = copy.deepcopy(model).double()
+        for name, layer in deployed_layers(model).items():
+            layer.forward = self._forward(name, layer)  # type: ignore[method-assign]
+        return model(torch.from_numpy(images).double()).numpy()  # type: ignore[no-any-return]
+
+    def _forward(self, name: str, layer: DeployedLayer) -> Callable[[Tensor], Tensor]:
+        calls = 0
+
+        def forward(x: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            node = self.nodes.get(name if calls == 1 else f"{name}#{calls}")
+            if node is None:  # computed in float (W1A32)
+                return layer.transform(layer.integers(layer.binarize(x)))
+            file_signs = self.file_signs[node.name]
+            forced = torch.from_numpy(file_signs).double().view_as(x)
+            self._compare_signs(node.name, forced, layer.preactivation(x), float(x.abs().max()))
+            sums = layer.integers(forced)
+            self._compare_integers(node, layer, file_signs, sums)
+            return layer.transform(sums)
+
+        return forward
+
+    def _compare_signs(self, name: str, file_signs: Tensor, value: Tensor, largest: float) -> None:
+        turned = value[file_signs != sign(value)].abs()
+        self.signs += value.numel()
+        self.flips += turned.numel()
+        if turned.numel():
+            distance = float(turned.max())
+            self.max_flip_distance = max(self.max_flip_distance, distance)
+            if not distance <= self.bound * largest:
+                raise VerificationError(
+                    f"{name}: the file's sign of {distance:.3g} is wrong in the layer's input "
+                    f"({turned.numel()} of {value.numel()} signs differ); rounding explains {self.bound * largest:.3g}"
+                )
+
+    def _compare_integers(
+        self, node: BinaryConv2d, layer: DeployedLayer, file_signs: NDArray[np.int8], sums: Tensor
+    ) -> None:
+        weight = layer.weight.numpy().reshape(node.weight.shape)
+        negated = np.any(node.weight != weight, axis=(1, 2, 3))
+        expected = sums.numpy().reshape(*sums.shape, *[1] * (4 - sums.dim()))
+        expected = np.where(negated[:, None, None], -expected, expected)
+        found = self.runtime.integers(self.data, node.name, file_signs)
+        different = int(np.count_nonzero(found != expected))
+        if found.shape != expected.shape or different:
+            raise VerificationError(
+                f"{node.name}: {different} of {expected.size} integer sums of the file differ from the checkpoint's"
+            )
+        self.integers += expected.size

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.image import imread
+from numpy.typing import NDArray
+from rich.console import Console
+
+from bnnedge.benchmarks.report import BLUE, GREEN, GREY, ORANGE, comparison_table, machine_line, read_metrics, report
+from bnnedge.benchmarks.result import BenchmarkRow
+from bnnedge.errors import BenchmarkError, MissingDependencyError
+
+RowFactory = Callable[..., BenchmarkRow]
+
+
+@pytest.fixture
+def rows(make_row: RowFactory) -> list[BenchmarkRow]:
+    return [
+        make_row(),
+        make_row(file="out/resnet20.tflite", runtime="litert", runtime_version="2.3.0", p50_ms=1.5, file_bytes=30720),
+        make_row(
+            file="resnet20_float32.onnx",
+            p20_ms=3.0,
+            p50_ms=3.25,
+            p80_ms=4.0,
+            file_bytes=1228800,
+            top1=None,
+            peak_memory_bytes=None,
+            metadata={"method": "float32 twin"},
+        ),
+    ]
+
+
+def write_run(folder: Path, epochs: list[dict[str, float | None]]) -> Path:
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
+    return folder
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    epochs: list[dict[str, float | None]] = [
+        {"epoch": e, "train_loss": 2 / (e + 1), "train_top1": 0.1 * e, "val_loss": 2.2 / (e + 1), "val_top1": 0.08 * e}
+        for e in range(10)
+    ]
+    return write_run(tmp_path / "my-run", epochs)
+
+
+def text_of(rows: list[BenchmarkRow], width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(comparison_table(rows))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def pixels(image: NDArray[np.float32], colour: str) -> int:
+    """Number of pixels of exactly ``colour``, to half an 8-bit step."""
+    return int((np.abs(image[..., :3] - to_rgb(colour)).max(axis=-1) < 0.5 / 255).sum())
+
+
+def test_table_has_latencies_and_ratios_to_the_first_row(rows: list[BenchmarkRow]) -> None:
+    first, second, third = (line.split() for line in text_of(rows).splitlines() if "resnet20" in line)
+    assert first == ["resnet20.onnx", "0.900", "1.00", "1.20", "1.00", "97.50", "3.0", "60.0", "1.00"]
+    assert second == ["resnet20.tflite", "0.900", "1.50", "1.20", "1.50", "97.50", "3.0", "30.0", "0.50"]
+    assert third == ["resnet20_float32.onnx", "3.00", "3.25", "4.00", "3.25", "-", "-", "1200.0", "20.00"]
+
+
+def test_table_fits_80_columns(rows: list[BenchmarkRow]) -> None:
+    text = text_of(rows)
+    assert "…" not in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+
+
+def test_file_names_are_not_markup(make_row: RowFactory) -> None:
+    assert "net[red].onnx" in text_of([make_row(file="net[red].onnx")], width=120)
+
+
+def test_machine_line_says_each_thing_once(rows: list[BenchmarkRow]) -> None:
+    assert machine_line(rows) == (
+        "Cortex-A72 · 1 thread · local · onnxruntime 1.31.1, litert 2.3.0 · bnnedge 0.1.0 · 2026-01-31"
+    )
+
+
+def test_machine_line_shows_that_rows_are_not_alike(make_row: RowFactory) -> None:
+    environment = {"cpu": "EPYC", "versions": {"bnnedge": "0.1.0"}, "git_commit": "0123456789abcdef-dirty"}
+    line = machine_line([make_row(), make_row(threads=4, environment=environment)])
+    assert "Cortex-A72 / EPYC" in line
+    assert "1 thread / 4 threads" in line
+    assert "bnnedge 0.1.0 / bnnedge 0.1.0 0123456789-dirty" in line
+
+
+def test_picture_has_curves_and_bars(tmp_path: Path, run_dir: Path, rows: list[BenchmarkRow]) -> None:
+    png = tmp_path / "new" / "report.png"
+    report(run_dir, rows, png)
+    image = imread(png)
+    assert image.shape[0] > 900
+    assert image.shape[1] == 1650
+    for colour in (BLUE, ORANGE):
+        assert pixels(image, colour) > 1000
+    # The only solid areas are the bars: latencies 1 and 1.5 against 3.25, sizes 60 and 30 against 1200.
+    measured = pixels(image, GREEN) / pixels(image, GREY)
+    widths_ms, widths_kib = 1.6 * 4.0, 1.6 * 1200
+    expected = ((1 + 1.5) / widths_ms + (60 + 30) / widths_kib) / (3.25 / widths_ms + 1200 / widths_kib)
+    # Error bars and the grey axes text take some pixels, and each bar's edges are blended over one.
+    assert measured == pytest.approx(expected, rel=0.1)
+
+
+def test_picture_of_rows_only_and_of_a_run_only(tmp_path: Path, run_dir: Path, rows: list[BenchmarkRow]) -> None:
+    report(None, rows, tmp_path / "rows.png")
+    report(run_dir, [], tmp_path / "run.png")
+    bars, curves = imread(tmp_path / "rows.png"), imread(tmp_path / "run.png")
+    assert pixels(bars, GREEN) > 10_000
+    assert pixels(bars, ORANGE) == 0
+    assert pixels(curves, GREEN) == 0
+    assert pixels(curves, ORANGE) > 1000
+
+
+def test_missing_and_null_metrics_are_left_out(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [{"train_loss": 1.0, "lr": 0.1}, {"val_top1": None, "train_loss": 0.5}, {}])
+    report(run, [], tmp_path / "run.png")
+    image = imread(tmp_path / "run.png")
+    assert pixels(image, BLUE) > 100
+    assert pixels(image, ORANGE) == 0
+
+
+def test_the_picture_is_the_same_every_time(tmp_path: Path, run_dir: Path, rows: list[BenchmarkRow]) -> None:
+    for name in ("a.png", "b.png"):
+        report(run_dir, rows, tmp_path / name)
+    assert np.array_equal(imread(tmp_path / "a.png"), imread(tmp_path / "b.png"))
+
+
+def test_nothing_to_report(tmp_path: Path) -> None:
+    with pytest.raises(BenchmarkError, match="found neither"):
+        report(write_run(tmp_path / "run", []), [], tmp_path / "a.png")
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_missing_and_damaged_logs_are_named(tmp_path: Path) -> None:
+    with pytest.raises(BenchmarkError, match=r"nowhere.metrics\.jsonl"):
+        read_metrics(tmp_path / "nowhere")
+    run = write_run(tmp_path / "run", [{"epoch": 0}])
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 1, "train_lo')
+    with pytest.raises(BenchmarkError, match=r"metrics\.jsonl, line 2: damaged JSON"):
+        read_metrics(run)
+
+
+def test_a_picture_that_cannot_be_written(tmp_path: Path, rows: list[BenchmarkRow]) -> None:
+    with pytest.raises(BenchmarkError, match="cannot be written"):
+        report(None, rows, tmp_path)
+
+
+def test_without_matplotlib_it_says_so(
+    tmp_path: Path, rows: list[BenchmarkRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingDependencyError, match="pip install matplotlib"):
+        report(None, rows, tmp_path / "a.png")

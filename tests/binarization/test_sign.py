@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from bnnedge.binarization import surrogate
+from bnnedge.binarization.sign import sign
+from bnnedge.errors import UnknownNameError
+
+POINTS = [-math.inf, -1.5, -1.0, -0.5, -1e-45, -0.0, 0.0, 1e-45, 0.25, 1.0, 1.0000001, math.inf]
+
+
+def test_sign_is_plus_one_unless_below_zero() -> None:
+    x = torch.tensor([*POINTS, math.nan])
+    assert sign(x).tolist() == [-1.0 if v < 0 else 1.0 for v in [*POINTS, math.nan]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_sign_keeps_the_dtype(dtype: torch.dtype) -> None:
+    assert sign(torch.zeros(3, dtype=dtype)).dtype == dtype
+
+
+def multiplier(name: str, x: float) -> float:
+    t, k = 0.7, 1.3
+    return {
+        "identity": 1.0,
+        "clipped_identity": 1.0 if abs(x) <= 1 else 0.0,
+        "approx_sign": max(2 - 2 * abs(x), 0.0),
+        "error_decay": max(k * (math.sqrt(2) * t - t * t * abs(x)), 0.0),
+    }[name]
+
+
+def apply(name: str, x: Tensor) -> Tensor:
+    return surrogate.error_decay(x, t=0.7, k=1.3) if name == "error_decay" else surrogate.get_surrogate(name)(x)
+
+
+@pytest.mark.parametrize("name", [*surrogate.SURROGATES, "error_decay"])
+def test_surrogate_forward_is_sign_and_backward_is_the_documented_multiplier(name: str) -> None:
+    values = [v for v in POINTS if math.isfinite(v)] + [-2.1, 2.1, 1 / 3]
+    x = torch.tensor(values, dtype=torch.float64, requires_grad=True)
+    y = apply(name, x)
+    assert torch.equal(y, sign(x.detach()))
+    incoming = torch.linspace(-3, 2, len(values), dtype=torch.float64)
+    y.backward(incoming)
+    expected = incoming * torch.tensor([multiplier(name, v) for v in values], dtype=torch.float64)
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, expected, rtol=1e-15, atol=1e-15)
+
+
+def test_unknown_surrogate_lists_the_known_ones() -> None:
+    with pytest.raises(UnknownNameError, match="unknown surrogate 'tanhh'; known: identity, clipped_identity"):
+        surrogate.get_surrogate("tanhh")

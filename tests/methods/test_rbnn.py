@@ -1,0 +1,183 @@
+"""RBNN against a second implementation in NumPy float64, written from the paper's formulas."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bnnedge.binarization.sign import sign
+from bnnedge.errors import ConfigError
+from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear
+from bnnedge.methods.rbnn import Rbnn, RbnnBinarizer, RbnnOptions, kronecker_factors, standardize, surrogate_schedule
+
+Array = NDArray[np.float64]
+
+
+@pytest.mark.parametrize(
+    ("n", "factors"),
+    [(144, (12, 12)), (288, (16, 18)), (576, (24, 24)), (1152, (32, 36)), (2304, (48, 48)), (4608, (64, 72)),
+     (64, (8, 8)), (128, (8, 16)), (7, (1, 7)), (1, (1, 1))],
+)  # fmt: skip
+def test_kronecker_factors(n: int, factors: tuple[int, int]) -> None:
+    assert kronecker_factors(n) == factors
+
+
+@pytest.mark.parametrize(("epoch", "t", "k"), [(0, 0.01, 100.0), (1, 0.1, 10.0), (2, 1.0, 1.0)])
+def test_surrogate_schedule(epoch: int, t: float, k: float) -> None:
+    assert surrogate_schedule(epoch, 3, 1e-2, 1e1) == pytest.approx((t, k), rel=1e-12)
+
+
+def test_schedule_ends_just_below_tmax() -> None:
+    t, k = surrogate_schedule(999, 1000, 1e-2, 1e1)
+    assert t == pytest.approx(9.931, abs=1e-3)
+    assert k == 1.0
+
+
+def make(options: RbnnOptions, *, channels: int = 5) -> tuple[BinaryConv2d, RbnnBinarizer]:
+    layer = BinaryConv2d(4, channels, 3, padding=1)
+    binarizer = RbnnBinarizer(layer, options)
+    layer.binarizer = binarizer
+    layer.double()
+    with torch.no_grad():
+        binarizer.alpha.copy_(torch.randn(channels))  # negative scales too
+        binarizer.beta.copy_(torch.randn(channels) * 2)
+    return layer, binarizer
+
+
+def numpy_standardize(x: Array) -> Array:
+    flat = x.reshape(len(x), -1)
+    return ((flat - flat.mean(1, keepdims=True)) / flat.std(1, ddof=1, keepdims=True)).reshape(x.shape)
+
+
+def numpy_rotated(w: Array, beta: Array, r1: Array, r2: Array) -> Array:
+    flat = numpy_standardize(w).reshape(len(w), -1)
+    strength = np.abs(np.sin(beta))[:, None]
+    # vec(r1^T X r2) for row-major X is (r1 kron r2)^T vec(X): the Kronecker form of the paper.
+    return ((1 - strength) * flat + strength * (flat @ np.kron(r1, r2))).reshape(w.shape)
+
+
+def test_forward_is_the_paper_s_formula() -> None:
+    layer, binarizer = make(RbnnOptions())
+    w, beta = layer.weight.detach().numpy(), binarizer.beta.detach().numpy()
+    w3 = numpy_rotated(w, beta, binarizer.r1.numpy(), binarizer.r2.numpy())
+    np.testing.assert_allclose(binarizer.rotated(layer.weight).detach().numpy(), w3, rtol=0, atol=1e-12)
+    x = torch.randn(3, 4, 5, 6, dtype=torch.float64)
+    a = torch.from_numpy(np.where(numpy_standardize(x.numpy()) < 0, -1.0, 1.0))
+    expected = torch.nn.functional.conv2d(a, torch.from_numpy(np.where(w3 < 0, -1.0, 1.0)), padding=1)
+    assert torch.equal(layer(x), expected * binarizer.alpha.view(-1, 1, 1))
+
+
+@pytest.mark.parametrize("rule", ["paper", "authors"])
+def test_weight_gradient(rule: str) -> None:
+    layer, binarizer = make(RbnnOptions(rotation_gradient=rule))  # type: ignore[arg-type]
+    binarizer.t, binarizer.k = 0.5, 2.0
+    incoming = torch.randn_like(layer.weight)
+    binarizer.binarize_weight(layer.weight).backward(incoming)
+
+    w, beta = layer.weight.detach().numpy(), binarizer.beta.detach().numpy()
+    r1, r2 = binarizer.r1.numpy(), binarizer.r2.numpy()
+    w3 = numpy_rotated(w, beta, r1, r2)
+    g = incoming.numpy() * np.maximum(2.0 * (math.sqrt(2) * 0.5 - 0.25 * np.abs(w3)), 0)
+    strength = np.abs(np.sin(beta))[:, None, None]
+    g2 = g.reshape(len(w), *r1.shape[:1], r2.shape[0])
+    x_gradient = (1 - strength) * g2
+    if rule == "paper":
+        x_gradient = x_gradient + strength * (r1 @ g2 @ r2.T)
+    x_gradient = x_gradient.reshape(len(w), -1)
+    # Jacobian of the standardization, written out.
+    x = numpy_standardize(w).reshape(len(w), -1)
+    n, std = x.shape[1], w.reshape(len(w), -1).std(1, ddof=1, keepdims=True)
+    w_gradient = (
+        x_gradient - x_gradient.mean(1, keepdims=True) - x * (x_gradient * x).sum(1, keepdims=True) / (n - 1)
+    ) / std
+    assert layer.weight.grad is not None
+    np.testing.assert_allclose(layer.weight.grad.numpy().reshape(len(w), -1), w_gradient, rtol=1e-10, atol=1e-12)
+
+    rotated = (r1.T @ x.reshape(g2.shape) @ r2).reshape(len(w), -1)
+    beta_gradient = (g.reshape(len(w), -1) * (rotated - x)).sum(1) * np.cos(beta) * np.sign(np.sin(beta))
+    assert binarizer.beta.grad is not None
+    np.testing.assert_allclose(binarizer.beta.grad.numpy(), beta_gradient, rtol=1e-10, atol=1e-12)
+
+
+def test_at_the_start_only_the_paper_s_gradient_reaches_the_weights() -> None:
+    norms = {}
+    for rule in ("paper", "authors"):
+        layer, binarizer = make(RbnnOptions(rotation_gradient=rule))  # type: ignore[arg-type]
+        torch.nn.init.constant_(binarizer.beta, math.pi / 2)
+        binarizer.binarize_weight(layer.weight).backward(torch.randn_like(layer.weight))
+        assert layer.weight.grad is not None
+        norms[rule] = float(layer.weight.grad.norm())
+    assert norms["paper"] > 0.1
+    assert norms["authors"] < 1e-12
+
+
+def numpy_learn(x: Array, r1: Array, r2: Array) -> tuple[Array, Array]:
+    for _ in range(3):
+        b = np.where(r1.T @ x @ r2 < 0, -1.0, 1.0)
+        u, _, vt = np.linalg.svd(sum(b[c] @ r2.T @ x[c].T for c in range(len(x))))
+        r1 = (u @ vt).T
+        u, _, vt = np.linalg.svd(sum(x[c].T @ r1 @ b[c] for c in range(len(x))))
+        r2 = u @ vt
+    return r1, r2
+
+
+@pytest.mark.parametrize("channels", [1, 5, 33])
+def test_rotation_learning(channels: int) -> None:
+    layer, binarizer = make(RbnnOptions(), channels=channels)
+    x = standardize(layer.weight.detach()).view(-1, binarizer.a, binarizer.b)
+
+    def objective() -> float:
+        return float((binarizer.r1.T @ x @ binarizer.r2).abs().sum())
+
+    expected = numpy_learn(x.numpy(), binarizer.r1.numpy().copy(), binarizer.r2.numpy().copy())
+    addresses = binarizer.r1.data_ptr(), binarizer.r2.data_ptr()
+    before = objective()
+    binarizer.learn_rotation(layer.weight)
+    assert (binarizer.r1.data_ptr(), binarizer.r2.data_ptr()) == addresses, "in place"
+    assert objective() >= before
+    for found, wanted in zip((binarizer.r1, binarizer.r2), expected, strict=True):
+        eye = torch.eye(len(found), dtype=torch.float64)
+        torch.testing.assert_close(found.T @ found, eye, rtol=0, atol=1e-12)
+        if channels > 1:  # with one channel the sums are rank-deficient and the SVD is not unique
+            np.testing.assert_allclose(found.numpy(), wanted, rtol=0, atol=1e-9)
+
+
+def test_rotation_is_updated_before_every_nth_epoch_only() -> None:
+    method = Rbnn(RbnnOptions(rotation_update=2))
+    model = torch.nn.Sequential(BinaryConv2d(4, 6, 3))
+    method.attach(model)
+    binarizer = model[0].binarizer
+    seen: list[Tensor] = []
+    for epoch in range(4):
+        with torch.no_grad():
+            model[0].weight.add_(torch.randn_like(model[0].weight))  # type: ignore[operator, arg-type]
+        before = binarizer.r1.clone()  # type: ignore[union-attr, operator]
+        method.start_epoch(model, epoch, 4)
+        seen.append(torch.equal(before, binarizer.r1))  # type: ignore[arg-type, union-attr]
+    assert seen == [False, True, False, True]
+
+
+def test_constant_samples_give_plus_one_and_finite_gradients() -> None:
+    layer, _ = make(RbnnOptions())
+    x = torch.full((2, 4, 3, 3), 0.3, dtype=torch.float64, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad is not None and torch.isfinite(x.grad).all()
+    assert torch.equal(sign(standardize(torch.zeros(1, 5))), torch.ones(1, 5))
+
+
+def test_dense_layers_and_filters_that_are_too_small() -> None:
+    dense = BinaryLinear(35, 3)
+    assert RbnnBinarizer(dense, RbnnOptions()).binarize_weight(dense.weight).shape == (3, 35)
+    with pytest.raises(ConfigError, match="at least 2 weights"):
+        RbnnBinarizer(BinaryConv2d(4, 4, 1, groups=4), RbnnOptions())
+
+
+@pytest.mark.parametrize("bad", [{"rotation_update": 0}, {"tmin": 1.0, "tmax": 0.1}, {"rotation_gradient": "mine"}])
+def test_bad_options(bad: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(bad))):
+        RbnnOptions(**bad)  # type: ignore[arg-type]
