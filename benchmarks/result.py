@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -55,6 +56,13 @@ class BenchmarkRow:
     """``Environment`` of the device."""
     started_at: str
     """UTC, ISO 8601."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.p20_ms <= self.p50_ms <= self.p80_ms < math.inf:
+            found = f"{self.p20_ms}, {self.p50_ms}, {self.p80_ms}"
+            raise BenchmarkError(f"{self.file}: expected rising p20_ms, p50_ms, p80_ms above 0, found {found}")
+        if self.file_bytes < 1:
+            raise BenchmarkError(f"{self.file}: expected file_bytes of at least 1, found {self.file_bytes}")
 
     def to_json(self) -> str:
         """One line without its newline. Raises ``BenchmarkError`` for a number that JSON cannot hold (NaN, inf)."""

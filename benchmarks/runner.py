@@ -81,15 +81,17 @@ def _time_ns(session: Session, prepared: Any) -> int:
 
 
 def _progress(console: Console | None) -> Progress:
+    console = console or Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=console or Console(stderr=True),
+        console=console,
         auto_refresh=False,
         transient=True,
+        disable=not console.is_terminal,
     )
 
 

@@ -9,7 +9,6 @@ import ast
 import dataclasses
 import inspect
 import math
-import re
 import textwrap
 import types
 import typing
@@ -109,7 +108,7 @@ class RunConfig:
         defaults = _optimizer_defaults(recipe, self.optimizer or recipe.optimizer)
         filled = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         options = fill(options_type, self.method_options, f"method {self.method}")
-        resolved = dataclasses.replace(self, **filled, method_options=dataclasses.asdict(options))
+        resolved = dataclasses.replace(self, **filled, method_options=plain(options))
         if resolved.optimizer != "sgd" and resolved.momentum is not None:
             raise ConfigError(f"momentum belongs to optimizer sgd; leave it out with optimizer {resolved.optimizer}")
         if resolved.lr_type == "step" and not resolved.lr_steps:
@@ -120,7 +119,7 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as YAML and checkpoints hold them."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        return plain(self)
 
     def write(self, path: Path) -> None:
         """As YAML."""
@@ -142,6 +141,11 @@ class RunConfig:
         if not isinstance(values, dict):
             raise ConfigError(f"{path}: expected `name: value` lines, got a {type(values).__name__}")
         return cls.from_dict({str(k): v for k, v in values.items()})
+
+
+def plain(options: Any) -> dict[str, Any]:
+    """A dataclass as a dict whose tuples are lists, as they come back from YAML and JSON."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(options).items()}
 
 
 def _at_least(config: RunConfig, **minima: int) -> None:
@@ -220,7 +224,8 @@ def field_docs(cls: type[Any]) -> dict[str, str]:
     assert isinstance(definition, ast.ClassDef)
     docs = {}
     for statement, following in zip(definition.body, definition.body[1:], strict=False):
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
-                docs[statement.target.id] = re.sub(r"\s+", " ", str(following.value.value))
+        if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
+            continue
+        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+            docs[statement.target.id] = " ".join(str(following.value.value).split())
     return docs

@@ -6,12 +6,18 @@ import math
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.table import Table
+from torch import nn
 
 from bnnedge.errors import ExportError
 from bnnedge.export.graph import Affine, BinaryConv2d, Conv2d, Graph, Linear, PRelu
+from bnnedge.export.passes import optimize
 from bnnedge.export.targets import TARGETS
 from bnnedge.export.targets.target import LayerRow, Target
+from bnnedge.export.trace import trace
+from bnnedge.models.create import create_model
+from bnnedge.train.run import load_run
 
 
 def graph_rows(graph: Graph) -> list[LayerRow]:
@@ -52,6 +58,26 @@ def graph_rows(graph: Graph) -> list[LayerRow]:
             )
         )
     return rows
+
+
+def summarize(source: str, *, num_classes: int = 10, in_channels: int = 3, image_size: int = 32) -> list[LayerRow]:
+    """The rows of an exported file (read from the file), a run folder or checkpoint, or a model by name.
+
+    A model is shown in its deploy form, as ``ste`` trains it; the three sizes are for a model only.
+    """
+    path = Path(source)
+    if path.suffix in [TARGETS.load(name).suffix for name in TARGETS]:
+        return file_rows(path)
+    if path.exists() or ("/" in source and ".py:" not in source):
+        loaded = load_run(path)
+        info = loaded.dataset
+        return _model_rows(loaded.model, (info.in_channels, info.image_size, info.image_size))
+    model = create_model(source, num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+    return _model_rows(model, (in_channels, image_size, image_size))
+
+
+def _model_rows(model: nn.Module, shape: tuple[int, ...]) -> list[LayerRow]:
+    return graph_rows(optimize(trace(model.eval(), torch.zeros(2, *shape))))
 
 
 def read_file(path: Path) -> tuple[Target, bytes]:

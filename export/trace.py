@@ -123,7 +123,7 @@ class _Tracer:
         return candidate
 
     def emit(
-        self, node: fx.Node, kind: type[g.Node], inputs: list[str], *, dtype: g.Dtype = "float32", **fields: Any
+        self, node: fx.Node, kind: type[g.Node], inputs: list[str], /, *, dtype: g.Dtype = "float32", **fields: Any
     ) -> None:
         """Append a graph node for ``node``. Layers with weights carry their module's path, others path/operator."""
         path = self.path(node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -102,7 +103,9 @@ def check_pool(words: Words, kernel: Pair, stride: Pair, padding: Pair) -> Pair:
     _check_pair("padding", padding, 0)
     for k, p in zip(kernel, padding, strict=True):
         if p >= k:
-            raise ConfigError(f"pool padding {padding} leaves windows without a pixel; it must be below kernel {kernel}")
+            raise ConfigError(
+                f"pool padding {padding} leaves windows without a pixel; it must be below kernel {kernel}"
+            )
     size = (words.shape[1], words.shape[2])
     out = (
         output_size(size[0], kernel[0], stride[0], padding[0], 1),
@@ -127,7 +130,7 @@ def _check_settings(channels: int, stride: Pair, padding: Pair, pad_value: int, 
 
 
 def _check_pair(name: str, pair: Pair, least: int) -> None:
-    if len(pair) != 2 or min(pair) < least:
+    if len(pair) != 2 or not all(isinstance(v, Integral) for v in pair) or min(pair) < least:
         raise ConfigError(f"{name} is two integers (vertical, horizontal) of at least {least}, got {pair}")
 
 

@@ -66,7 +66,9 @@ def unpack(words: NDArray[Any], channels: int) -> NDArray[np.int8]:
     """
     words = np.asarray(words)
     if words.dtype.kind not in "iu" or words.dtype.itemsize != 4:
-        raise ConfigError(f"unpack needs 32-bit integer words, got {words.dtype}; pack with bnnedge.kernels.layout.pack")
+        raise ConfigError(
+            f"unpack needs 32-bit integer words, got {words.dtype}; pack with bnnedge.kernels.layout.pack"
+        )
     if words.ndim == 0 or channels < 1 or words.shape[-1] != words_for(channels):
         raise ConfigError(
             f"{channels} channels take {words_for(channels)} words in the last axis, got shape {words.shape}"

@@ -24,7 +24,7 @@ _ERROR_BYTES = 256
 class BConv2dParams(ctypes.Structure):
     """``bnnedge_bconv2d_params`` of ``include/bnnedge/c_api.h``."""
 
-    _fields_ = [  # noqa: RUF012 - ctypes reads it once, at class creation
+    _fields_ = [
         (name, ctypes.c_int64)
         for name in (
             *("batch", "in_height", "in_width", "channels", "out_channels", "kernel_height", "kernel_width"),
@@ -42,7 +42,9 @@ def load_library() -> ctypes.CDLL:
     """
     with as_file(files("bnnedge").joinpath("lib", LIBRARY_NAME)) as path:
         if not path.is_file():
-            raise MissingDependencyError("native kernels were not built: install a C++17 compiler and reinstall bnnedge")
+            raise MissingDependencyError(
+                "native kernels were not built: install a C++17 compiler and reinstall bnnedge"
+            )
         try:
             library = ctypes.CDLL(str(path))
         except OSError as error:

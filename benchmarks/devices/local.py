@@ -89,7 +89,8 @@ def top1(session: Session, data: BenchmarkInput, label: str = "", console: Conso
         raise BenchmarkError(f"{data.name} has no labels to compare with")
     right = 0
     console = console or Console(stderr=True)
-    for i in track(range(len(data.images)), f"accuracy {label}", console=console, transient=True):
+    hidden = not console.is_terminal
+    for i in track(range(len(data.images)), f"accuracy {label}", console=console, transient=True, disable=hidden):
         right += int(np.argmax(session.run(data.images[i : i + 1])) == data.labels[i])
     return right / len(data.images)
 

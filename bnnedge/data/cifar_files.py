@@ -127,7 +127,7 @@ def _python_samples(layout: CifarLayout, path: Path) -> Samples:
 
 def _samples(layout: CifarLayout, pixels: NDArray[np.uint8], labels: NDArray[Any], path: Path) -> Samples:
     if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= layout.num_classes:
-        raise DataError(f"{path}: expected labels from 0 to {layout.num_classes - 1}: the file is damaged or another set")
+        raise DataError(f"{path}: expected labels from 0 to {layout.num_classes - 1}; unpack the archive again")
     return pixels.reshape(-1, 3, 32, 32).copy(), labels.astype(np.int64)
 
 
@@ -166,7 +166,7 @@ class _ArrayUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}")
         if global_name == "_reconstruct":
             # The module's name depends on the NumPy version; the function is the same.
-            return np.ndarray.__reduce__(np.empty(0))[0]  # type: ignore[index]
+            return np.ndarray.__reduce__(np.empty(0))[0]
         return super().find_class(module_name, global_name)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from bnnedge.config import plain
 from bnnedge.data import DATASETS
 from bnnedge.errors import DataError
 
@@ -39,7 +40,7 @@ class DatasetInfo:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON and ``weights_only`` checkpoints hold it."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        return plain(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DatasetInfo:
@@ -47,8 +48,11 @@ class DatasetInfo:
         missing = [f.name for f in dataclasses.fields(cls) if f.name not in values]
         if missing:
             raise DataError(f"the description of the data set lacks {', '.join(missing)}")
-        fields = {f.name: values[f.name] for f in dataclasses.fields(cls)}
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        fields: dict[str, Any] = {}
+        for f in dataclasses.fields(cls):
+            value = values[f.name]
+            fields[f.name] = tuple(value) if isinstance(value, list) else value
+        return cls(**fields)
 
 
 class Dataset:
@@ -87,7 +91,7 @@ class Dataset:
         if augment and generator is None:
             raise ValueError("augmentation needs a generator")
         order = torch.arange(len(labels)) if generator is None else torch.randperm(len(labels), generator=generator)
-        for indices in order.split(batch_size):
+        for indices in torch.split(order, batch_size):
             if generator is not None and len(indices) == 1 < batch_size:
                 return
             batch = images[indices]
@@ -128,7 +132,7 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     """
     total = torch.zeros(images.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(total)
-    for chunk in images.split(4096):
+    for chunk in torch.split(images, 4096):
         pixels = _unit_range(chunk).double()
         total += pixels.sum((0, 2, 3))
         squares += pixels.square().sum((0, 2, 3))
@@ -166,7 +170,7 @@ def resize_images(images: Tensor, size: int) -> Tensor:
     shrinks = size < images.shape[-1]
     resized = [
         F.interpolate(chunk.float(), size=(size, size), mode="bilinear", align_corners=False, antialias=shrinks)
-        for chunk in images.split(4096)
+        for chunk in torch.split(images, 4096)
     ]
     return torch.cat([r.round().clamp(0, 255).to(images.dtype) for r in resized] if _is_byte(images) else resized)
 

@@ -54,7 +54,10 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint, tensors on the CPU. Raises ``CheckpointError`` if it is missing, damaged or of another version."""
+    """Read a checkpoint, tensors on the CPU.
+
+    Raises ``CheckpointError`` if it is missing, damaged or of another version.
+    """
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bnnedge.config import RunConfig, fill
+from bnnedge.config import RunConfig, fill, plain
 from bnnedge.data import DATASETS
 from bnnedge.data.dataset import Dataset, DatasetInfo, load_dataset
 from bnnedge.errors import CheckpointError, ConfigError, MissingDependencyError
@@ -109,7 +109,7 @@ def resolve(config: RunConfig) -> RunConfig:
     return dataclasses.replace(
         resolved,
         model=_absolute_model(resolved.model),
-        device=find_device(resolved.device).type,
+        device="cuda" if find_device(resolved.device).type == "cuda" else "cpu",
         threads=resolved.threads or torch.get_num_threads(),
         data_root=None if resolved.data_root is None else str(Path(resolved.data_root).resolve()),
     )
@@ -183,9 +183,9 @@ def _continue_from(checkpoint: Checkpoint, state: TrainingState, folder: RunFold
 def _settings_on_resume(saved: RunConfig, given: Mapping[str, Any]) -> RunConfig:
     options_type = METHODS.load(saved.method).Options
     wanted = RunConfig.from_dict({"epochs": saved.epochs, **given})
-    options = fill(options_type, wanted.method_options, f"method {saved.method}")
+    options = plain(fill(options_type, wanted.method_options, f"method {saved.method}"))
     pairs = [(n, getattr(wanted, n), getattr(saved, n)) for n in given if n not in ("method_options", *FREE_ON_RESUME)]
-    pairs += [(n, getattr(options, n), saved.method_options.get(n)) for n in wanted.method_options]
+    pairs += [(n, options[n], saved.method_options.get(n)) for n in wanted.method_options]
     for name, value, old in pairs:
         if name == "model":
             value = _absolute_model(value)

@@ -263,14 +263,13 @@ def _(node: g.Activation, out: _Writer) -> None:
         out.add({"sigmoid": "Sigmoid", "tanh": "Tanh"}[node.kind], node, node.inputs)
 
 
-@_write.register
-def _(node: g.Add, out: _Writer) -> None:
-    out.add("Add", node, node.inputs)
-
-
-@_write.register
-def _(node: g.Sub, out: _Writer) -> None:
-    out.add("Sub", node, node.inputs)
+@_write.register(g.Add)
+@_write.register(g.Sub)
+@_write.register(g.Mul)
+@_write.register(g.Div)
+@_write.register(g.Sqrt)
+def _(node: g.Node, out: _Writer) -> None:
+    out.add(type(node).__name__, node, node.inputs)
 
 
 @_write.register

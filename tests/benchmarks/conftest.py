@@ -38,7 +38,7 @@ def make_row() -> RowFactory:
             "top1_images": 359,
             "peak_memory_bytes": 3 * 2**20,
             "file_bytes": 61440,
-            "metadata": {"method": "ste", "model": "resnet20", "input_shape": [1, 16, 16]},
+            "metadata": {"method": "ste", "model": "resnet20_1w1a", "input_shape": [1, 16, 16]},
             "environment": {"cpu": "Cortex-A72", "versions": {"bnnedge": "0.1.0"}, "git_commit": None},
             "started_at": "2026-01-31T12:00:00+00:00",
         }
@@ -74,7 +74,7 @@ def digits_classifier(digits: Dataset) -> tuple[Graph, NDArray[np.float64]]:
         metadata={
             "producer": "bnnedge",
             "method": "ste",
-            "model": "resnet20",
+            "model": "resnet20_1w1a",
             "dataset": "digits",
             "image_size": SIZE,
             "input_shape": [1, SIZE, SIZE],

@@ -73,7 +73,15 @@ def test_a_missing_field_is_named(make_row: RowFactory) -> None:
 
 def test_a_number_that_json_has_not_is_refused(make_row: RowFactory) -> None:
     with pytest.raises(BenchmarkError, match=r"out/resnet20\.onnx"):
-        make_row(p50_ms=float("nan")).to_json()
+        make_row(images_per_s=float("nan")).to_json()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"p50_ms": 1.3}, {"p20_ms": 0.0}, {"p80_ms": float("nan")}, {"p80_ms": float("inf")}, {"file_bytes": 0}]
+)
+def test_impossible_measurements_are_refused(make_row: RowFactory, wrong: dict[str, float]) -> None:
+    with pytest.raises(BenchmarkError, match=r"out/resnet20\.onnx: expected"):
+        make_row(**wrong)
 
 
 def test_rows_are_not_appended_to_half_a_line(tmp_path: Path, make_row: RowFactory) -> None:

@@ -10,7 +10,6 @@ import pytest
 from numpy.typing import NDArray
 from rich.console import Console
 
-from bnnedge.benchmarks import runner
 from bnnedge.benchmarks.runner import Contender, LatencyQuantiles, measure_latencies, quantiles
 from bnnedge.errors import BenchmarkError
 from bnnedge.export.runtimes.runtime import Images, Session
@@ -67,7 +66,7 @@ def test_each_is_warmed_up_and_then_they_take_turns() -> None:
 
 def test_latencies_are_those_of_the_measured_runs_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr(runner.time, "perf_counter_ns", clock)
+    monkeypatch.setattr(time, "perf_counter_ns", clock)
     contenders = [
         Contender("a", LoggingSession("a", [], clock, 1_000), [0]),
         Contender("b", LoggingSession("b", [], clock, 7_000_000), [0]),

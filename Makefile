@@ -1,0 +1,55 @@
+# make demo | test | test-slow | lint | clean; each makes .venv first if it is not there.
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS ?= dev,lce
+BIN := $(VENV)/bin
+RUN := runs/demo
+MODEL := $(RUN)/resnet18_1w1a
+
+# The install is editable: Python changes are live, a change of these needs a re-install.
+CPP := $(shell find kernels/cpp -type f)
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint clean
+
+help:
+	@echo "make demo       train, export, evaluate, benchmark and report a small network (minutes, CPU)"
+	@echo "make test       quick tests with coverage"
+	@echo "make test-slow  the long tests"
+	@echo "make lint       ruff and mypy"
+	@echo "make clean      remove the environment, caches and build products (runs/ stays)"
+
+$(INSTALLED): pyproject.toml $(CPP)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=23.1"
+	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
+	touch $@
+
+install: $(INSTALLED)
+
+demo: $(INSTALLED)
+	rm -rf $(RUN)
+	$(BIN)/bnnedge train --method rbnn --model resnet18_1w1a --dataset digits --image-size 16 --out $(RUN)
+	$(BIN)/bnnedge export $(RUN) --target onnx -o $(MODEL).onnx
+	$(BIN)/bnnedge export $(RUN) --target lce -o $(MODEL).tflite
+	$(BIN)/bnnedge evaluate $(RUN)
+	$(BIN)/bnnedge evaluate $(MODEL).onnx --data digits
+	$(BIN)/bnnedge evaluate $(MODEL).tflite --data digits
+	$(BIN)/bnnedge bench $(MODEL).onnx $(MODEL).tflite --baseline --data digits --json $(RUN)/bench.jsonl
+	$(BIN)/bnnedge report $(RUN) -o $(RUN)/report.png
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist .coverage .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,352 @@
+"""The command line. Each command parses, calls one function and prints; torch is imported by the commands that need it.
+
+Exit codes: 0 done, 1 a failure of the work itself, 2 a mistake of the user's that one line on stderr explains, 130
+interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bnnedge.errors import BnnedgeError, ConfigError, MissingDependencyError, UnknownNameError
+from bnnedge.registry import Registry
+
+if TYPE_CHECKING:
+    from bnnedge.data.dataset import Split
+
+app = typer.Typer(
+    name="bnnedge",
+    help="Train binarized neural networks, export them to bit-packed files, run and measure them on small computers.",
+    no_args_is_help=False,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+REGISTRIES = Registry(
+    "list",
+    [
+        ("methods", "bnnedge.methods:METHODS"),
+        ("models", "bnnedge.models:MODELS"),
+        ("datasets", "bnnedge.data:DATASETS"),
+        ("targets", "bnnedge.export.targets:TARGETS"),
+        ("runtimes", "bnnedge.export.runtimes:RUNTIMES"),
+        ("devices", "bnnedge.benchmarks.devices:DEVICES"),
+    ],
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code; ``argv`` is without the program's name."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"] or ["--help"]
+    try:
+        code = app(args=arguments, prog_name="bnnedge", standalone_mode=False)
+    except (BnnedgeError, typer.TyperException) as error:
+        message, code = str(error), error.exit_code
+        if isinstance(error, typer.TyperException):
+            message = error.format_message()
+    except (KeyboardInterrupt, typer.Abort):
+        message, code = "", 130
+    except OSError as error:
+        message, code = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1
+    else:
+        message = ""
+    if code == 130:
+        message = "interrupted; a training run continues with --resume"
+    if message:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code if isinstance(code, int) else 0
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from bnnedge import __version__
+
+        print(f"bnnedge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    # `main` takes --debug out wherever it stands; it is declared here for --help.
+    pass
+
+
+@app.command()
+def train(
+    method: Annotated[str | None, typer.Option(help="Training method; see `list methods`. [default: rbnn]")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Network; see `list models`, or path/to/file.py:ClassOrFactory. [default: resnet20_1w1a]"),
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Data set; see `list datasets`. [default: digits]")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training split. [default: 30]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images in one step. [default: 128]")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate. [default: the method's]")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="sgd, adam or adamw. [default: the method's]")] = None,
+    lr_type: Annotated[str | None, typer.Option(help="cos or step. [default: the method's]")] = None,
+    warm_up: Annotated[int | None, typer.Option(help="Epochs of linear learning-rate warm-up.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of initialization and data order. [default: 0]")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. [default: auto]")] = None,
+    data_root: Annotated[str | None, typer.Option(help="Folder of the data sets. [default: $BNNEDGE_DATA]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder. [default: runs/METHOD_MODEL_DATASET]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the run folder.")] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any setting or method option by name; repeatable."),
+    ] = None,
+    rotation_update: Annotated[int | None, typer.Option(help="rbnn: epochs between two rotation updates.")] = None,
+    a32: Annotated[bool | None, typer.Option("--a32/--no-a32", help="Leave activations in float (W1A32).")] = None,
+    tmin: Annotated[float | None, typer.Option("--tmin", "--Tmin", help="rbnn: surrogate's t at the start.")] = None,
+    tmax: Annotated[float | None, typer.Option("--tmax", "--Tmax", help="rbnn: surrogate's t at the end.")] = None,
+) -> None:
+    """Train a network, keeping the weights with the best validation top-1, and test those once at the end."""
+    settings = {
+        "method": method,
+        "model": model,
+        "dataset": dataset,
+        "image_size": image_size,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "optimizer": optimizer,
+        "lr_type": lr_type,
+        "warm_up": warm_up,
+        "seed": seed,
+        "device": device,
+        "data_root": data_root,
+    }
+    options = {"rotation_update": rotation_update, "a32": a32, "tmin": tmin, "tmax": tmax}
+    given = _merge_settings(settings, options, set_ or [])
+    if not resume:  # else the run's own method is the judge
+        _check_options(given)
+    from bnnedge.config import RunConfig
+    from bnnedge.train.run import resume_run, start_run
+
+    config = RunConfig.from_dict(given)
+    folder = out or Path("runs") / f"{config.method}_{config.model.rpartition(':')[2]}_{config.dataset}"
+    result = resume_run(folder, given) if resume else start_run(config, folder)
+    print(
+        f"test top-1 {result['test_top1']:.2%} ({result['test_images']} images), "
+        f"validation top-1 {result['val_top1']:.2%} at epoch {result['best_epoch']}; run folder {folder}"
+    )
+
+
+@app.command()
+def evaluate(
+    source: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="Run folder, checkpoint or exported file.")],
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    device: Annotated[str, typer.Option(help="For a run: auto, cpu or cuda.")] = "auto",
+    runtime: Annotated[str | None, typer.Option(help="For a file; see `list runtimes`. [default: the best]")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the data sets. [default: $BNNEDGE_DATA]")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")] = None,
+) -> None:
+    """Measure top-1 of a run's best weights or of an exported file, on the data set that it names."""
+    from bnnedge.data.dataset import SPLITS
+
+    if split not in SPLITS:
+        raise ConfigError(f"--split must be one of {', '.join(SPLITS)}, got {split!r}")
+    if not source.exists():
+        raise ConfigError(f"{source} does not exist; expected a run folder, a checkpoint or an exported file")
+    if source.is_dir() or source.suffix == ".ckpt":
+        result = _evaluate_run(source, split, device, data_root)
+    else:
+        result = _evaluate_file(source, split, runtime, data_root)
+    if json_file is not None:
+        json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(f"top-1 {result['top1']:.2%} on {result['dataset']} {split} ({result['images']} images), {result['runtime']}")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder or checkpoint.")],
+    target: Annotated[str, typer.Option(help="File format; see `list targets`.")] = "onnx",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File. [default: RUN/MODEL.ending]")] = None,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Compare the file with the checkpoint.")] = True,
+) -> None:
+    """Write a run's best weights as a bit-packed file, after checking that the file computes the same."""
+    from rich.console import Console
+
+    from bnnedge.export.targets import TARGETS
+
+    TARGETS.check(target)
+    from bnnedge.export.run import export_run
+
+    report = export_run(run, target, output, check=verify)
+    console = Console()
+    console.print(report.table())
+    console.print(str(report.verification or f"not verified: {report.not_verified}"), highlight=False)
+
+
+@app.command()
+def summary(
+    source: Annotated[str, typer.Argument(metavar="MODEL|RUN|FILE", help="Model name, run folder or exported file.")],
+    num_classes: Annotated[int, typer.Option(help="For a model name.")] = 10,
+    in_channels: Annotated[int, typer.Option(help="For a model name.")] = 3,
+    image_size: Annotated[int, typer.Option(help="For a model name, pixels.")] = 32,
+) -> None:
+    """Show each layer's shapes, parameters by bit width, memory and multiply-accumulates by precision."""
+    from rich.console import Console
+
+    from bnnedge.export.summary import summarize, summary_table
+
+    rows = summarize(source, num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+    Console().print(summary_table(rows, source))
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[str, typer.Argument(metavar="|".join(REGISTRIES), help="What to list.")],
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Add what each is and its options.")] = False,
+) -> None:
+    """List what can be named in the other commands."""
+    registry = REGISTRIES.load(kind)
+    for name in registry:
+        print(name)
+        if verbose:
+            for line in _details(registry.load(name)):
+                print(f"    {line}")
+
+
+def _merge_settings(settings: dict[str, Any], options: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """Flags and ``--set`` assignments as the mapping that ``RunConfig.from_dict`` takes; given twice is an error."""
+    from dataclasses import fields
+
+    from bnnedge.config import RunConfig
+
+    given = {name: value for name, value in settings.items() if value is not None}
+    method_options = {name: value for name, value in options.items() if value is not None}
+    known = {f.name for f in fields(RunConfig)} - {"method_options"}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name:
+            raise ConfigError(f"--set expects key=value, got {assignment!r}")
+        target = given if name in known else method_options
+        if name in target:
+            raise ConfigError(f"{name} is given twice; it was {target[name]!r}, then {value!r}")
+        target[name] = value.strip()
+    return {**given, "method_options": method_options} if method_options else given
+
+
+def _check_options(given: dict[str, Any]) -> None:
+    """Refuse a name that is neither a setting nor an option of the method, listing both."""
+    from dataclasses import fields
+
+    from bnnedge.config import RunConfig
+    from bnnedge.methods import METHODS
+
+    method = given.get("method", RunConfig.method)
+    METHODS.check(method)
+    for name in given.get("method_options", {}):
+        known = [f.name for f in fields(METHODS.load(method).Options)]
+        if name not in known:
+            settings = sorted({f.name for f in fields(RunConfig)} - {"method_options"})
+            raise ConfigError(
+                f"method {method} has no option {name!r}; its options: {', '.join(known) or 'none'}; "
+                f"settings of every run: {', '.join(settings)}"
+            )
+
+
+def _evaluate_run(run: Path, split: Split, device: str, data_root: Path | None) -> dict[str, Any]:
+    from bnnedge.data.dataset import load_dataset
+    from bnnedge.train.metrics import evaluate as evaluate_model
+    from bnnedge.train.run import find_device, load_run
+
+    loaded = load_run(run)
+    saved_root = loaded.config.data_root
+    root = data_root or (Path(saved_root) if saved_root else None)
+    dataset = load_dataset(loaded.dataset.name, loaded.dataset.image_size, root)
+    where = find_device(device)
+    mean = evaluate_model(loaded.model.to(where), dataset, split, where)
+    return {
+        "source": str(run),
+        "runtime": f"pytorch {where.type}",
+        "dataset": loaded.dataset.name,
+        "split": split,
+        "images": mean.images,
+        "top1": mean.top1,
+    }
+
+
+def _evaluate_file(path: Path, split: Split, runtime: str | None, data_root: Path | None) -> dict[str, Any]:
+    from bnnedge.data.dataset import DatasetInfo, load_dataset
+    from bnnedge.export.runtimes import RUNTIMES
+    from bnnedge.export.targets import TARGETS
+
+    targets = {target.suffix: target for target in map(TARGETS.load, TARGETS)}
+    if path.suffix not in targets:
+        raise ConfigError(f"{path} is neither a run folder nor a .ckpt, {' or '.join(targets)} file")
+    data = path.read_bytes()
+    target = targets[path.suffix]()
+    info = DatasetInfo.from_dict(target.read_metadata(data).get("dataset") or {})
+    name = _choose_runtime(target.runtimes, runtime)
+    dataset = load_dataset(info.name, info.image_size, data_root)
+    images, labels = dataset.arrays(split)
+    session = RUNTIMES.load(name).open(data)
+    # 64 images at a time bound the runtime's memory.
+    starts = range(0, len(labels), 64)
+    correct = sum(int((session.run(images[i : i + 64]).argmax(1) == labels[i : i + 64]).sum()) for i in starts)
+    return {
+        "source": str(path),
+        "runtime": name,
+        "dataset": info.name,
+        "split": split,
+        "images": len(labels),
+        "top1": correct / len(labels),
+    }
+
+
+def _choose_runtime(known: tuple[str, ...], wanted: str | None) -> str:
+    """``wanted``, or the first of ``known`` that can be used here."""
+    from bnnedge.export.runtimes import RUNTIMES
+
+    if wanted is not None and wanted not in known:
+        raise UnknownNameError(f"runtime {wanted!r} cannot run this file; these can: {', '.join(known)}")
+    reasons = []
+    for name in (wanted,) if wanted else known:
+        reason = RUNTIMES.load(name).unavailable()
+        if reason is None:
+            return name
+        reasons.append(f"{name}: {reason}")
+    raise MissingDependencyError(f"no runtime for this file: {'; '.join(reasons)}")
+
+
+def _details(entry: Any) -> list[str]:
+    """For people: the first sentence of an entry's docstring, and of a method its paper, recipe and options."""
+    import dataclasses
+    import inspect
+
+    from bnnedge.config import field_docs
+
+    lines = [(inspect.getdoc(entry) or "").split("\n\n")[0].replace("\n", " ")]
+    if hasattr(entry, "unavailable"):
+        reason = entry.unavailable()
+        lines.append("available" if reason is None else f"not available: {reason}")
+    if hasattr(entry, "paper"):
+        recipe = ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(entry.recipe).items())
+        lines += [f"paper: {entry.paper}", f"recipe: {recipe}"]
+        docs = field_docs(entry.Options)
+        lines += [f"--set {f.name}={f.default}  {docs.get(f.name, '')}" for f in dataclasses.fields(entry.Options)]
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

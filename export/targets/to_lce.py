@@ -1,0 +1,268 @@
+"""The LCE target: a TFLite file with Larq Compute Engine's operators for everything that is bits.
+
+``LceBconv2d`` counts differing bits p, so the integer sum is s = K - 2 p. It knows VALID and SAME windows only, and its
+zero-padding only for a float result. PyTorch's symmetric zero-padding is written in one of these ways:
+
+1. no padding: VALID, with a float or a bit result;
+2. SAME means the same windows: SAME with ``pad_values`` 0. Its kernels go wrong without an error where the filter
+   reaches beyond the whole map, and the reference kernel where the channel count is odd; those take way 3;
+3. builtin PAD of the packed words with 0, which is +1 in every channel; then VALID; then the part of the sum that the
+   added pixels contributed is taken away: ``- multiplier[o] * (sum of the filter's values outside the image)``. Few
+   rows and columns of that map differ, so the file holds these alone and two GATHERs unfold them.
+
+A bit result of a padded layer is the float result ``s - threshold``, exact in float32, followed by ``LceQuantize``.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import singledispatch
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnnedge.errors import ExportError
+from bnnedge.export import graph as g
+from bnnedge.export.targets.target import LayerRow, Target
+from bnnedge.export.targets.tflite_builtins import (
+    SAME,
+    VALID,
+    Lowering,
+    affine,
+    conv_windows,
+    convolve,
+    is_order_free,
+    lower,
+    nhwc,
+)
+from bnnedge.export.targets.tflite_reader import METADATA_NAME, REASONS_NAME, describe_model, metadata_of, parse_model
+from bnnedge.export.targets.tflite_writer import ABSENT
+from bnnedge.export.targets.window import Window, Windows
+from bnnedge.kernels.layout import WORD_BITS, pack
+
+GROUPS_REASON = "{groups} groups of {channels} channels: LCE needs a multiple of 32 channels in a group"
+
+
+class LceTarget(Target):
+    """``.tflite``; weights of binary layers take one bit each, rounded up to 32 channels.
+
+    The input is [1, H, W, C] float32. A grouped binary convolution stays binary if its groups have a multiple of 32
+    channels; LCE's default kernel refuses it, the indirect and reference kernels run it. Others become float
+    convolutions of the exact signs.
+    """
+
+    suffix: ClassVar[str] = ".tflite"
+    runtimes: ClassVar[tuple[str, ...]] = ("lce", "litert")
+
+    def write(self, graph: g.Graph) -> bytes:
+        """The file's bytes, the same for the same graph. Raises ``ExportError`` naming what cannot be written."""
+        low = Lowering(graph.validate())
+        for node in graph.nodes:
+            if node.name in low.fused:
+                continue
+            if graph.tensors[node.inputs[0]].dtype == "bits":
+                lower_bits(node, low)
+            else:
+                lower(node, low)
+        output = low.tensors[graph.output]
+        if low.spec(graph.output).dtype == "bits":
+            output = dequantize(graph.nodes[-1], low, graph.output)
+        entries = {METADATA_NAME: graph.metadata, REASONS_NAME: low.reasons}
+        encoded = {name: _as_json(value) for name, value in entries.items()}
+        return low.writer.finish([low.tensors[graph.input]], [output], encoded)
+
+    def read_metadata(self, data: bytes) -> dict[str, Any]:
+        return metadata_of(parse_model(data))
+
+    def describe(self, data: bytes) -> list[LayerRow]:
+        return describe_model(parse_model(data))
+
+
+def _as_json(value: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(value).encode()
+    except (TypeError, ValueError) as error:
+        raise ExportError(f"the metadata of the graph must be plain JSON values: {error}") from error
+
+
+def bconv2d_options(channels: int, stride: g.Pair, dilation: g.Pair, padding: int) -> bytes:
+    """``custom_options`` of LceBconv2d without activation; ``padding`` is SAME (with zeros) or VALID."""
+    return _flexbuffer(
+        channels_in=channels,
+        dilation_height_factor=dilation[0],
+        dilation_width_factor=dilation[1],
+        fused_activation_function=0,
+        pad_values=0,
+        padding=padding,
+        stride_height=stride[0],
+        stride_width=stride[1],
+    )
+
+
+def bmaxpool2d_options(kernel: g.Pair, stride: g.Pair, padding: int) -> bytes:
+    """``custom_options`` of LceBMaxPool2d."""
+    return _flexbuffer(
+        filter_height=kernel[0],
+        filter_width=kernel[1],
+        padding=padding,
+        stride_height=stride[0],
+        stride_width=stride[1],
+    )
+
+
+def _flexbuffer(**values: int) -> bytes:
+    from flatbuffers import flexbuffers
+
+    builder = flexbuffers.Builder()
+    with builder.Map():
+        for key, value in values.items():
+            builder.Int(key, value)
+    return bytes(builder.Finish())
+
+
+def dequantize(node: g.Node, low: Lowering, tensor: str) -> int:
+    """The ``bits`` tensor as float32 -1 and +1."""
+    target = low.writer.tensor(f"{tensor}/{node.name}/signs", nhwc(low.shape(tensor)))
+    return low.writer.custom("LceDequantize", [low.tensors[tensor]], target)
+
+
+@lower.register
+def _(node: g.Binarize, low: Lowering) -> None:
+    low.writer.custom("LceQuantize", [low.source(node)], low.target(node))
+
+
+@singledispatch
+def lower_bits(node: g.Node, low: Lowering) -> None:
+    """Append the operators of one graph node that reads a ``bits`` tensor."""
+    raise ExportError(f"{node.name}: {type(node).__name__} of packed bits has no counterpart in LCE")
+
+
+@lower_bits.register
+def _(node: g.MaxPool2d, low: Lowering) -> None:
+    height, width = low.shape(node.inputs[0])[2:]
+    windows = Windows.of(node.name, (height, width), node.kernel, node.stride, node.padding)
+    # All bits 1 is -1 in every channel, which never wins. Its spare bits vanish in the AND with a real pixel.
+    source, padding = low.windowed(node, low.source(node), windows, -1)
+    low.writer.custom(
+        "LceBMaxPool2d", [source], low.target(node), bmaxpool2d_options(node.kernel, node.stride, padding)
+    )
+
+
+@lower_bits.register
+def _(node: g.Reshape, low: Lowering) -> None:
+    before, after = low.shape(node.inputs[0]), low.shape(node.output)
+    if is_order_free(before) and is_order_free(after) and nhwc(before)[-1] == nhwc(after)[-1]:
+        low.reshape(low.source(node), low.target(node))
+        return
+    signs = dequantize(node, low, node.inputs[0])
+    if not is_order_free(before):
+        signs = low.transpose(node, signs, (0, 3, 1, 2))
+    signs = low.reshape(signs, low.temporary(node, "reshaped", after))
+    if len(after) == 4:
+        signs = low.transpose(node, signs, (0, 2, 3, 1), low.temporary(node, "map", nhwc(after)))
+    low.writer.custom("LceQuantize", [signs], low.target(node))
+
+
+@lower_bits.register
+def _(node: g.BinaryConv2d, low: Lowering) -> None:
+    if not (np.abs(node.weight) == 1).all():
+        raise ExportError(f"{node.name}: a binary weight must be -1 or +1 everywhere, found other values")
+    threshold = None if node.threshold is None else _reachable(node.threshold, node.fan_in)
+    group_channels = node.weight.shape[1]
+    as_float = node.groups > 1 and group_channels % WORD_BITS != 0
+    if threshold is None:
+        write = _signs_in_float if as_float else _floats
+        write(node, low, node.multiplier, node.bias, low.target(node))
+    elif as_float or conv_windows(node, low).is_padded:
+        write = _signs_in_float if as_float else _floats
+        shape = nhwc(low.shape(node.output))
+        # s - t is exact, and x - x is +0, so the sign of zero cannot turn a bit.
+        difference = low.temporary(node, "above_threshold", shape)
+        write(node, low, np.ones(len(threshold)), -threshold.astype(np.float64), difference)
+        low.writer.custom("LceQuantize", [difference], low.target(node))
+    else:
+        _bits(node, low, threshold)
+    if as_float:
+        low.reasons[node.name] = GROUPS_REASON.format(groups=node.groups, channels=group_channels)
+
+
+def _reachable(threshold: NDArray[np.int32], fan_in: int) -> NDArray[np.int64]:
+    """Thresholds beyond [-K, K + 1] decide as its ends do, and stay exact in float32."""
+    return np.clip(threshold.astype(np.int64), -fan_in, fan_in + 1)
+
+
+def _bconv2d(node: g.BinaryConv2d, low: Lowering, source: int, affine: list[int], target: int, padding: int) -> int:
+    words = pack(np.ascontiguousarray(node.weight.transpose(0, 2, 3, 1)))
+    weight = low.writer.constant(f"{node.name}/weight", words.view(np.int32))
+    channels = low.shape(node.inputs[0])[1]
+    options = bconv2d_options(channels, node.stride, node.dilation, padding)
+    return low.writer.custom("LceBconv2d", [source, weight, *affine], target, options)
+
+
+def _bits(node: g.BinaryConv2d, low: Lowering, threshold: NDArray[np.int64]) -> None:
+    # s < t  <=>  K - 2 p < t  <=>  p > floor((K - t) / 2)
+    tau = ((node.fan_in - threshold) // 2).astype(np.int32)
+    limits = low.writer.constant(f"{node.name}/threshold", tau)
+    _bconv2d(node, low, low.source(node), [ABSENT, ABSENT, limits], low.target(node), VALID)
+
+
+def _floats(
+    node: g.BinaryConv2d, low: Lowering, multiplier: NDArray[np.float64], bias: NDArray[np.float64], target: int
+) -> None:
+    """``s * multiplier + bias`` with zero-padding, by the ways 1 to 3 of the module's docstring."""
+    windows, source = conv_windows(node, low), low.source(node)
+    parameters = [low.parameter(node, "multiplier", multiplier), low.parameter(node, "bias", bias), ABSENT]
+    if not windows.is_padded:
+        _bconv2d(node, low, source, parameters, target, VALID)
+    elif windows.is_same and _same_is_safe(windows, node.weight.shape[1]):
+        _bconv2d(node, low, source, parameters, target, SAME)
+    else:
+        padded = low.pad(node, source, windows.edges)
+        one_padded = low.temporary(node, "one_padded", low.writer.shape(target))
+        _bconv2d(node, low, padded, parameters, one_padded, VALID)
+        correction = _correction(node, low, windows, multiplier)
+        low.writer.builtin("ADD", [one_padded, correction], target)
+
+
+def _same_is_safe(windows: Windows, group_channels: int) -> bool:
+    fits = all(axis.extent <= axis.size for axis in (windows.rows, windows.columns))
+    return fits and group_channels % 2 == 0
+
+
+def _correction(node: g.BinaryConv2d, low: Lowering, windows: Windows, multiplier: NDArray[np.float64]) -> int:
+    """What pixels of +1 around the image added to the result, negated: a tensor that broadcasts to [N, OH, OW, O]."""
+    row_kinds, row_index = _distinct_windows(windows.rows)
+    column_kinds, column_index = _distinct_windows(windows.columns)
+    taps = node.weight.sum(axis=1, dtype=np.float64)  # [O, kh, kw]
+    inside = np.einsum("rh,cw,ohw->rco", row_kinds, column_kinds, taps)
+    table = multiplier * (inside - taps.sum(axis=(1, 2)))
+    correction = low.parameter(node, "padding_correction", table[None])
+    for axis, index in ((1, row_index), (2, column_index)):
+        kinds = low.writer.shape(correction)[axis]
+        if kinds in (1, len(index)):  # it broadcasts, or is in order already
+            continue
+        shape = list(low.writer.shape(correction))
+        shape[axis] = len(index)
+        unfolded = low.temporary(node, f"padding_correction_{axis}", shape)
+        correction = low.writer.builtin("GATHER", [correction, low.integers(index)], unfolded, axis=axis)
+    return correction
+
+
+def _distinct_windows(window: Window) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+    """(masks [kinds, kernel] of the taps inside the image, kind of each window), kinds in order of appearance."""
+    masks = window.inside()
+    kinds: dict[bytes, int] = {}
+    index = [kinds.setdefault(mask.tobytes(), len(kinds)) for mask in masks]
+    first = [index.index(kind) for kind in range(len(kinds))]
+    return masks[first].astype(np.float64), np.array(index, np.int32)
+
+
+def _signs_in_float(
+    node: g.BinaryConv2d, low: Lowering, multiplier: NDArray[np.float64], bias: NDArray[np.float64], target: int
+) -> None:
+    """As ``_floats`` by a float convolution; with filters of +-1 its sums are exact whatever their order."""
+    signs = dequantize(node, low, node.inputs[0])
+    sums = low.temporary(node, "sums", low.writer.shape(target))
+    convolve(node, low, signs, node.weight.astype(np.float64), None, sums)
+    affine(node, low, sums, multiplier, bias, target)

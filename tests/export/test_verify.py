@@ -1,0 +1,152 @@
+"""Verification passes good files and names the layer that a damaged one gets wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from bnnedge.errors import VerificationError
+from bnnedge.export.graph import BinaryConv2d as BinaryNode
+from bnnedge.export.graph import Conv2d, Graph, Linear, Node
+from bnnedge.export.passes import optimize
+from bnnedge.export.runtimes import RUNTIMES
+from bnnedge.export.runtimes.runtime import VerifyingRuntime
+from bnnedge.export.targets import TARGETS
+from bnnedge.export.trace import trace
+from bnnedge.export.verify import Verification, verify
+from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear
+from bnnedge.layers.deploy import deploy
+
+IMAGES = 64
+
+
+class Net(nn.Module):
+    """Residual floats, a thresholded pair with negative gains, a strided layer, a binary dense layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 33, 3, padding=1)
+        self.first = BinaryConv2d(33, 33, 3, padding=1, bias=True)
+        self.norm = nn.BatchNorm2d(33)
+        self.second = BinaryConv2d(33, 12, 1)
+        self.third = BinaryConv2d(12, 40, 3, stride=2, padding=1, bias=True)
+        self.dense = BinaryLinear(40, 16)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = self.second(nn.functional.hardtanh(self.norm(self.first(x))))
+        x = self.third(x * 0.1).mean((2, 3))
+        return self.head(self.dense(x) * 0.1)  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    torch.manual_seed(1)
+    model = Net()
+    nn.init.normal_(model.norm.weight)
+    nn.init.normal_(model.norm.bias)
+    model.train()(torch.randn(32, 2, 8, 8))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal((IMAGES, 2, 8, 8)).astype(np.float32)
+
+
+def judge(target: str) -> type[VerifyingRuntime]:
+    for name in TARGETS.load(target).runtimes:
+        runtime = RUNTIMES.load(name)
+        if issubclass(runtime, VerifyingRuntime):
+            if runtime.unavailable():
+                pytest.skip(f"{name}: {runtime.unavailable()}")
+            return runtime
+    raise AssertionError(f"no runtime verifies {target}")
+
+
+def check(
+    target: str, model: nn.Module, images: NDArray[np.float32], damage: Callable[[Node], Node] = lambda n: n
+) -> Verification:
+    """Verify the file of a graph in which ``damage`` has replaced nodes."""
+    graph = optimize(trace(model, torch.from_numpy(images[:2])))
+    damaged: Graph = replace(graph, nodes=[damage(node) for node in graph.nodes])
+    return verify(deploy(model), graph, TARGETS.load(target)().write(damaged), judge(target), images)
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+def test_a_good_file_passes(target: str, net: nn.Module, images: NDArray[np.float32]) -> None:
+    found = check(target, net, images)
+    assert (found.images, found.binary_layers, found.agreement) == (IMAGES, 4, 1.0)
+    assert found.integers == IMAGES * (64 * (33 + 12) + 16 * 40 + 16)
+    assert found.signs == IMAGES * (64 * (33 + 33 + 12) + 40)
+    assert "integers of 4 binary layers equal" in str(found)
+
+
+def flip_one_weight(node: Node) -> Node:
+    if node.name != "second" or not isinstance(node, BinaryNode):
+        return node
+    weight = node.weight.copy()
+    weight[3, 32] *= -1
+    return replace(node, weight=weight)
+
+
+def shift_a_bias(node: Node) -> Node:
+    return replace(node, bias=node.bias + 0.3) if isinstance(node, BinaryNode) and node.name == "third" else node
+
+
+def raise_a_threshold(node: Node) -> Node:
+    if not isinstance(node, BinaryNode) or node.threshold is None:
+        return node
+    return replace(node, threshold=node.threshold + 2)
+
+
+def scale_the_stem(node: Node) -> Node:
+    return replace(node, bias=node.bias - 0.01) if isinstance(node, Conv2d) else node
+
+
+def touch_the_head(node: Node) -> Node:
+    return replace(node, bias=node.bias + 1e-3) if isinstance(node, Linear) else node
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (flip_one_weight, "^second: .* integer sums of the file differ"),
+        (shift_a_bias, "^dense: the file's sign of .* is wrong"),
+        (raise_a_threshold, "^second: the file's sign of .* is wrong"),
+        (scale_the_stem, "^first: the file's sign of .* is wrong"),
+        (touch_the_head, "^the output differs by 0.001"),
+    ],
+)
+def test_the_layer_that_differs_is_named(
+    target: str, damage: Callable[[Node], Node], message: str, net: nn.Module, images: NDArray[np.float32]
+) -> None:
+    with pytest.raises(VerificationError, match=message):
+        check(target, net, images, damage)
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+def test_signs_turned_by_rounding_are_counted_not_failed(target: str) -> None:
+    """A zero image leaves only the stem's bias, 1e-9 in the checkpoint and -1e-9 in the file."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), BinaryConv2d(2, 4, 1), nn.Flatten(), nn.Linear(16, 3)).eval()
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+        model[0].bias.copy_(torch.tensor([1e-9, 1.0]))  # type: ignore[operator, union-attr]
+        model[3].weight.mul_(1e-3)
+        model[3].bias.copy_(torch.tensor([0.0, 5.0, 0.0]))  # type: ignore[operator, union-attr]
+
+    def turn(node: Node) -> Node:
+        return replace(node, bias=node.bias * [-1, 1]) if isinstance(node, Conv2d) else node
+
+    found = check(target, model, np.zeros((IMAGES, 1, 2, 2), np.float32), turn)
+    assert found.flips == IMAGES * 4
+    assert found.max_flip_distance == pytest.approx(1e-9)
+    assert found.max_logit_difference > 0

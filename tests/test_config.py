@@ -1,0 +1,207 @@
+"""Settings: conversion from text, cross-field checks, defaults from a recipe, and the YAML form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from bnnedge.config import RunConfig, field_docs, fill
+from bnnedge.errors import ConfigError
+from bnnedge.methods import METHODS
+from bnnedge.methods.method import Recipe
+
+
+@dataclass
+class Everything:
+    flag: bool = False
+    """A switch."""
+    count: int = 1
+    """A number
+    of things."""
+    rate: float = 0.5
+    name: str = "x"
+    choice: Literal["a", "b"] = "a"
+    maybe: int | None = None
+    steps: tuple[int, ...] = ()
+
+
+@dataclass
+class Empty:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("flag", "true", True),
+        ("flag", "False", False),
+        ("flag", "on", True),
+        ("flag", "0", False),
+        ("flag", True, True),
+        ("count", "12", 12),
+        ("count", "-3", -3),
+        ("count", 4, 4),
+        ("count", 4.0, 4),
+        ("rate", "1e-3", 0.001),
+        ("rate", "2", 2.0),
+        ("rate", 3, 3.0),
+        ("name", "true", "true"),
+        ("choice", "b", "b"),
+        ("maybe", "none", None),
+        ("maybe", None, None),
+        ("maybe", "7", 7),
+        ("steps", "10,20", (10, 20)),
+        ("steps", "10", (10,)),
+        ("steps", "", ()),
+        ("steps", [1, 2], (1, 2)),
+        ("steps", 5, (5,)),
+    ],
+)
+def test_text_becomes_the_annotated_type(name: str, text: Any, value: Any) -> None:
+    found = getattr(fill(Everything, {name: text}, "test"), name)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("flag", "maybe"),
+        ("flag", 1),
+        ("count", "2.5"),
+        ("count", 2.5),
+        ("count", "x"),
+        ("count", True),
+        ("count", ""),
+        ("count", None),
+        ("rate", "fast"),
+        ("rate", "nan"),
+        ("rate", "inf"),
+        ("rate", False),
+        ("name", 3),
+        ("choice", "c"),
+        ("maybe", "x"),
+        ("steps", "1,x"),
+        ("steps", "1,2.5"),
+    ],
+)
+def test_a_wrong_type_names_the_option_and_the_value(name: str, text: Any) -> None:
+    with pytest.raises(ConfigError, match=f"^{name} must be") as caught:
+        fill(Everything, {name: text}, "test")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_option_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="method m has no option 'speed'; it has: flag, count, rate, name"):
+        fill(Everything, {"speed": "1"}, "method m")
+    with pytest.raises(ConfigError, match="it has: none"):
+        fill(Empty, {"speed": "1"}, "method m")
+
+
+def test_field_docs_are_the_sentences_under_the_fields() -> None:
+    assert field_docs(Everything) == {"flag": "A switch.", "count": "A number of things."}
+
+
+@pytest.mark.parametrize("cls", [RunConfig, *(METHODS.load(name).Options for name in METHODS)])
+def test_every_setting_is_documented(cls: type[Any]) -> None:
+    assert set(field_docs(cls)) == set(cls.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"batch_size": 1}, "batch_size must be at least 2"),
+        ({"lr": 0.0}, "lr must be above 0"),
+        ({"lr_gamma": -0.1}, "lr_gamma must be above 0"),
+        ({"momentum": 1.0}, "momentum must be from 0 to below 1"),
+        ({"weight_decay": -1e-4}, "weight_decay must be at least 0"),
+        ({"warm_up": -1}, "warm_up must be at least 0"),
+        ({"epochs": 5, "warm_up": 5}, r"warm_up \(5\) must be below epochs \(5\)"),
+        ({"epochs": 5, "lr_steps": (5,)}, "lr_steps must rise"),
+        ({"epochs": 5, "lr_steps": (3, 2)}, "lr_steps must rise"),
+        ({"epochs": 5, "lr_steps": (0,)}, "lr_steps must rise"),
+        ({"image_size": 0}, "image_size must be at least 1"),
+        ({"threads": 0}, "threads must be at least 1"),
+        ({"seed": -1}, "seed must be at least 0"),
+    ],
+)
+def test_values_out_of_range_are_refused(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        RunConfig(**values)
+
+
+SGD = Recipe(optimizer="sgd", lr=0.5, momentum=0.8, weight_decay=3e-4, lr_type="cos", warm_up=2)
+ADAM = Recipe(optimizer="adam", lr=0.02)
+
+
+def test_resolve_takes_the_recipe_and_keeps_what_was_given() -> None:
+    resolved = RunConfig(lr=0.25, method_options={"rate": "2"}).resolve(SGD, Everything)
+    assert (resolved.optimizer, resolved.lr, resolved.momentum, resolved.weight_decay) == ("sgd", 0.25, 0.8, 3e-4)
+    assert (resolved.lr_type, resolved.warm_up) == ("cos", 2)
+    assert resolved.method_options["rate"] == 2.0
+    assert resolved.method_options["count"] == 1
+    assert resolved.resolve(SGD, Everything) == resolved
+
+
+@pytest.mark.parametrize(
+    ("recipe", "optimizer", "expected"),
+    [
+        (SGD, "adam", (1e-3, None, 0.0)),
+        (SGD, "adamw", (1e-3, None, 1e-2)),
+        (ADAM, "sgd", (0.1, 0.9, 1e-4)),
+        (ADAM, None, (0.02, None, 0.0)),
+    ],
+)
+def test_another_optimizer_brings_its_own_learning_rate(
+    recipe: Recipe, optimizer: Any, expected: tuple[float, float | None, float]
+) -> None:
+    resolved = RunConfig(optimizer=optimizer).resolve(recipe, Empty)
+    assert (resolved.lr, resolved.momentum, resolved.weight_decay) == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (RunConfig(momentum=0.5), "momentum belongs to optimizer sgd"),
+        (RunConfig(lr_type="step"), "lr_type step needs lr_steps"),
+        (RunConfig(lr_steps=(3,)), "lr_steps belongs to lr_type step"),
+        (RunConfig(method="m", method_options={"t": 1}), "method m has no option 't'"),
+    ],
+)
+def test_settings_at_odds_are_refused(config: RunConfig, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        config.resolve(ADAM, Empty)
+
+
+def test_yaml_round_trip(tmp_path: Path) -> None:
+    config = RunConfig(
+        model="a b.py:Net", lr=1e-5, lr_type="step", lr_steps=(3, 20), method_options={"rate": 1e-7}
+    ).resolve(SGD, Everything)
+    config.write(tmp_path / "config.yaml")
+    assert RunConfig.read(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("epochs: 3\nspeed: 1\n", "a run has no option 'speed'"),
+        ("- 1\n", "expected `name: value` lines"),
+        ("epochs: [1\n", "cannot be read"),
+        ("epochs: three\n", "epochs must be a whole number"),
+        ("", "expected `name: value` lines"),
+    ],
+)
+def test_a_bad_file_is_one_line(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=words) as caught:
+        RunConfig.read(tmp_path / "c.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        RunConfig.read(tmp_path / "none.yaml")
