@@ -34,8 +34,8 @@ demo: $(INSTALLED)
 	$(BIN)/bnnedge export $(RUN) --target onnx -o $(MODEL).onnx
 	$(BIN)/bnnedge export $(RUN) --target lce -o $(MODEL).tflite
 	$(BIN)/bnnedge evaluate $(RUN)
-	$(BIN)/bnnedge evaluate $(MODEL).onnx --data digits
-	$(BIN)/bnnedge evaluate $(MODEL).tflite --data digits
+	$(BIN)/bnnedge evaluate $(MODEL).onnx
+	$(BIN)/bnnedge evaluate $(MODEL).tflite
 	$(BIN)/bnnedge bench $(MODEL).onnx $(MODEL).tflite --baseline --data digits --json $(RUN)/bench.jsonl
 	$(BIN)/bnnedge report $(RUN) -o $(RUN)/report.png
 

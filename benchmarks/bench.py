@@ -19,6 +19,8 @@ from bnnedge.export.targets.target import Target
 
 RANDOM = "random"
 """In place of a data set's name: normal noise, timing only."""
+STOCK_RUNTIMES = ("onnxruntime", "litert")
+"""What runs the float files of each format where nobody thinks of binary ones."""
 
 
 def bench(
@@ -100,7 +102,7 @@ def choose_runtime(target: Target, runtime: str, device: Device, label: str) -> 
 def float_twins(model: ModelFile, device: Device) -> list[ModelFile]:
     """The network of ``model`` with ordinary float32 layers and arbitrary weights, in each format.
 
-    A twin runs in the stock runtime of its format, so that it shows what the user would have without bnnedge.
+    A twin runs in the stock runtime of its format: it shows what the user would have without binarizing.
     """
     from bnnedge.export.float_twin import float_twin_files
 
@@ -109,16 +111,20 @@ def float_twins(model: ModelFile, device: Device) -> list[ModelFile]:
     twins = []
     for label, content in float_twin_files(model.metadata):
         target = _target_of_suffix(Path(label))
-        runtime = choose_runtime(target, "auto", device, label)
+        runtime = choose_runtime(target, _stock_runtime(target), device, label)
         twins.append(ModelFile(label, content, runtime, target.read_metadata(content), trained=False))
     return twins
+
+
+def _stock_runtime(target: Target) -> str:
+    return next(name for name in target.runtimes if name in STOCK_RUNTIMES)
 
 
 def benchmark_input(
     models: Sequence[ModelFile], data: str | None, data_root: Path | None, console: Console
 ) -> BenchmarkInput:
     """The images for ``models``, as ``bench`` describes ``data``."""
-    named = data or models[0].metadata.get("dataset")
+    named = data or (models[0].metadata.get("dataset") or {}).get("name")
     if named is None or named == RANDOM:
         return random_input(models[0].input_shape)
     try:
@@ -155,12 +161,13 @@ def _test_split(name: str, models: Sequence[ModelFile], data_root: Path | None) 
 
 def _check_same_data(model: ModelFile, info: Mapping[str, Any]) -> None:
     """Raise ``DataError`` if ``model`` was trained for other classes, or for pixels normalised in another way."""
+    trained = model.metadata.get("dataset") or {}
     for field in ("num_classes", "class_names"):
-        found = model.metadata.get(field)
+        found = trained.get(field)
         if found is not None and found != info[field]:
             raise DataError(f"{model.label}: {field} is {found}, that of {info['name']} is {info[field]}")
     for field in ("mean", "std"):
-        found = model.metadata.get(field)
+        found = trained.get(field)
         # Both are of pixels in [0, 1]; a quarter of an 8-bit step is beyond any rounding and below any effect.
         if found is not None and not np.allclose(found, info[field], rtol=0, atol=0.25 / 255):
             raise DataError(f"{model.label}: trained with {field} {found}, {info['name']} now has {info[field]}")

@@ -1,11 +1,12 @@
-"""Peak memory of one file: what loading and running it adds to a process that has its runtime imported.
+"""Peak memory of one file: what loading and running it adds to a process that has its runtime at work already.
 
-A fresh Python process imports the runtime and notes its resident memory. Then it reads the file, opens it, runs it and
-notes the highest resident memory since (``VmHWM`` of /proc/self/status, which is reset in between through
-/proc/self/clear_refs). The difference is the answer. It holds the file's own bytes, the runtime's copy of the weights,
-its arena, and code pages of the runtime that are touched for the first time. It does not hold Python and the libraries.
-The kernel keeps these counters loosely, to within some dozens of pages per thread: differences below about 0.3 MB mean
-nothing.
+A fresh Python process imports the runtime, runs the smallest network of the file's format, so that libraries are loaded
+and threads started, and notes its resident memory. Then it reads the file, opens it, runs it and notes the highest
+resident memory since (``VmHWM`` of /proc/self/status, which is reset in between through /proc/self/clear_refs). The
+difference is the answer. It holds the file's own bytes, the runtime's copies of the weights and its arena; it does not
+hold Python, the libraries, or what the runtime needs for any file. The kernel keeps these counters loosely, to within
+some dozens of pages per thread, and the operators that a file is first to use bring their code in: differences below
+about 1 MB mean little.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from bnnedge.errors import BenchmarkError
+from bnnedge.export.graph import Graph, Linear, TensorSpec
 from bnnedge.export.runtimes import RUNTIMES
+from bnnedge.export.targets import TARGETS
 
 _RUNS = 3
 _TIMEOUT_S = 600
@@ -57,7 +60,7 @@ def _measure_here(file: Path, runtime_name: str, input_shape: Sequence[int], thr
     runtime = RUNTIMES.load(runtime_name)
     if why := runtime.unavailable():
         raise BenchmarkError(why)
-    runtime.version()
+    runtime.open(_smallest_file(runtime_name), threads).run(np.zeros((1, 1), np.float32))
     image = np.zeros((1, *input_shape), np.float32)
     before = _restart_peak()
     session = runtime.open(file.read_bytes(), threads)
@@ -65,6 +68,16 @@ def _measure_here(file: Path, runtime_name: str, input_shape: Sequence[int], thr
     for _ in range(_RUNS):
         session.invoke(prepared)
     return max(_status_bytes("VmHWM") - before, 0)
+
+
+def _smallest_file(runtime_name: str) -> bytes:
+    """One product, in the format that ``runtime_name`` runs."""
+    one = np.ones((1, 1))
+    node = Linear(name="fc", inputs=("x",), output="y", weight=one, bias=one[0])
+    graph = Graph("x", "y", [node], {name: TensorSpec((1, 1)) for name in "xy"}, {"input_shape": [1]})
+    targets = (TARGETS.load(name)() for name in TARGETS)
+    data: bytes = next(target for target in targets if runtime_name in target.runtimes).write(graph)
+    return data
 
 
 def _restart_peak() -> int:

@@ -50,23 +50,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = [a for a in arguments if a != "--debug"] or ["--help"]
     try:
         code = app(args=arguments, prog_name="bnnedge", standalone_mode=False)
-    except (BnnedgeError, typer.TyperException) as error:
-        message, code = str(error), error.exit_code
-        if isinstance(error, typer.TyperException):
-            message = error.format_message()
-    except (KeyboardInterrupt, typer.Abort):
-        message, code = "", 130
-    except OSError as error:
-        message, code = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1
-    else:
-        message = ""
-    if code == 130:
-        message = "interrupted; a training run continues with --resume"
-    if message:
+    except (KeyboardInterrupt, typer.Abort):  # which of the two depends on the version of typer
+        code = 130
+    except Exception as error:
+        explained = _explain(error)
+        if explained is None:
+            raise
+        message, code = explained
         if debug:
             traceback.print_exc()
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return code if isinstance(code, int) else 0
+    else:
+        code = code if isinstance(code, int) else 0
+    if code == 130:
+        print("error: interrupted; a training run continues with --resume", file=sys.stderr)
+    return code
+
+
+def _explain(error: Exception) -> tuple[str, int] | None:
+    """Message and exit code of an error that is not a bug of ours; None for one that is."""
+    if isinstance(error, BnnedgeError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1
+    # The parser's own errors come from click or, in newer versions, from typer's copy of it.
+    if hasattr(error, "format_message"):
+        return str(error.format_message()), 2
+    return None
 
 
 def _print_version(wanted: bool) -> None:
@@ -209,6 +219,66 @@ def summary(
 
     rows = summarize(source, num_classes=num_classes, in_channels=in_channels, image_size=image_size)
     Console().print(summary_table(rows, source))
+
+
+@app.command()
+def bench(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Exported files.")],
+    runtime: Annotated[str, typer.Option(help="auto, or one of `list runtimes`.")] = "auto",
+    device: Annotated[str, typer.Option(help="Where to measure; see `list devices`.")] = "local",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
+    warmup: Annotated[int, typer.Option(min=0, help="Runs of each file before any is timed.")] = 10,
+    runs: Annotated[int, typer.Option(min=1, help="Timed runs of each file, in turn with the others'.")] = 100,
+    data: Annotated[
+        str | None, typer.Option(help="Data set for input and accuracy, or `random`. [default: the file's own]")
+    ] = None,
+    baseline: Annotated[bool, typer.Option("--baseline", help="Add the first file's float32 twin.")] = False,
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the data sets. [default: $BNNEDGE_DATA]")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Append one JSON line per file to this file.")] = None,
+) -> None:
+    """Measure latency, accuracy, memory and size of exported files, side by side."""
+    from rich.console import Console
+
+    from bnnedge.benchmarks.bench import bench as measure
+    from bnnedge.benchmarks.report import comparison_table
+
+    rows = measure(
+        files,
+        runtime=runtime,
+        threads=threads,
+        warmup=warmup,
+        runs=runs,
+        data=data,
+        baseline=baseline,
+        json_path=json_file,
+        device=device,
+        data_root=data_root,
+    )
+    Console().print(comparison_table(rows))
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    rows: Annotated[Path | None, typer.Option(help="Rows of `bench --json`. [default: RUN/bench.jsonl]")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Picture. [default: RUN/report.png]")] = None,
+) -> None:
+    """Draw a run's accuracy and loss curves and its files' latency and size, as one PNG."""
+    from rich.console import Console
+
+    from bnnedge.benchmarks.report import comparison_table
+    from bnnedge.benchmarks.report import report as draw
+    from bnnedge.benchmarks.result import read_rows
+    from bnnedge.train.run_folder import RunFolder
+
+    RunFolder(run).check_exists()
+    measured = read_rows(rows or run / "bench.jsonl") if rows or (run / "bench.jsonl").exists() else []
+    picture = output or run / "report.png"
+    draw(run, measured, picture)
+    console = Console()
+    if measured:
+        console.print(comparison_table(measured))
+    console.print(f"wrote {picture}", highlight=False)
 
 
 @app.command("list")

@@ -53,7 +53,7 @@ class Lce(VerifyingRuntime):
         if int(np.__version__.split(".")[0]) >= 2:
             return f"LCE's interpreter works with numpy 1.26 only, found {np.__version__}: pip install 'numpy<2'"
         if _extension_path() is None:
-            return "larq-compute-engine lacks its interpreter: pip install --force-reinstall 'larq-compute-engine==0.16.0'"
+            return "larq-compute-engine lacks its interpreter: pip install --force-reinstall larq-compute-engine"
         return None
 
     @classmethod
@@ -97,7 +97,7 @@ class LceSession(Session):
         reason = Lce.unavailable()
         if reason is not None:
             raise MissingDependencyError(reason)
-        if kernel == "default" and any(layer.groups > 1 for layer in binary_layers(model)):
+        if kernel == "default" and any(layer.groups > 1 and not layer.in_float for layer in binary_layers(model)):
             kernel = "indirect"
         self._data = data  # the interpreter reads constants from these bytes
         self._input_shape = model.shape(model.inputs[0])

@@ -25,7 +25,7 @@ _FUSED = {(0.0, math.inf): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO
 _ACTIVATION_CODES = {"RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}
 _NHWC_AXIS = (0, 3, 1, 2)
 """Where axis i of an NCHW tensor is in NHWC."""
-_LOWEST = np.finfo(np.float32).min
+_LOWEST = float(np.finfo(np.float32).min)
 
 
 class Lowering:
@@ -95,7 +95,7 @@ class Lowering:
         target = self.temporary(node, "padded", shape, element)
         if value is None:
             return self.writer.builtin("PAD", [source, self.integers(edges)], target)
-        fill = self.writer.literal(np.array([value], np.float32 if element == "float32" else np.int32))
+        fill = self.writer.literal(np.array([value], element))
         return self.writer.builtin("PADV2", [source, self.integers(edges), fill], target)
 
     def windowed(
@@ -154,11 +154,11 @@ def convolve(
     low: Lowering,
     source: int,
     weight: NDArray[np.float64],
-    bias: NDArray[np.float64] | None,
+    bias: NDArray[np.float64],
     target: int,
     activation: int = 0,
 ) -> None:
-    """Append a float convolution with the geometry of ``node``; weight OIHW, bias [O] or None."""
+    """Append a float convolution with the geometry of ``node``; weight OIHW, bias [O]."""
     source, padding = low.windowed(node, source, conv_windows(node, low))
     options = {
         "padding": padding,
@@ -173,9 +173,7 @@ def convolve(
     if node.groups == channels > 1:
         operator, axes = "DEPTHWISE_CONV_2D", (1, 2, 3, 0)
         options["depthMultiplier"] = len(weight) // channels
-    parameters = [low.parameter(node, "weight", weight.transpose(axes))]
-    if bias is not None:
-        parameters.append(low.parameter(node, "bias", bias))
+    parameters = [low.parameter(node, "weight", weight.transpose(axes)), low.parameter(node, "bias", bias)]
     low.writer.builtin(operator, [source, *parameters], target, **options)
 
 

@@ -297,10 +297,12 @@ class BinaryLayer:
     weight: NDArray[np.int8]
     """{-1, +1}, [O, I/groups, kh, kw]."""
     stride: Pair
-    padding: Pair
     dilation: Pair
     groups: int
-    is_torch: bool
+    padding: Pair = (0, 0)
+    in_float: bool = False
+    """Whether it runs as a float convolution of the signs."""
+    is_torch: bool = True
     """Whether ``padding`` zeros on both sides give the windows of the file; not so for SAME of other writers."""
 
 
@@ -320,34 +322,55 @@ def binary_layers(model: Model) -> Iterator[BinaryLayer]:
 
 
 def _convolution(model: Model, op: Operator) -> BinaryLayer:
+    read = _bit_convolution if op.code == "LceBconv2d" else _float_convolution
+    layer, is_same, is_zero_padded = read(model, op)
     source, edges = _unpadded(model, op.inputs[0])
+    size, kernel = model.shape(source)[1:3], layer.weight.shape[2:]
+    axes = zip(size, kernel, layer.stride, edges or (0, 0), layer.dilation, strict=True)
+    windows = [Window(*axis) for axis in axes]
+    if is_same and edges is None:
+        windows = [replace(window, padding=window.same_edge) for window in windows]
+        is_torch = is_zero_padded and all(window.is_same for window in windows)
+    else:
+        is_torch = not is_same and tuple(w.output for w in windows) == model.shape(op.outputs[0])[1:3]
+    return replace(layer, padding=(windows[0].padding, windows[1].padding), is_torch=is_torch)
+
+
+def _bit_convolution(model: Model, op: Operator) -> tuple[BinaryLayer, bool, bool]:
+    """(layer without its padding, whether it is SAME, whether SAME means zeros)."""
     options = op.options
-    if op.code == "LceBconv2d":
-        signs, channels = source, options["channels_in"]
-        words = model.constant(op.inputs[1])
-        groups = words_for(channels) // words.shape[-1]
-        weight = unpack(words, channels // groups).transpose(0, 3, 1, 2)
-        stride = (options["stride_height"], options["stride_width"])
-        dilation = (options["dilation_height_factor"], options["dilation_width_factor"])
-        same = options["padding"] == 0
-    else:
-        signs, channels = model.producers[source].inputs[0], model.shape(source)[3]
-        axes = (0, 3, 1, 2) if op.code == "CONV_2D" else (3, 0, 1, 2)
-        weight = np.sign(model.constant(op.inputs[1])).astype(np.int8).transpose(axes)
-        groups = channels // weight.shape[1]
-        stride = (options.strideH, options.strideW)
-        dilation = (options.dilationHFactor, options.dilationWFactor)
-        same = options.padding == 0
-    kernel, size = (weight.shape[2], weight.shape[3]), model.shape(source)[1:3]
-    axes = list(zip(size, kernel, stride, (0, 0), dilation, strict=True))
-    padding = edges or (0, 0)
-    if same and edges is None:
-        padding = (Window(*axes[0]).same_edge, Window(*axes[1]).same_edge)
-    windows = [Window(*axis[:3], p, axis[4]) for axis, p in zip(axes, padding, strict=True)]
-    if same:
-        is_torch = all(w.is_same for w in windows) and (op.code != "LceBconv2d" or options["pad_values"] == 0)
-    else:
-        is_torch = tuple(w.output for w in windows) == model.shape(op.outputs[0])[1:3]
-    named = model.name(op.inputs[1])
-    name = named.rpartition("/")[0] if named.rpartition("/")[2] == "weight" else model.name(op.outputs[0])
-    return BinaryLayer(name, signs, channels, weight, stride, padding, dilation, groups, is_torch)
+    words, channels = model.constant(op.inputs[1]), options["channels_in"]
+    groups = words_for(channels) // words.shape[-1]
+    layer = BinaryLayer(
+        name=_layer_name(model, op),
+        signs=_unpadded(model, op.inputs[0])[0],
+        channels=channels,
+        weight=unpack(words, channels // groups).transpose(0, 3, 1, 2),
+        stride=(options["stride_height"], options["stride_width"]),
+        dilation=(options["dilation_height_factor"], options["dilation_width_factor"]),
+        groups=groups,
+    )
+    return layer, options["padding"] == 0, options["pad_values"] == 0
+
+
+def _float_convolution(model: Model, op: Operator) -> tuple[BinaryLayer, bool, bool]:
+    source = _unpadded(model, op.inputs[0])[0]
+    axes = (0, 3, 1, 2) if op.code == "CONV_2D" else (3, 0, 1, 2)
+    weight = np.sign(model.constant(op.inputs[1])).astype(np.int8).transpose(axes)
+    channels = model.shape(source)[3]
+    layer = BinaryLayer(
+        name=_layer_name(model, op),
+        signs=model.producers[source].inputs[0],
+        channels=channels,
+        weight=weight,
+        stride=(op.options.strideH, op.options.strideW),
+        dilation=(op.options.dilationHFactor, op.options.dilationWFactor),
+        groups=channels // weight.shape[1],
+        in_float=True,
+    )
+    return layer, op.options.padding == 0, True
+
+
+def _layer_name(model: Model, op: Operator) -> str:
+    layer, _, role = model.name(op.inputs[1]).rpartition("/")
+    return layer if role == "weight" else model.name(op.outputs[0])

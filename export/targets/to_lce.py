@@ -86,14 +86,14 @@ def _as_json(value: dict[str, Any]) -> bytes:
         raise ExportError(f"the metadata of the graph must be plain JSON values: {error}") from error
 
 
-def bconv2d_options(channels: int, stride: g.Pair, dilation: g.Pair, padding: int) -> bytes:
-    """``custom_options`` of LceBconv2d without activation; ``padding`` is SAME (with zeros) or VALID."""
+def bconv2d_options(channels: int, stride: g.Pair, dilation: g.Pair, padding: int, pad_values: int = 0) -> bytes:
+    """``custom_options`` of LceBconv2d without activation; SAME ``padding`` is with ``pad_values``, 0 or +1."""
     return _flexbuffer(
         channels_in=channels,
         dilation_height_factor=dilation[0],
         dilation_width_factor=dilation[1],
         fused_activation_function=0,
-        pad_values=0,
+        pad_values=pad_values,
         padding=padding,
         stride_height=stride[0],
         stride_width=stride[1],
@@ -103,15 +103,16 @@ def bconv2d_options(channels: int, stride: g.Pair, dilation: g.Pair, padding: in
 def bmaxpool2d_options(kernel: g.Pair, stride: g.Pair, padding: int) -> bytes:
     """``custom_options`` of LceBMaxPool2d."""
     return _flexbuffer(
-        filter_height=kernel[0],
-        filter_width=kernel[1],
         padding=padding,
-        stride_height=stride[0],
         stride_width=stride[1],
+        stride_height=stride[0],
+        filter_width=kernel[1],
+        filter_height=kernel[0],
     )
 
 
 def _flexbuffer(**values: int) -> bytes:
+    # Keys lie in the blob as they come, here as LCE's converter writes them.
     from flatbuffers import flexbuffers
 
     builder = flexbuffers.Builder()
@@ -264,5 +265,6 @@ def _signs_in_float(
     """As ``_floats`` by a float convolution; with filters of +-1 its sums are exact whatever their order."""
     signs = dequantize(node, low, node.inputs[0])
     sums = low.temporary(node, "sums", low.writer.shape(target))
-    convolve(node, low, signs, node.weight.astype(np.float64), None, sums)
+    # Without a bias the interpreter's depthwise kernel crashes.
+    convolve(node, low, signs, node.weight.astype(np.float64), np.zeros(len(multiplier)), sums)
     affine(node, low, sums, multiplier, bias, target)

@@ -91,7 +91,7 @@ class _Writer:
             opset_imports=opsets,
             functions=[onnx_functions.function(name) for name in sorted(self.op_types)],
             producer_name=str(metadata.get("producer", "bnnedge")),
-            producer_version=str(metadata.get("version", "")),
+            producer_version=str(metadata.get("bnnedge_version", "")),
         )
         helper.set_model_props(model, {METADATA_KEY: _as_json(metadata), BIT_LAYOUT_KEY: str(BIT_LAYOUT_VERSION)})
         return model

@@ -75,10 +75,9 @@ def digits_classifier(digits: Dataset) -> tuple[Graph, NDArray[np.float64]]:
             "producer": "bnnedge",
             "method": "ste",
             "model": "resnet20_1w1a",
-            "dataset": "digits",
-            "image_size": SIZE,
+            "num_classes": 10,
             "input_shape": [1, SIZE, SIZE],
-            **{key: digits.info.to_dict()[key] for key in ("num_classes", "class_names", "mean", "std")},
+            "dataset": digits.info.to_dict(),
         },
     )
     return graph, _with_ones(digits.arrays("test")[0]) @ solution

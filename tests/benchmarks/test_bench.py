@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -26,8 +27,13 @@ from bnnedge.errors import (
     MissingDependencyError,
     UnknownNameError,
 )
+from bnnedge.export.api import export as export_model
 from bnnedge.export.graph import Graph
+from bnnedge.export.runtimes import RUNTIMES
+from bnnedge.export.targets.to_lce import LceTarget
 from bnnedge.export.targets.to_onnx import OnnxTarget
+from bnnedge.methods import METHODS
+from bnnedge.models.create import create_model
 
 Classifier = tuple[Graph, NDArray[np.float64]]
 QUICK: dict[str, Any] = {"warmup": 1, "runs": 5}
@@ -41,6 +47,12 @@ def write_onnx(graph: Graph, path: Path, **metadata: Any) -> Path:
 @pytest.fixture
 def onnx_file(tmp_path: Path, digits_classifier: Classifier) -> Path:
     return write_onnx(digits_classifier[0], tmp_path / "digits.onnx")
+
+
+def missing_runtime(name: str) -> str:
+    """Why ``name`` cannot be used here; empty if it can."""
+    why: str | None = RUNTIMES.load(name).unavailable()
+    return why or ""
 
 
 @pytest.fixture
@@ -77,6 +89,41 @@ def test_rows_of_a_real_file(tmp_path: Path, onnx_file: Path, digits: Dataset, d
     assert len(read_rows(tmp_path / "rows.jsonl")) == 3
 
 
+@pytest.mark.parametrize("runtime", ["auto", *LceTarget.runtimes])
+def test_rows_of_a_tflite_file(tmp_path: Path, digits: Dataset, digits_classifier: Classifier, runtime: str) -> None:
+    expected = next(name for name in LceTarget.runtimes if not missing_runtime(name)) if runtime == "auto" else runtime
+    if why := missing_runtime(expected):
+        pytest.skip(why)
+    path = tmp_path / "digits.tflite"
+    path.write_bytes(LceTarget().write(digits_classifier[0]))
+    (row,) = bench([path], runtime=runtime, **QUICK)
+    assert (row.runtime, row.runtime_version) == (expected, RUNTIMES.load(expected).version())
+    assert row.top1 == expected_top1(digits_classifier[1], digits.arrays("test")[1])
+    assert row.metadata == digits_classifier[0].metadata
+
+
+@pytest.mark.skipif(bool(missing_runtime("litert")), reason=missing_runtime("litert"))
+def test_a_binary_network_beside_its_float_twins(tmp_path: Path, digits: Dataset) -> None:
+    name = "resnet20_1w1a"
+    torch.manual_seed(0)
+    model = create_model(name, num_classes=10, in_channels=1, image_size=8)
+    method = METHODS.load("ste")
+    method(method.Options()).attach(model)
+    metadata = {"model": name, "method": "ste", "num_classes": 10, "dataset": digits.info.to_dict()}
+    export_model(model, torch.zeros(1, 1, 8, 8), tmp_path / "net.onnx", check=False, metadata=metadata)
+    binary, *twins = bench([tmp_path / "net.onnx"], baseline=True, **QUICK)
+    assert binary.top1 is not None
+    assert [(Path(twin.file).suffix, twin.runtime) for twin in twins] == [
+        (".onnx", "onnxruntime"),
+        (".tflite", "litert"),
+    ]
+    for twin in twins:
+        assert (twin.top1, twin.top1_images, twin.input) == (None, 0, "digits test")
+        assert twin.metadata["method"] == "float32 twin"
+        # 1 bit for 32, and whatever of the network stays float: it is the same in both.
+        assert 10 * binary.file_bytes < twin.file_bytes
+
+
 def test_random_input_has_no_accuracy(onnx_file: Path) -> None:
     (row,) = bench([onnx_file], data="random", **QUICK)
     assert (row.input, row.top1, row.top1_images) == ("random normal", None, 0)
@@ -93,7 +140,7 @@ def test_random_input_is_normal_and_the_same_every_time() -> None:
 
 
 def test_data_that_is_not_at_hand_costs_the_accuracy_and_says_so(tmp_path: Path, digits_classifier: Classifier) -> None:
-    path = write_onnx(digits_classifier[0], tmp_path / "a.onnx", dataset="cifar10")
+    path = write_onnx(digits_classifier[0], tmp_path / "a.onnx", dataset={"name": "cifar10"})
     console = Console(file=io.StringIO(), width=1000)
     (row,) = bench([path], data_root=tmp_path, console=console, **QUICK)
     assert (row.input, row.top1) == ("random normal", None)
@@ -106,10 +153,10 @@ def test_data_that_is_not_at_hand_costs_the_accuracy_and_says_so(tmp_path: Path,
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"class_names": ["cat", "dog"]}, "class_names is"),
-        ({"num_classes": 11}, "num_classes is 11, that of digits is 10"),
-        ({"mean": [0.9]}, r"trained with mean \[0.9\]"),
-        ({"std": [0.9]}, r"trained with std \[0.9\]"),
+        ({"dataset": {"class_names": ["cat", "dog"]}}, "class_names is"),
+        ({"dataset": {"num_classes": 11}}, "num_classes is 11, that of digits is 10"),
+        ({"dataset": {"mean": [0.9]}}, r"trained with mean \[0.9\]"),
+        ({"dataset": {"std": [0.9]}}, r"trained with std \[0.9\]"),
         ({"input_shape": [3, 8, 8]}, r"takes images of \[3, 8, 8\], those of digits are \[1, 8, 8\]"),
     ],
 )
@@ -203,7 +250,7 @@ def test_a_runtime_that_is_not_there(onnx_file: Path, monkeypatch: pytest.Monkey
 
 def test_a_file_that_does_not_do_what_it_says(tmp_path: Path, digits_classifier: Classifier) -> None:
     graph = digits_classifier[0]
-    path = write_onnx(graph, tmp_path / "a.onnx", num_classes=7, class_names=None, dataset=None)
+    path = write_onnx(graph, tmp_path / "a.onnx", num_classes=7, dataset=None)
     with pytest.raises(BenchmarkError, match=r"a\.onnx: expected output \[1, 7\], found \[1, 10\]"):
         bench([path])
     path = write_onnx(graph, tmp_path / "a.onnx", input_shape=[1, 4, 4], dataset=None)

@@ -2,13 +2,20 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from bnnedge.benchmarks import memory
 from bnnedge.benchmarks.memory import peak_memory_bytes
 from bnnedge.errors import BenchmarkError, UnknownNameError
 from bnnedge.export.graph import Graph, Linear, Node, Reshape, TensorSpec
+from bnnedge.export.runtimes import RUNTIMES
+from bnnedge.export.runtimes.runtime import Images, Runtime, Session
+from bnnedge.export.targets import TARGETS
 from bnnedge.export.targets.to_onnx import OnnxTarget
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
@@ -37,8 +44,67 @@ def test_a_larger_file_takes_more_by_its_weights_at_least() -> None:
     assert len(large) > 40_000_000
     # The file's bytes and the runtime's weights are both there while it loads; a handful of copies would be a bug.
     assert 2 * len(large) < large_peak - small_peak < 8 * len(large)
-    # The runtime itself, some 50 MB with Python and NumPy, must not be counted.
-    assert 0 < small_peak < 30_000_000
+    # The runtime's libraries, more than 10 MB each, must not be counted.
+    assert small_peak < 4_000_000
+
+
+class SpikySession(Session):
+    """Does nothing."""
+
+    def prepare(self, images: Images) -> Any:
+        return images
+
+    def invoke(self, prepared: Any) -> NDArray[np.float32]:
+        return np.zeros((1, 1), np.float32)
+
+
+class Spiky(Runtime):
+    """Opening a file takes ``spike`` bytes for a moment."""
+
+    name = "onnxruntime"
+    spike = 0
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        return None
+
+    @classmethod
+    def version(cls) -> str:
+        return "0"
+
+    @classmethod
+    def open(cls, data: bytes, threads: int = 1) -> Session:
+        assert np.ones(max(cls.spike, 1), np.uint8).all()
+        return SpikySession()
+
+
+@linux_only
+def test_it_is_the_peak_and_that_of_this_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "net.onnx"
+    file.write_bytes(linear_network(1))
+    monkeypatch.setattr(RUNTIMES, "load", lambda name: Spiky)
+
+    def spike_before_the_file(name: str) -> bytes:
+        assert np.ones(100_000_000, np.uint8).all()
+        return b""
+
+    monkeypatch.setattr(memory, "_smallest_file", spike_before_the_file)
+    assert memory._measure_here(file, "onnxruntime", [1, 8, 8], 1) < 10_000_000
+    monkeypatch.setattr(memory, "_smallest_file", lambda name: b"")
+    monkeypatch.setattr(Spiky, "spike", 50_000_000)
+    assert 49_000_000 < memory._measure_here(file, "onnxruntime", [1, 8, 8], 1) < 60_000_000
+
+
+@linux_only
+@pytest.mark.parametrize("runtime", list(RUNTIMES))
+def test_every_runtime(runtime: str, digits_classifier: tuple[Graph, NDArray[np.float64]]) -> None:
+    if why := RUNTIMES.load(runtime).unavailable():
+        pytest.skip(why)
+    targets = (TARGETS.load(name)() for name in TARGETS)
+    data = next(t for t in targets if runtime in t.runtimes).write(digits_classifier[0])
+    peak = peak_memory_bytes(data, runtime, [1, 8, 8])
+    assert peak is not None
+    assert len(data) < peak < 4_000_000
 
 
 @linux_only

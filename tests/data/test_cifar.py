@@ -6,7 +6,7 @@ import io
 import pickle
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -21,14 +21,16 @@ from bnnedge.errors import DataError
 LAYOUTS = [CIFAR10, CIFAR100]
 
 
-class Python2Pickler(pickle._Pickler):  # type: ignore[name-defined, misc]
+class Python2Pickler(pickle._Pickler):
     """Writes byte strings as Python 2 wrote its str, the form in which the published files are."""
 
-    dispatch = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar[dict[Any, Any]] = dict(pickle._Pickler.dispatch)
 
-    def save_bytes(self, value: bytes) -> None:
+    def save_bytes(self: Any, value: bytes) -> None:
         short = len(value) < 256
-        self.write(pickle.SHORT_BINSTRING + bytes([len(value)]) if short else pickle.BINSTRING + struct.pack("<i", len(value)))
+        self.write(
+            pickle.SHORT_BINSTRING + bytes([len(value)]) if short else pickle.BINSTRING + struct.pack("<i", len(value))
+        )
         self.write(value)
         self.memoize(value)
 
@@ -43,7 +45,9 @@ def python2_pickle(contents: Any) -> bytes:
 
 def samples(layout: CifarLayout, n: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     random = np.random.RandomState(seed)
-    return random.randint(0, 256, (n, IMAGE_BYTES)).astype(np.uint8), (np.arange(n) % layout.num_classes).astype(np.uint8)
+    return random.randint(0, 256, (n, IMAGE_BYTES)).astype(np.uint8), (np.arange(n) % layout.num_classes).astype(
+        np.uint8
+    )
 
 
 def files(layout: CifarLayout) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
@@ -68,7 +72,12 @@ def write_python(layout: CifarLayout, root: Path) -> Path:
     folder = root / layout.python_folder
     folder.mkdir(parents=True)
     for name, (pixels, labels) in files(layout).items():
-        contents = {b"batch_label": b"a batch", layout.label_key: labels.tolist(), b"data": pixels, b"filenames": [b"x.png"]}
+        contents = {
+            b"batch_label": b"a batch",
+            layout.label_key: labels.tolist(),
+            b"data": pixels,
+            b"filenames": [b"x.png"],
+        }
         (folder / name).write_bytes(python2_pickle(contents))
     names = [f"class {i}".encode() for i in range(layout.num_classes)]
     (folder / layout.python_meta).write_bytes(python2_pickle({layout.names_key: names, b"num_vis": 3072}))
@@ -89,7 +98,9 @@ def test_every_pixel_and_label_is_read(layout: CifarLayout, write: Any, tmp_path
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-def test_both_forms_give_the_same_data_set(layout: CifarLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_forms_give_the_same_data_set(
+    layout: CifarLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_binary(layout, tmp_path / "bin")
     write_python(layout, tmp_path / "py")
     monkeypatch.setenv("BNNEDGE_DATA", str(tmp_path / "py"))

@@ -237,7 +237,9 @@ def test_sign_of_special_values(build: Build) -> None:
     weight = np.ones((1, 1, 1, 1), np.int8)
     conv = (g.BinaryConv2d, {"weight": weight, "multiplier": np.ones(1), "bias": np.zeros(1)})
     x = values.reshape(1, 1, 1, 10)
-    np.testing.assert_array_equal(run(build(x.shape, (g.Binarize, {}), conv), x).ravel(), signs)
+    convolved = TARGET.write(build(x.shape, (g.Binarize, {}), conv))
+    np.testing.assert_array_equal(OnnxRuntime.open(convolved).run(x).ravel(), signs)
+    np.testing.assert_array_equal(OnnxRuntime.tap(convolved, x)[1]["n1"].ravel(), signs)
     np.testing.assert_array_equal(run(build(x.shape, (g.Binarize, {})), x).ravel(), signs)
 
 
@@ -325,7 +327,7 @@ def test_describe_reads_the_rows_from_the_file(build: Build) -> None:
 
 
 def test_metadata(build: Build) -> None:
-    metadata = {"producer": "bnnedge", "version": "1.2.3", "classes": ["cat", "Übung"], "mean": [0.5]}
+    metadata = {"producer": "bnnedge", "bnnedge_version": "1.2.3", "classes": ["cat", "Übung"], "mean": [0.5]}
     data = TARGET.write(small_network(build, **metadata))
     assert TARGET.read_metadata(data) == metadata
     model = onnx.load_model_from_string(data)
@@ -357,6 +359,19 @@ def test_only_used_functions_are_in_the_file(build: Build) -> None:
     assert functions("threshold") == ["BinaryConv2dThreshold"]
     assert functions("reshape, conv") == ["BinaryConv2d"]
     assert functions("threshold, pool, conv") == ["BinaryConv2d", "BinaryConv2dThreshold"]
+
+
+def test_equal_constants_are_stored_once(rng: np.random.Generator, build: Build, evaluate: Evaluate) -> None:
+    shapes = [(12, 2), (24, 1), (12, 2), (4, 6)]
+    graph = build((1, 24), *((g.Reshape, {"shape": shape}) for shape in shapes))
+    model = onnx.load_model_from_string(TARGET.write(graph))
+    assert sorted(onnx.numpy_helper.to_array(t).tolist() for t in model.graph.initializer) == [
+        [0, 4, 6],
+        [0, 12, 2],
+        [0, 24, 1],
+    ]
+    x = rng.standard_normal((3, 24)).astype(np.float32)
+    np.testing.assert_array_equal(run(graph, x), evaluate(graph, x)[graph.output])
 
 
 def test_function_bodies_survive_a_file(tmp_path: Path, rng: np.random.Generator, build: Build) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,15 @@ GEOMETRIES: list[tuple[Pair, Pair, Pair, Pair]] = [
     ((8, 9), (3, 2), (4, 5), (1, 2)),
     ((3, 2), (1, 1), (6, 7), (2, 2)),
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """Thousands of tiny convolutions: threads that wait for each other would take most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def torch_conv(
@@ -140,6 +149,8 @@ def test_strided_arrays(bconv2d: BConv2d) -> None:
     assert np.array_equal(sums, bconv2d(pack(signs[::2, ::-1]), pack(weights[::3]), 65))
 
 
+# 2^36 products in one output, in four bytes of memory.
+HUGE_FILTER = np.broadcast_to(np.uint32(0), (1, 2**15, 2**15, 2))
 WORDS, FILTERS = np.zeros((1, 4, 4, 2), np.uint32), np.zeros((2, 3, 3, 2), np.uint32)
 
 
@@ -155,6 +166,7 @@ WORDS, FILTERS = np.zeros((1, 4, 4, 2), np.uint32), np.zeros((2, 3, 3, 2), np.ui
         (WORDS, FILTERS.astype(np.uint64), 64, {}, "must be uint32, got uint64"),
         (WORDS | np.uint32(2**31), FILTERS, 63, {}, "input words have bits set beyond channel 63"),
         (WORDS, FILTERS | np.uint32(2**31), 63, {}, "filter words have bits set beyond channel 63"),
+        (WORDS, HUGE_FILTER, 64, {"padding": (2**15, 2**15)}, "one output sums 68719476736 products"),
         (WORDS, FILTERS, 64, {"stride": (0, 1)}, "stride"),
         (WORDS, FILTERS, 64, {"stride": (1.5, 1)}, "stride is two integers"),
         (WORDS, FILTERS, 64, {"padding": (-1, 0)}, "padding"),

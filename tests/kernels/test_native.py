@@ -74,7 +74,8 @@ def test_writes_every_output_and_nothing_else(kernel: str, channels: int) -> Non
         ({"dilation_height": 2**31 - 1}, "does not fit"),
         ({"kernel_height": 2**31 - 1, "kernel_width": 2**31 - 1}, "more products than int32"),
         ({"kernel_height": 2**15, "kernel_width": 2**10}, "more products than int32"),
-        ({"batch": 2**31 - 1, "in_height": 2**31 - 1}, "too large"),
+        ({"batch": 2**30, "in_height": 2**20}, "too large"),
+        ({"batch": 2**30, "in_height": 2**30, "in_width": 2**4}, "too large"),  # 2^65 words: 0 in 64 bits
         ({"batch": 2}, "input must have 64 elements, got 32"),
         ({"out_channels": 3}, "filter must have 54 elements, got 36"),
         ({"pad_bottom": 0}, "sums must have 24 elements, got 32"),

@@ -1,0 +1,318 @@
+"""The command line as a user meets it: one line an error, exit codes, nothing overwritten, no torch for --help."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from bnnedge import cli
+from bnnedge.config import RunConfig
+from bnnedge.data.dataset import load_dataset
+from bnnedge.errors import CheckpointError, VerificationError
+from bnnedge.methods import METHODS
+from bnnedge.registry import Registry
+
+NET = """
+from torch import nn
+
+from bnnedge.layers.binary_layers import BinaryConv2d
+
+
+def net(num_classes, in_channels):
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 3, 3, 2, 1),
+        nn.BatchNorm2d(3),
+        BinaryConv2d(3, 9, 3, 2, 1),
+        nn.BatchNorm2d(9),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(9, num_classes),
+    )
+"""
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BNNEDGE_DATA", raising=False)
+    (tmp_path / "net.py").write_text(NET)
+
+
+def train(*arguments: str) -> list[str]:
+    tiny = ["--model", "net.py:net", "--image-size", "8", "--device", "cpu", "--set", "threads=1"]
+    return ["train", "--method", "ste", *tiny, *arguments]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def fails(arguments: list[str], words: str, capsys: Capture, code: int = 2) -> None:
+    """The command gives exit code ``code`` and one line on stderr that holds ``words``."""
+    capsys.readouterr()
+    assert cli.main(arguments) == code
+    output = capsys.readouterr()
+    assert output.err.startswith("error: ")
+    assert output.err.count("\n") == 1
+    assert words in output.err
+
+
+def test_train_evaluate_and_resume(tmp_path: Path, capsys: Capture) -> None:
+    assert cli.main(train("--epochs", "2", "--batch-size", "64", "--lr", "0.01", "--set", "surrogate=approx_sign")) == 0
+    run = Path("runs/ste_net_digits")
+    output = capsys.readouterr()
+    assert "epoch 1/2" in output.out
+    assert "epoch 2/2" in output.out
+    assert str(run) in output.out
+    assert output.err == ""
+    config = RunConfig.read(run / "config.yaml")
+    assert (config.epochs, config.batch_size, config.lr, config.threads) == (2, 64, 0.01, 1)
+    assert config.method_options["surrogate"] == "approx_sign"
+    result = json.loads((run / "result.json").read_text())
+
+    assert cli.main(["evaluate", str(run), "--json", "out.json"]) == 0
+    assert f"{result['test_top1']:.2%} on digits test" in capsys.readouterr().out
+    evaluated = json.loads(Path("out.json").read_text())
+    assert (evaluated["top1"], evaluated["images"]) == (result["test_top1"], result["test_images"])
+    assert cli.main(["evaluate", str(run / "best.ckpt"), "--split", "val", "--json", "out.json"]) == 0
+    assert json.loads(Path("out.json").read_text())["top1"] == result["val_top1"]
+
+    before = files(run)
+    fails(train("--epochs", "2"), "exists already", capsys)
+    fails(train("--epochs", "3", "--resume"), "epochs is 2 there, 3 was given", capsys)
+    assert cli.main([*train("--epochs", "2"), "--resume"]) == 0
+    assert cli.main(["train", "--resume", "--out", str(run), "--set", "surrogate=approx_sign"]) == 0
+    assert files(run) == before
+
+
+def test_a_run_can_be_evaluated_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli.main(train("--epochs", "1", "--out", "run")) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert cli.main(["evaluate", "../run"]) == 0
+
+
+REFUSED: list[tuple[list[str], str]] = [
+    (["train", "--method", "nope"], "unknown method 'nope'; known: ste"),
+    (["train", "--model", "nope"], "unknown model 'nope'; known: resnet18_1w1a"),
+    (["train", "--dataset", "nope"], "unknown dataset 'nope'; known: digits"),
+    (["train", "--model", "none.py:Net"], "none.py does not exist"),
+    (["train", "--epochs", "0"], "epochs must be at least 1, got 0"),
+    (["train", "--epochs", "many"], "--epochs"),
+    (["train", "--optimizer", "lion"], "optimizer must be one of sgd, adam, adamw, got 'lion'"),
+    (["train", "--lr", "-1"], "lr must be above 0"),
+    (["train", "--lr-type", "step"], "lr_type step needs lr_steps"),
+    (["train", "--device", "tpu"], "device must be one of auto, cpu, cuda"),
+    (["train", "--set", "epochs"], "--set expects key=value, got 'epochs'"),
+    (["train", "--set", "=3"], "--set expects key=value"),
+    (["train", "--set", "epochs=many"], "epochs must be a whole number, got 'many'"),
+    (["train", "--set", "nope=1"], "method rbnn has no option 'nope'; its options: rotation_update"),
+    (["train", "--set", "tmin=-1"], "0 < tmin <= tmax"),
+    (["train", "--set", "epochs=3", "--epochs", "4"], "epochs is given twice"),
+    (["train", "--method", "ste", "--tmin", "0.1"], "method ste has no option 'tmin'; its options: surrogate"),
+    (["train", "--method", "ste", "--Tmax", "0.1"], "method ste has no option 'tmax'"),
+    (["train", "--method", "ste", "--rotation-update", "2"], "method ste has no option 'rotation_update'"),
+    (["train", "--method", "ste", "--set", "surrogate=cubic"], "unknown surrogate 'cubic'"),
+    (["train", "--dataset", "cifar10"], "--data-root"),
+    (["train", "--dataset", "cifar10", "--data-root", "nowhere"], "nowhere/cifar-10-batches-bin"),
+    (["train", "--resume"], "there is no run in runs/rbnn_resnet20_1w1a_digits"),
+    (["train", "--nope"], "--nope"),
+    (["evaluate", "nowhere"], "nowhere does not exist"),
+    (["evaluate", "net.py"], "neither a run folder"),
+    (["evaluate", ".", "--split", "all"], "--split must be one of train, val, test, got 'all'"),
+    (["evaluate", "."], "no config.yaml"),
+    (["evaluate"], "RUN|FILE"),
+    (["list", "pets"], "unknown list 'pets'; known: methods, models"),
+    (["nope"], "nope"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), REFUSED, ids=[" ".join(a) for a, _ in REFUSED])
+def test_a_mistake_is_one_line_and_writes_nothing(
+    arguments: list[str], words: str, tmp_path: Path, capsys: Capture
+) -> None:
+    before = files(tmp_path)
+    fails(arguments, words, capsys)
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("damage", [lambda d: d[: len(d) // 2], lambda d: b"garbage", lambda d: b""])
+def test_a_damaged_checkpoint_is_one_line(damage: Any, tmp_path: Path, capsys: Capture) -> None:
+    assert cli.main(train("--epochs", "1", "--out", "run")) == 0
+    for name in ("best.ckpt", "last.ckpt"):
+        path = Path("run") / name
+        path.write_bytes(damage(path.read_bytes()))
+    before = files(tmp_path)
+    fails(["evaluate", "run"], "best.ckpt is damaged", capsys)
+    fails(["train", "--resume", "--out", "run"], "last.ckpt is damaged", capsys)
+    assert files(tmp_path) == before
+
+
+def test_rbnn_shortcuts_reach_the_method(capsys: Capture) -> None:
+    flags = ["--rotation-update", "2", "--a32", "--Tmin", "0.1", "--tmax", "5", "--warm-up", "1"]
+    arguments = ["train", "--model", "net.py:net", "--image-size", "8", "--epochs", "2", "--device", "cpu", *flags]
+    assert cli.main([*arguments, "--out", "run"]) == 0
+    config = RunConfig.read(Path("run/config.yaml"))
+    assert config.warm_up == 1
+    expected = {"rotation_update": 2, "a32": True, "tmin": 0.1, "tmax": 5.0}
+    assert {k: config.method_options[k] for k in expected} == expected
+
+
+def test_an_unwritable_output_is_one_line(capsys: Capture) -> None:
+    assert cli.main(train("--epochs", "1", "--out", "run")) == 0
+    fails(["evaluate", "run", "--json", "no/such/folder.json"], "No such file", capsys, code=1)
+    fails(train("--epochs", "1", "--out", "net.py/run"), "net.py", capsys)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (CheckpointError("two\nlines"), 2, "error: two lines\n"),
+        (VerificationError("differs"), 1, "error: differs\n"),
+        (KeyboardInterrupt(), 130, "error: interrupted; a training run continues with --resume\n"),
+    ],
+)
+@pytest.mark.parametrize("debug", [False, True])
+def test_exit_codes(
+    error: BaseException, code: int, line: str, debug: bool, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def fail(_: str) -> None:
+        raise error
+
+    monkeypatch.setattr(cli.REGISTRIES, "load", fail)
+    assert cli.main(["list", "methods", *(["--debug"] if debug else [])]) == code
+    output = capsys.readouterr().err
+    assert output.endswith(line)
+    assert ("Traceback" in output) == (debug and code != 130)
+
+
+def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: str) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli.REGISTRIES, "load", fail)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["list", "methods"])
+
+
+@pytest.mark.parametrize("kind", cli.REGISTRIES)
+def test_lists_are_the_registries(kind: str, capsys: Capture) -> None:
+    assert cli.main(["list", kind]) == 0
+    assert capsys.readouterr().out.split() == list(cli.REGISTRIES.load(kind))
+
+
+@pytest.mark.parametrize("kind", ["methods", "models", "datasets"])
+def test_verbose_lists_say_what_each_is(kind: str, capsys: Capture) -> None:
+    assert cli.main(["list", kind, "--verbose"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in cli.REGISTRIES.load(kind):
+        assert len(lines[lines.index(name) + 1].strip()) > 10
+    if kind == "methods":
+        assert sum(line.strip().startswith("paper: ") for line in lines) == len(list(METHODS))
+        assert "    --set tmin=0.01  The surrogate's t at the first epoch." in lines
+
+
+class FakeTarget:
+    """A file format whose file is its own metadata; what `evaluate` needs of the contract, no more."""
+
+    suffix = ".json"
+    runtimes = ("absent", "oracle")
+
+    def read_metadata(self, data: bytes) -> dict[str, Any]:
+        return dict(json.loads(data))
+
+
+class Absent:
+    @classmethod
+    def unavailable(cls) -> str:
+        return "not installed here"
+
+
+class Oracle:
+    """Right for the first 100 images, wrong for the rest; sees how it is called."""
+
+    batches: ClassVar[list[int]] = []
+
+    @classmethod
+    def unavailable(cls) -> None:
+        return None
+
+    @classmethod
+    def open(cls, data: bytes) -> Oracle:
+        cls.batches = []
+        return cls()
+
+    def run(self, images: Any) -> Any:
+        labels = load_dataset("digits", 8).arrays("test")[1]
+        start = sum(self.batches)
+        self.batches.append(len(images))
+        wanted = labels[start : start + len(images)]
+        right = np.arange(start, start + len(images)) < 100
+        return np.eye(10, dtype=np.float32)[np.where(right, wanted, (wanted + 1) % 10)]
+
+
+@pytest.fixture
+def fake_file(monkeypatch: pytest.MonkeyPatch) -> str:
+    targets = Registry("target", [("fake", "fake:FakeTarget")])
+    runtimes = Registry("runtime", [("absent", "fake:Absent"), ("oracle", "fake:Oracle")])
+    monkeypatch.setitem(sys.modules, "fake", sys.modules[__name__])
+    monkeypatch.setattr("bnnedge.export.targets.TARGETS", targets)
+    monkeypatch.setattr("bnnedge.export.runtimes.RUNTIMES", runtimes)
+    Path("net.json").write_text(json.dumps({"dataset": load_dataset("digits", 8).info.to_dict()}))
+    return "net.json"
+
+
+def test_an_exported_file_runs_on_the_first_runtime_that_is_there(fake_file: str, capsys: Capture) -> None:
+    assert cli.main(["evaluate", fake_file, "--json", "out.json"]) == 0
+    result = json.loads(Path("out.json").read_text())
+    assert result["runtime"] == "oracle"
+    assert (result["images"], result["top1"]) == (359, 100 / 359)
+    assert Oracle.batches == [64, 64, 64, 64, 64, 39]
+
+
+def test_an_exported_file_that_cannot_run_is_one_line(fake_file: str, capsys: Capture) -> None:
+    fails(["evaluate", fake_file, "--runtime", "absent"], "absent: not installed here", capsys)
+    fails(["evaluate", fake_file, "--runtime", "nope"], "these can: absent, oracle", capsys)
+    Path(fake_file).write_text("{}")
+    fails(["evaluate", fake_file], "lacks name", capsys)
+
+
+def run_python(code: str) -> str:
+    root = str(Path(cli.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": root}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True, timeout=60
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"], ["list", "methods"], []])
+def test_help_and_lists_do_not_import_torch(arguments: list[str]) -> None:
+    code = f"import sys; from bnnedge.cli import main; assert main({arguments}) == 0; print(*sys.modules)"
+    modules = run_python(code).split()
+    assert "bnnedge.cli" in modules
+    assert not {"torch", "numpy", "onnx", "sklearn", "tensorboard"} & set(modules)
+
+
+@pytest.mark.slow
+def test_help_takes_under_400_ms() -> None:
+    timed = "from bnnedge.cli import main; main(['--help'])"
+    code = f"import time; t = time.perf_counter(); {timed}; print(time.perf_counter() - t)"
+    # The best of three: the limit is about imports, not about what else the machine does.
+    assert min(float(run_python(code).split()[-1]) for _ in range(3)) < 0.4
+
+
+def test_version(capsys: Capture) -> None:
+    from bnnedge import __version__
+
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"bnnedge {__version__}\n"
