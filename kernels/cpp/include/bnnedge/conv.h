@@ -1,0 +1,99 @@
+// A binary convolution prepared once and run many times: what both plug-ins call.
+//
+// Derivation. Let p be the popcount of (input xor filter) over all taps, outside taps read as zero words (+1). With
+// pad_value 1, s = K - 2 p. With pad_value 0 the outside taps count for nothing, so
+//   s = K - 2 p - sum over outside taps of (Cg - 2 popcount(w_tap)),
+// and the correction depends on the output channel and on *which* taps are outside, of which there are few distinct
+// cases ("border classes": row class x column class). So every domain below is  v = base[class][o] -+ 2 p,  and the
+// inner loop never knows about padding.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bnnedge/bconv2d.h"
+
+namespace bnnedge {
+
+// How the host runs pieces of work: calls piece(context, i) for i in [0, count), in any order, possibly at once, and
+// returns when all are done. `threads` is what the host expects to use, 1 or more.
+struct Parallel {
+  void (*run)(void* host, int64_t count, void (*piece)(void* context, int64_t i), void* context);
+  void* host;
+  int threads;
+};
+
+// Runs the pieces one after another.
+Parallel Sequential();
+
+enum class OutputKind {
+  kSums,   // int32 [N, OH, OW, O]: v
+  kFloat,  // float [N, OH, OW, O] (or NCHW): float(clamp(v)) * multiplier[o] + bias[o], product and sum rounded apart
+  kInt8,   // int8 [N, OH, OW, O]: the same, then rounded half away from zero and saturated
+  kBits,   // uint32 [N, OH, OW, words(O)]: bit 1 where v < threshold[o]
+};
+
+// What v is.
+enum class Domain {
+  kSum,              // v = s: the convolution of +-1 values, what ONNX and our own graph use
+  kDoubledPopcount,  // v = K - s, i.e. 2 p without padding: Larq Compute Engine's accumulator. With it, kBits sets the
+                     // bit where v > threshold[o] instead.
+};
+
+enum class Layout { kNhwc, kNchw };
+
+struct Transform {
+  OutputKind kind = OutputKind::kSums;
+  Domain domain = Domain::kSum;
+  Layout layout = Layout::kNhwc;  // of a kFloat output; all others are NHWC
+  int32_t clamp_low = INT32_MIN, clamp_high = INT32_MAX;
+  std::vector<float> multiplier, bias;  // [O], kFloat and kInt8
+  std::vector<int32_t> threshold;       // [O], kBits
+};
+
+// Immutable after Create; Run may be called from several threads at once with separate workspaces.
+class Conv {
+ public:
+  // `filter` [O, kh, kw, FilterWords] is copied and repacked. `kernel` as in SelectConvKernel. Returns nullptr and one
+  // sentence in `error` for anything that CheckBConv2d, the transform or the kernel's name has wrong. The batch, height
+  // and width of `params` are only the first ones: Run takes others.
+  static std::unique_ptr<Conv> Create(const BConv2dParams& params, const uint32_t* filter, const Transform& transform,
+                                      const char* kernel, std::string* error);
+  virtual ~Conv() = default;
+
+  // Checks another input size. Returns an empty string, or what is wrong with it.
+  virtual std::string Resize(int64_t batch, int64_t height, int64_t width) = 0;
+  virtual const BConv2dParams& params() const = 0;
+  virtual const char* kernel_name() const = 0;
+
+  // Bytes that Run needs at `workspace` (64-byte aligned) for the current size. Contents need not be kept between runs.
+  virtual int64_t WorkspaceBytes() const = 0;
+
+  // input: [N, H, W, InWords], spare bits 0. Does not allocate.
+  virtual void Run(const uint32_t* input, void* output, void* workspace, const Parallel& parallel) const = 0;
+};
+
+// Kernels of Conv that this CPU supports, fastest first; the last one is "reference". BNNEDGE_KERNEL overrides.
+const std::vector<const char*>& ConvKernelNames();
+
+// ---- Packing: bit 1 where the value is below zero (int8: below zero_point); -0.0 and NaN give 0 ----
+
+// float or int8 [pixels, channels] -> uint32 [pixels, words(channels)].
+void PackNhwc(const float* values, int64_t pixels, int64_t channels, uint32_t* words);
+void PackNhwc(const int8_t* values, int32_t zero_point, int64_t pixels, int64_t channels, uint32_t* words);
+// float [N, C, pixels] -> uint32 [N, pixels, words(C)].
+void PackNchw(const float* values, int64_t batch, int64_t channels, int64_t pixels, uint32_t* words);
+// uint32 [pixels, words] -> float +-1 [pixels, channels].
+void UnpackNhwc(const uint32_t* words, int64_t pixels, int64_t channels, float* values);
+
+// AND over windows of packed pixels; outside pixels never win. Padding is before / after.
+struct BMaxPoolParams {
+  int64_t batch, in_height, in_width, words;
+  int64_t kernel_height, kernel_width, stride_height, stride_width;
+  int64_t pad_top, pad_left, out_height, out_width;
+};
+void BMaxPool2d(const BMaxPoolParams& params, const uint32_t* input, uint32_t* output);
+
+}  // namespace bnnedge
