@@ -234,7 +234,9 @@ def bench(
     ] = None,
     baseline: Annotated[bool, typer.Option("--baseline", help="Add the first file's float32 twin.")] = False,
     data_root: Annotated[Path | None, typer.Option(help="Folder of the data sets. [default: $BNNEDGE_DATA]")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Append one JSON line per file to this file.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Append one JSON line per file to this file.")
+    ] = None,
 ) -> None:
     """Measure latency, accuracy, memory and size of exported files, side by side."""
     from rich.console import Console

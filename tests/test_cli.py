@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +20,7 @@ from bnnedge.data.dataset import load_dataset
 from bnnedge.errors import CheckpointError, VerificationError
 from bnnedge.methods import METHODS
 from bnnedge.registry import Registry
+from bnnedge.train.checkpoint import read_checkpoint
 
 NET = """
 from torch import nn
@@ -284,6 +287,23 @@ def test_an_exported_file_that_cannot_run_is_one_line(fake_file: str, capsys: Ca
     fails(["evaluate", fake_file, "--runtime", "nope"], "these can: absent, oracle", capsys)
     Path(fake_file).write_text("{}")
     fails(["evaluate", fake_file], "lacks name", capsys)
+
+
+def test_control_c_ends_with_130_and_the_run_can_go_on(tmp_path: Path) -> None:
+    root = str(Path(cli.__file__).parents[1])
+    program = [sys.executable, "-m", "bnnedge.cli", *train("--epochs", "5000", "--out", "run")]
+    process = subprocess.Popen(
+        program, env={**os.environ, "PYTHONPATH": root}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not Path("run/last.ckpt").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "error: interrupted; a training run continues with --resume\n"
+    assert read_checkpoint(Path("run/last.ckpt")).epoch >= 1
 
 
 def run_python(code: str) -> str:

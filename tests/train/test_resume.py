@@ -108,6 +108,20 @@ def test_a_crash_at_any_write_is_made_good(
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
+def test_a_crash_before_the_final_best_checkpoint(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No later epoch comes to write ``best.ckpt`` again, so it has to be made good from ``last.ckpt``."""
+    config = tiny_config(epochs=1)
+    start_run(config, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        crash_at(3, patch)
+        start_run(config, tmp_path / "cut")
+    assert (tmp_path / "cut" / "last.ckpt").exists() and not (tmp_path / "cut" / "best.ckpt").exists()
+    resume_run(tmp_path / "cut")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
 def test_a_crash_before_the_test_evaluation(
     tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
