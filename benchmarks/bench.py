@@ -12,10 +12,9 @@ from rich.console import Console
 from bnnedge.benchmarks.devices import DEVICES
 from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkPlan, Device, ModelFile
 from bnnedge.benchmarks.result import BenchmarkRow, append_rows, check_appendable
-from bnnedge.errors import BenchmarkError, BnnedgeError, DataError, ExportError, MissingDependencyError
-from bnnedge.export.runtimes import RUNTIMES
-from bnnedge.export.targets import TARGETS
-from bnnedge.export.targets.target import Target
+from bnnedge.errors import BenchmarkError, BnnedgeError, DataError, ExportError
+from bnnedge.export.evaluate import choose_runtime
+from bnnedge.export.targets.target import Target, read_file, target_of
 
 RANDOM = "random"
 """In place of a data set's name: normal noise, timing only."""
@@ -65,38 +64,15 @@ def bench(
 
 def read_model_file(path: Path, runtime: str, device: Device) -> ModelFile:
     """Load ``path`` and choose its runtime. Raises a ``BnnedgeError`` that names the file."""
-    target = _target_of_suffix(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BenchmarkError(f"{path}: cannot be read: {error.strerror or error}") from error
+    target, content = read_file(path)
     try:
         metadata = target.read_metadata(content)
     except ExportError as error:
         raise ExportError(f"{path}: {error}") from error
-    model = ModelFile(str(path), content, choose_runtime(target, runtime, device, str(path)), metadata)
+    chosen = choose_runtime(target.runtimes, runtime, str(path), device.unavailable)
+    model = ModelFile(str(path), content, chosen, metadata)
     model.check_input_shape()
     return model
-
-
-def choose_runtime(target: Target, runtime: str, device: Device, label: str) -> str:
-    """``runtime`` if it can run such files on ``device``; for ``auto`` the best one that can.
-
-    Raises ``UnknownNameError``, ``BenchmarkError`` for a runtime of another format, ``MissingDependencyError``.
-    """
-    if runtime != "auto":
-        RUNTIMES.check(runtime)
-        if runtime not in target.runtimes:
-            known = ", ".join(target.runtimes)
-            raise BenchmarkError(f"{label}: {runtime} cannot run {target.suffix} files; use one of: {known}, auto")
-    candidates = target.runtimes if runtime == "auto" else (runtime,)
-    reasons = []
-    for candidate in candidates:
-        why = device.unavailable(candidate)
-        if why is None:
-            return candidate
-        reasons.append(f"{candidate}: {why}")
-    raise MissingDependencyError(f"{label}: no runtime is available for {target.suffix} files; {'; '.join(reasons)}")
 
 
 def float_twins(model: ModelFile, device: Device) -> list[ModelFile]:
@@ -110,8 +86,8 @@ def float_twins(model: ModelFile, device: Device) -> list[ModelFile]:
         raise BenchmarkError(f"{model.label}: a float twin needs {' and '.join(missing)} in the file's metadata")
     twins = []
     for label, content in float_twin_files(model.metadata):
-        target = _target_of_suffix(Path(label))
-        runtime = choose_runtime(target, _stock_runtime(target), device, label)
+        target = target_of(Path(label))
+        runtime = choose_runtime(target.runtimes, _stock_runtime(target), label, device.unavailable)
         twins.append(ModelFile(label, content, runtime, target.read_metadata(content), trained=False))
     return twins
 
@@ -171,15 +147,6 @@ def _check_same_data(model: ModelFile, info: Mapping[str, Any]) -> None:
         # Both are of pixels in [0, 1]; a quarter of an 8-bit step is beyond any rounding and below any effect.
         if found is not None and not np.allclose(found, info[field], rtol=0, atol=0.25 / 255):
             raise DataError(f"{model.label}: trained with {field} {found}, {info['name']} now has {info[field]}")
-
-
-def _target_of_suffix(path: Path) -> Target:
-    targets: list[Target] = [TARGETS.load(name)() for name in TARGETS]
-    for target in targets:
-        if path.suffix.lower() == target.suffix:
-            return target
-    known = ", ".join(target.suffix for target in targets)
-    raise BenchmarkError(f"{path}: expected a file ending in one of {known}, found {path.suffix or 'no ending'!r}")
 
 
 def _check_same_input(models: Sequence[ModelFile]) -> None:

@@ -10,6 +10,7 @@ import json
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -164,7 +165,7 @@ def evaluate(
     source: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="Run folder, checkpoint or exported file.")],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     device: Annotated[str, typer.Option(help="For a run: auto, cpu or cuda.")] = "auto",
-    runtime: Annotated[str | None, typer.Option(help="For a file; see `list runtimes`. [default: the best]")] = None,
+    runtime: Annotated[str, typer.Option(help="For a file: auto, or one of `list runtimes`.")] = "auto",
     data_root: Annotated[Path | None, typer.Option(help="Folder of the data sets. [default: $BNNEDGE_DATA]")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")] = None,
 ) -> None:
@@ -178,7 +179,9 @@ def evaluate(
     if source.is_dir() or source.suffix == ".ckpt":
         result = _evaluate_run(source, split, device, data_root)
     else:
-        result = _evaluate_file(source, split, runtime, data_root)
+        from bnnedge.export.evaluate import evaluate_file
+
+        result = {"source": str(source), "split": split, **asdict(evaluate_file(source, split, runtime, data_root))}
     if json_file is not None:
         json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(f"top-1 {result['top1']:.2%} on {result['dataset']} {split} ({result['images']} images), {result['runtime']}")
@@ -356,49 +359,6 @@ def _evaluate_run(run: Path, split: Split, device: str, data_root: Path | None) 
         "images": mean.images,
         "top1": mean.top1,
     }
-
-
-def _evaluate_file(path: Path, split: Split, runtime: str | None, data_root: Path | None) -> dict[str, Any]:
-    from bnnedge.data.dataset import DatasetInfo, load_dataset
-    from bnnedge.export.runtimes import RUNTIMES
-    from bnnedge.export.targets import TARGETS
-
-    targets = {target.suffix: target for target in map(TARGETS.load, TARGETS)}
-    if path.suffix not in targets:
-        raise ConfigError(f"{path} is neither a run folder nor a .ckpt, {' or '.join(targets)} file")
-    data = path.read_bytes()
-    target = targets[path.suffix]()
-    info = DatasetInfo.from_dict(target.read_metadata(data).get("dataset") or {})
-    name = _choose_runtime(target.runtimes, runtime)
-    dataset = load_dataset(info.name, info.image_size, data_root)
-    images, labels = dataset.arrays(split)
-    session = RUNTIMES.load(name).open(data)
-    # 64 images at a time bound the runtime's memory.
-    starts = range(0, len(labels), 64)
-    correct = sum(int((session.run(images[i : i + 64]).argmax(1) == labels[i : i + 64]).sum()) for i in starts)
-    return {
-        "source": str(path),
-        "runtime": name,
-        "dataset": info.name,
-        "split": split,
-        "images": len(labels),
-        "top1": correct / len(labels),
-    }
-
-
-def _choose_runtime(known: tuple[str, ...], wanted: str | None) -> str:
-    """``wanted``, or the first of ``known`` that can be used here."""
-    from bnnedge.export.runtimes import RUNTIMES
-
-    if wanted is not None and wanted not in known:
-        raise UnknownNameError(f"runtime {wanted!r} cannot run this file; these can: {', '.join(known)}")
-    reasons = []
-    for name in (wanted,) if wanted else known:
-        reason = RUNTIMES.load(name).unavailable()
-        if reason is None:
-            return name
-        reasons.append(f"{name}: {reason}")
-    raise MissingDependencyError(f"no runtime for this file: {'; '.join(reasons)}")
 
 
 def _details(entry: Any) -> list[str]:

@@ -10,11 +10,10 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from bnnedge.errors import ExportError
 from bnnedge.export.graph import Affine, BinaryConv2d, Conv2d, Graph, Linear, PRelu
 from bnnedge.export.passes import optimize
 from bnnedge.export.targets import TARGETS
-from bnnedge.export.targets.target import LayerRow, Target
+from bnnedge.export.targets.target import LayerRow, read_file
 from bnnedge.export.trace import trace
 from bnnedge.models.create import create_model
 from bnnedge.train.run import load_run
@@ -78,18 +77,6 @@ def summarize(source: str, *, num_classes: int = 10, in_channels: int = 3, image
 
 def _model_rows(model: nn.Module, shape: tuple[int, ...]) -> list[LayerRow]:
     return graph_rows(optimize(trace(model.eval(), torch.zeros(2, *shape))))
-
-
-def read_file(path: Path) -> tuple[Target, bytes]:
-    """The target that a file's ending belongs to, and its bytes."""
-    targets: list[Target] = [TARGETS.load(name)() for name in TARGETS]
-    target = next((t for t in targets if t.suffix == path.suffix), None)
-    if target is None:
-        endings = ", ".join(t.suffix for t in targets)
-        raise ExportError(f"{path}: expected a file ending in {endings}")
-    if not path.is_file():
-        raise ExportError(f"{path} does not exist; expected an exported file (bnnedge export RUN)")
-    return target, path.read_bytes()
 
 
 def file_rows(path: Path) -> list[LayerRow]:

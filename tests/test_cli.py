@@ -130,7 +130,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["train", "--resume"], "there is no run in runs/rbnn_resnet20_1w1a_digits"),
     (["train", "--nope"], "--nope"),
     (["evaluate", "nowhere"], "nowhere does not exist"),
-    (["evaluate", "net.py"], "neither a run folder"),
+    (["evaluate", "net.py"], "expected a file ending in .onnx or .tflite, found .py"),
     (["evaluate", ".", "--split", "all"], "--split must be one of train, val, test, got 'all'"),
     (["evaluate", "."], "no config.yaml"),
     (["evaluate"], "RUN|FILE"),
@@ -268,8 +268,8 @@ def fake_file(monkeypatch: pytest.MonkeyPatch) -> str:
     targets = Registry("target", [("fake", "fake:FakeTarget")])
     runtimes = Registry("runtime", [("absent", "fake:Absent"), ("oracle", "fake:Oracle")])
     monkeypatch.setitem(sys.modules, "fake", sys.modules[__name__])
-    monkeypatch.setattr("bnnedge.export.targets.TARGETS", targets)
-    monkeypatch.setattr("bnnedge.export.runtimes.RUNTIMES", runtimes)
+    monkeypatch.setattr("bnnedge.export.targets.target.TARGETS", targets)
+    monkeypatch.setattr("bnnedge.export.evaluate.RUNTIMES", runtimes)
     Path("net.json").write_text(json.dumps({"dataset": load_dataset("digits", 8).info.to_dict()}))
     return "net.json"
 
@@ -284,7 +284,7 @@ def test_an_exported_file_runs_on_the_first_runtime_that_is_there(fake_file: str
 
 def test_an_exported_file_that_cannot_run_is_one_line(fake_file: str, capsys: Capture) -> None:
     fails(["evaluate", fake_file, "--runtime", "absent"], "absent: not installed here", capsys)
-    fails(["evaluate", fake_file, "--runtime", "nope"], "these can: absent, oracle", capsys)
+    fails(["evaluate", fake_file, "--runtime", "nope"], "unknown runtime 'nope'; known: absent, oracle", capsys)
     Path(fake_file).write_text("{}")
     fails(["evaluate", fake_file], "lacks name", capsys)
 

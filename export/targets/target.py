@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
+from bnnedge.errors import ExportError
 from bnnedge.export.graph import Graph
+from bnnedge.export.targets import TARGETS
 
 
 @dataclass(frozen=True)
@@ -51,3 +54,22 @@ class Target(ABC):
     @abstractmethod
     def describe(self, data: bytes) -> list[LayerRow]:
         """The rows of ``bnnedge summary FILE``, read from the file itself."""
+
+
+def target_of(path: Path) -> Target:
+    """The target that a file name's ending belongs to. Raises ``ExportError`` if it is none's."""
+    targets: list[Target] = [TARGETS.load(name)() for name in TARGETS]
+    for target in targets:
+        if path.suffix.lower() == target.suffix:
+            return target
+    endings = " or ".join(target.suffix for target in targets)
+    raise ExportError(f"{path}: expected a file ending in {endings}, found {path.suffix or 'no ending'}")
+
+
+def read_file(path: Path) -> tuple[Target, bytes]:
+    """The target of an exported file, and the file's bytes. Raises ``ExportError`` if there is no such file."""
+    target = target_of(path)
+    try:
+        return target, path.read_bytes()
+    except OSError as error:
+        raise ExportError(f"{path} cannot be read ({error.strerror}); `bnnedge export RUN` writes one") from error

@@ -58,7 +58,7 @@ def test_every_method_model_and_target(
     bits, floats = sum(r.binary_weights for r in rows), sum(r.float_params for r in rows)
     if model == "resnet20_1w1a":
         # Its 16-channel filters fill half of their 32-bit words, and 33 KiB of weights do not hide 60 nodes' names.
-        assert report.file_bytes <= 2.5 * (bits / 8 + 4 * floats)
+        assert report.file_bytes <= 1.7 * (bits / 8 + 4 * floats)
     else:
         assert report.file_bytes <= 1.05 * (bits / 8 + 4 * floats)
     found = {r.name: r.binary_weights for r in summarize(str(report.path)) if r.binary_weights}
@@ -73,7 +73,7 @@ def test_w1a32_is_exported_in_float_and_says_so(method: str, tmp_path: Path) -> 
     model.train()(torch.randn(16, 1, 8, 8))
     for target in TARGETS:
         report = bnnedge.export(model.eval(), torch.randn(1, 1, 8, 8), tmp_path / f"net.{target}", target=target)
-        assert {r.reason for r in report.rows if r.name.startswith("blocks")} == {"float activations (W1A32)"}
+        assert {r.reason for r in report.rows if r.name.startswith("blocks") and "conv" in r.kind} == {"float activations (W1A32)"}
 
 
 def test_public_export_of_a_binarized_user_module(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_file_that_fails_verification_is_not_kept(tmp_path: Path, monkeypatch:
         next(graph.binary_nodes()).weight[0] *= -1
         return optimize(graph)
 
-    optimize = api.optimize
+    optimize = api.optimize  # type: ignore[attr-defined]
     model = nn.Sequential(BinaryConv2d(3, 4, 3), nn.Flatten(), nn.Linear(64, 2)).eval()
     path = tmp_path / "net.onnx"
     path.write_bytes(b"an earlier export")
@@ -121,7 +121,7 @@ def test_user_mistakes(tmp_path: Path) -> None:
         bnnedge.export(model, torch.zeros(1, 3, 6, 6), tmp_path / "gone" / "x.onnx")
     with pytest.raises(CheckpointError, match="there is no run in"):
         export_run(tmp_path / "gone", "onnx")
-    with pytest.raises(ExportError, match="does not exist"):
+    with pytest.raises(ExportError, match="cannot be read .No such file"):
         summarize(str(tmp_path / "gone.onnx"))
     with pytest.raises(UnknownNameError, match="unknown model 'resnet'"):
         summarize("resnet")
@@ -144,7 +144,7 @@ def test_summary_of_a_model_by_name() -> None:
     assert sum(r.binary_weights for r in rows) == 11_157_504
     assert rows[0].float_macs == 3 * 9 * 64 * 32 * 32
     first = next(r for r in rows if r.binary_weights)
-    assert (first.binary_macs, first.input_shape, first.weight_bytes) == (64 * 9 * 64 * 1024, (64, 32, 32), 4608 + 512)
+    assert (first.binary_macs, first.input_shape, first.weight_bytes) == (64 * 9 * 64 * 1024, (64, 32, 32), 64 * 9 * 64 // 8 + 4 * 64)
 
 
 def test_bytes_are_counted_in_binary_units() -> None:

@@ -1,0 +1,64 @@
+"""Accuracy of an exported file on the data set that its metadata names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bnnedge.data.dataset import DatasetInfo, Split, load_dataset
+from bnnedge.errors import BenchmarkError, MissingDependencyError
+from bnnedge.export.runtimes import RUNTIMES
+from bnnedge.export.targets.target import read_file
+
+BATCH = 64
+"""Images at a time; bounds the runtime's memory."""
+
+
+@dataclass(frozen=True)
+class FileAccuracy:
+    """Top-1 of a file."""
+
+    runtime: str
+    dataset: str
+    images: int
+    top1: float
+    """In [0, 1]."""
+
+
+def evaluate_file(path: Path, split: Split, runtime: str = "auto", data_root: Path | None = None) -> FileAccuracy:
+    """Run every image of ``split`` through the file.
+
+    Raises as ``choose_runtime`` does, ``ExportError`` for a damaged file, ``DataError`` if its data set is not at hand.
+    """
+    target, data = read_file(path)
+    info = DatasetInfo.from_dict(target.read_metadata(data).get("dataset") or {})
+    name = choose_runtime(target.runtimes, runtime, str(path))
+    dataset = load_dataset(info.name, info.image_size, data_root)
+    images, labels = dataset.arrays(split)
+    session = RUNTIMES.load(name).open(data)
+    starts = range(0, len(labels), BATCH)
+    right = sum(int((session.run(images[i : i + BATCH]).argmax(1) == labels[i : i + BATCH]).sum()) for i in starts)
+    return FileAccuracy(name, info.name, len(labels), right / len(labels))
+
+
+def choose_runtime(
+    known: Sequence[str], wanted: str, label: str, unavailable: Callable[[str], str | None] | None = None
+) -> str:
+    """``wanted``, or for ``auto`` the first of ``known`` that can be used; ``label`` is the file, for messages.
+
+    ``unavailable`` says why a runtime cannot be used (on a device); by default it is asked of this machine.
+
+    Raises ``UnknownNameError``, ``BenchmarkError`` for a runtime of another format, ``MissingDependencyError``.
+    """
+    if wanted != "auto":
+        RUNTIMES.check(wanted)
+        if wanted not in known:
+            raise BenchmarkError(f"{label}: {wanted} cannot run such files; use one of: {', '.join(known)}, auto")
+    reasons = []
+    for name in known if wanted == "auto" else (wanted,):
+        reason = unavailable(name) if unavailable else RUNTIMES.load(name).unavailable()
+        if reason is None:
+            return name
+        reasons.append(f"{name}: {reason}")
+    raise MissingDependencyError(f"{label}: no runtime is available; {'; '.join(reasons)}")
