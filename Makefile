@@ -30,7 +30,8 @@ install: $(INSTALLED)
 
 demo: $(INSTALLED)
 	rm -rf $(RUN)
-	$(BIN)/bnnedge train --method rbnn --model resnet18_1w1a --dataset digits --image-size 16 --out $(RUN)
+	$(BIN)/bnnedge train --method rbnn --model resnet18_1w1a --dataset digits --image-size 16 \
+		--epochs 15 --batch-size 64 --lr 0.05 --warm-up 3 --out $(RUN)
 	$(BIN)/bnnedge export $(RUN) --target onnx -o $(MODEL).onnx
 	$(BIN)/bnnedge export $(RUN) --target lce -o $(MODEL).tflite
 	$(BIN)/bnnedge evaluate $(RUN)

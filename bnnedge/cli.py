@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bnnedge.errors import BnnedgeError, ConfigError, MissingDependencyError, UnknownNameError
+from bnnedge.errors import BnnedgeError, ConfigError
 from bnnedge.registry import Registry
 
 if TYPE_CHECKING:

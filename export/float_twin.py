@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from bnnedge.export.graph import BinaryConv2d, Binarize, Conv2d, Graph, TensorSpec
+from bnnedge.export.graph import Binarize, BinaryConv2d, Conv2d, Graph, TensorSpec
 from bnnedge.export.passes import optimize
 from bnnedge.export.targets import TARGETS
 from bnnedge.export.trace import trace
@@ -25,7 +25,9 @@ def float_twin(graph: Graph) -> Graph:
             renamed[node.output] = node.inputs[0]
             continue
         if isinstance(node, BinaryConv2d):
-            shared = {f: getattr(node, f) for f in ("name", "inputs", "output", "stride", "padding", "dilation", "groups")}
+            shared = {
+                f: getattr(node, f) for f in ("name", "inputs", "output", "stride", "padding", "dilation", "groups")
+            }
             weight = node.weight * node.multiplier[:, None, None, None]
             node = Conv2d(**shared, weight=weight, bias=node.bias, reason="float twin")
         nodes.append(node)

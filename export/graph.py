@@ -256,4 +256,6 @@ class Graph:
         if wants_bits != (source == "bits"):
             raise ExportError(f"{node.name}: {type(node).__name__} cannot read a {source} tensor")
         if gives_bits != (self.tensors[node.output].dtype == "bits"):
-            raise ExportError(f"{node.name}: {type(node).__name__} cannot write a {self.tensors[node.output].dtype} tensor")
+            raise ExportError(
+                f"{node.name}: {type(node).__name__} cannot write a {self.tensors[node.output].dtype} tensor"
+            )

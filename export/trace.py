@@ -90,7 +90,9 @@ class _Tracer:
             return
         handler = _HANDLERS.get(str(node.target))
         if handler is None:
-            raise ExportError(f"{self.path(node) or 'model'}: operator {node.target} has no counterpart in the export graph")
+            raise ExportError(
+                f"{self.path(node) or 'model'}: operator {node.target} has no counterpart in the export graph"
+            )
         handler(self, node, args)
 
     @staticmethod
@@ -322,7 +324,9 @@ def _sqrt(t: _Tracer, node: fx.Node, args: list[Any]) -> None:
 @_handles("aten.hardtanh.default", "aten.hardtanh_.default", "aten.clamp.default")
 def _clip(t: _Tracer, node: fx.Node, args: list[Any]) -> None:
     x, low, high = args
-    t.emit(node, g.Clip, [x], low=-math.inf if low is None else float(low), high=math.inf if high is None else float(high))
+    t.emit(
+        node, g.Clip, [x], low=-math.inf if low is None else float(low), high=math.inf if high is None else float(high)
+    )
 
 
 @_handles("aten.relu.default", "aten.relu_.default")
@@ -450,6 +454,12 @@ def _pad(t: _Tracer, node: fx.Node, args: list[Any]) -> None:
     value = args[-1] or 0
     pads += [0] * (2 * len(t.shape(x)) - len(pads))
     before, after = pads[-4], pads[-3]
-    if any(pads[:-4]) or any(pads[-2:]) or value or (len(args) == 4 and args[2] != "constant") or min(before, after) < 0:
+    if (
+        any(pads[:-4])
+        or any(pads[-2:])
+        or value
+        or (len(args) == 4 and args[2] != "constant")
+        or min(before, after) < 0
+    ):
         raise t.fail(node, f"only zero channels can be padded, found pads {pads} with value {value}")
     t.emit(node, g.PadChannels, [x], before=before, after=after)

@@ -45,7 +45,9 @@ def check_model_name(name: str) -> None:
     if ".py:" not in name:
         MODELS.check(name)
     elif not Path(name.rpartition(":")[0]).is_file():
-        raise ConfigError(f"model file {name.rpartition(':')[0]} does not exist; expected path/to/file.py:ClassOrFactory")
+        raise ConfigError(
+            f"model file {name.rpartition(':')[0]} does not exist; expected path/to/file.py:ClassOrFactory"
+        )
 
 
 def _load_attribute(path: Path, attribute: str) -> Callable[..., Any]:

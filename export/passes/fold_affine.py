@@ -50,7 +50,11 @@ def _into_producer(graph: Graph, affine: Affine) -> Graph | None:
 
 def _past_max_pool(graph: Graph, affine: Affine) -> Graph | None:
     pool = graph.producer(affine.inputs[0])
-    if not isinstance(pool, MaxPool2d) or graph.only_consumer(pool.output) is not affine or np.any(affine.multiplier < 0):
+    if (
+        not isinstance(pool, MaxPool2d)
+        or graph.only_consumer(pool.output) is not affine
+        or np.any(affine.multiplier < 0)
+    ):
         return None
     source = graph.producer(pool.inputs[0])
     if not isinstance(source, BinaryConv2d | Conv2d | Affine) or graph.only_consumer(source.output) is not pool:

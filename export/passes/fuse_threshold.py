@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bnnedge.export.graph import BinaryConv2d, Binarize, Graph
+from bnnedge.export.graph import Binarize, Graph
 
 
 def fuse_threshold(graph: Graph) -> Graph:

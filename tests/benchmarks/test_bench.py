@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from bnnedge.benchmarks import bench as bench_module
 from bnnedge.benchmarks.bench import bench, random_input
 from bnnedge.benchmarks.devices import DEVICES
 from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkPlan, Device, ModelFile
@@ -28,8 +27,8 @@ from bnnedge.errors import (
     UnknownNameError,
 )
 from bnnedge.export.api import export as export_model
-from bnnedge.export.graph import Graph
 from bnnedge.export.evaluate import choose_runtime
+from bnnedge.export.graph import Graph
 from bnnedge.export.runtimes import RUNTIMES
 from bnnedge.export.targets.to_lce import LceTarget
 from bnnedge.export.targets.to_onnx import OnnxTarget

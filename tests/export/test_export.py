@@ -42,9 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path
 @pytest.mark.parametrize("target", list(TARGETS))
 @pytest.mark.parametrize("model", list(MODELS))
 @pytest.mark.parametrize("method", list(METHODS))
-def test_every_method_model_and_target(
-    method: str, model: str, target: str, runs: dict[tuple[str, str], Path]
-) -> None:
+def test_every_method_model_and_target(method: str, model: str, target: str, runs: dict[tuple[str, str], Path]) -> None:
     run = runs[method, model]
     report = export_run(run, target)
     if report.verification is None:
@@ -73,7 +71,9 @@ def test_w1a32_is_exported_in_float_and_says_so(method: str, tmp_path: Path) -> 
     model.train()(torch.randn(16, 1, 8, 8))
     for target in TARGETS:
         report = bnnedge.export(model.eval(), torch.randn(1, 1, 8, 8), tmp_path / f"net.{target}", target=target)
-        assert {r.reason for r in report.rows if r.name.startswith("blocks") and "conv" in r.kind} == {"float activations (W1A32)"}
+        assert {r.reason for r in report.rows if r.name.startswith("blocks") and "conv" in r.kind} == {
+            "float activations (W1A32)"
+        }
 
 
 def test_public_export_of_a_binarized_user_module(tmp_path: Path) -> None:
@@ -144,11 +144,21 @@ def test_summary_of_a_model_by_name() -> None:
     assert sum(r.binary_weights for r in rows) == 11_157_504
     assert rows[0].float_macs == 3 * 9 * 64 * 32 * 32
     first = next(r for r in rows if r.binary_weights)
-    assert (first.binary_macs, first.input_shape, first.weight_bytes) == (64 * 9 * 64 * 1024, (64, 32, 32), 64 * 9 * 64 // 8 + 4 * 64)
+    assert (first.binary_macs, first.input_shape, first.weight_bytes) == (
+        64 * 9 * 64 * 1024,
+        (64, 32, 32),
+        64 * 9 * 64 // 8 + 4 * 64,
+    )
 
 
 def test_bytes_are_counted_in_binary_units() -> None:
-    assert [format_bytes(n) for n in (0, 1023, 1024, 1536, 2**20)] == ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.00 MiB"]
+    assert [format_bytes(n) for n in (0, 1023, 1024, 1536, 2**20)] == [
+        "0 B",
+        "1023 B",
+        "1.0 KiB",
+        "1.5 KiB",
+        "1.00 MiB",
+    ]
 
 
 def test_load_run_gives_the_weights_that_were_exported(runs: dict[tuple[str, str], Path]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from bnnedge.export.graph import Affine, BinaryConv2d, Binarize, Clip, Graph, Linear, MaxPool2d
+from bnnedge.export.graph import Affine, Binarize, BinaryConv2d, Clip, Graph, Linear, MaxPool2d
 from bnnedge.export.passes import optimize
 from bnnedge.export.passes.fuse_threshold import integer_thresholds
 from bnnedge.export.trace import trace

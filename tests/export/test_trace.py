@@ -35,7 +35,9 @@ def randomize(model: nn.Module, x: Tensor) -> nn.Module:
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("a32", [False, True])
-def test_graph_computes_what_the_model_computes(name: str, method: str, a32: bool, evaluate: Callable[..., dict]) -> None:
+def test_graph_computes_what_the_model_computes(
+    name: str, method: str, a32: bool, evaluate: Callable[..., dict]
+) -> None:
     model = create_model(name, num_classes=10, in_channels=1, image_size=16)
     training_method = METHODS.load(method)
     training_method(training_method.Options(a32=a32)).attach(model)

@@ -75,6 +75,8 @@ def test_convert_by_predicate() -> None:
 def test_convert_refuses_what_it_cannot_turn_into_bits() -> None:
     with pytest.raises(ConfigError, match="no layer to binarize: 2 Conv2d"):
         convert_to_binary(nn.Sequential(nn.Conv2d(1, 1, 1), nn.Linear(1, 1)))
-    reflect = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), nn.Conv2d(1, 1, 1))
+    reflect = nn.Sequential(
+        nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), nn.Conv2d(1, 1, 1)
+    )
     with pytest.raises(ConfigError, match="padding_mode='reflect'"):
         convert_to_binary(reflect)
