@@ -152,7 +152,8 @@ class _Tracer:
 
 
 def _array(t: Tensor) -> g.FloatArray:
-    return t.double().numpy()  # type: ignore[no-any-return]
+    array: g.FloatArray = t.double().numpy()
+    return array
 
 
 def _pair(value: Any) -> g.Pair:
@@ -368,7 +369,7 @@ def _softmax(t: _Tracer, node: fx.Node, args: list[Any]) -> None:
 def _mean(t: _Tracer, node: fx.Node, args: list[Any]) -> None:
     x, dims, keepdims, _ = args
     rank = len(t.shape(x))
-    axes = tuple(sorted(d % rank for d in (range(rank) if not dims else dims)))
+    axes = tuple(sorted(d % rank for d in (dims or range(rank))))
     if 0 in axes:
         raise t.fail(node, "a mean over the batch depends on the batch")
     t.emit(node, g.Mean, [x], axes=axes, keepdims=bool(keepdims))

@@ -96,7 +96,8 @@ def verify(
     error = float(np.abs(output - replayed).max())
     if not error <= tolerance:
         raise VerificationError(
-            f"the output differs by {error:.3g} from the checkpoint's for equal signs; rounding explains {tolerance:.3g}"
+            f"the output differs by {error:.3g} from the checkpoint's for equal signs; rounding explains "
+            f"{tolerance:.3g}"
         )
     with torch.no_grad():
         free = model(torch.from_numpy(images)).numpy()
@@ -138,7 +139,7 @@ class _Replay:
             raise VerificationError(f"{missing[0]}: the file holds no such binary layer")
         model = copy.deepcopy(model).double()
         for name, layer in deployed_layers(model).items():
-            layer.forward = self._forward(name, layer)  # type: ignore[method-assign]
+            layer.forward = self._forward(name, layer)  # type: ignore[method-assign, assignment]
         return model(torch.from_numpy(images).double()).numpy()  # type: ignore[no-any-return]
 
     def _forward(self, name: str, layer: DeployedLayer) -> Callable[[Tensor], Tensor]:

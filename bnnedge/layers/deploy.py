@@ -112,14 +112,16 @@ class DeployedBinaryConv2d(DeployedLayer):
         self.groups = layer.groups
 
     def integers(self, signs: Tensor) -> Tensor:
-        return binary_conv2d_op(signs, self.weight, self.stride, self.padding, self.dilation, self.groups)
+        sums: Tensor = binary_conv2d_op(signs, self.weight, self.stride, self.padding, self.dilation, self.groups)
+        return sums
 
 
 class DeployedBinaryLinear(DeployedLayer):
     """Deploy form of ``BinaryLinear``."""
 
     def integers(self, signs: Tensor) -> Tensor:
-        return binary_linear_op(signs, self.weight)
+        sums: Tensor = binary_linear_op(signs, self.weight)
+        return sums
 
 
 @torch.no_grad()

@@ -140,8 +140,8 @@ class Rbnn(Method[RbnnOptions]):
     - ``rotation_gradient="authors"``: ``dL/dX = (1 - |sin beta|) g``, what the published code computes. At the start
       ``|sin beta| = 1``, so weights get no gradient until weight decay has moved beta away from pi/2.
 
-    Rotation (alternating optimization): ``max sum_o tr(B_o^T r1^T X_o r2)`` over B in {-1,+1} and orthogonal r1, r2, by three
-    alternating sweeps: ``B = sign(r1^T X r2)``; with ``sum_o B r2^T X^T = U S V^T``, ``r1 = V U^T``; with
+    Rotation (alternating optimization): ``max sum_o tr(B_o^T r1^T X_o r2)`` over B in {-1,+1} and orthogonal r1,
+    r2, by three alternating sweeps: ``B = sign(r1^T X r2)``; with ``sum_o B r2^T X^T = U S V^T``, ``r1 = V U^T``; with
     ``sum_o X^T r1 B = U S V^T``, ``r2 = U V^T``. Done between steps and in place, so that every replica of a
     distributed run sees it.
 

@@ -140,7 +140,8 @@ def _shape(shapes: Shapes, tensor: str, node: NodeProto) -> tuple[int, ...]:
 
 
 def _byte_count(tensor: TensorProto) -> int:
-    return math.prod(tensor.dims) * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    count: int = math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return count
 
 
 def _attribute(node: NodeProto, name: str) -> Any:

@@ -17,6 +17,8 @@ standard operators only; constant folding then leaves a float ``Conv``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -119,7 +121,7 @@ def _compare() -> list[NodeProto]:
     ]
 
 
-def _constant(output: str, **value: float | list[int] | TensorProto) -> NodeProto:
+def _constant(output: str, **value: Any) -> NodeProto:
     return helper.make_node("Constant", [], [output], **value)
 
 

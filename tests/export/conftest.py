@@ -16,7 +16,7 @@ from bnnedge.export import graph as g
 Evaluate = Callable[[g.Graph, NDArray[np.float32]], dict[str, NDArray[np.float64]]]
 
 
-def _channels(values: NDArray[np.float64], x: Tensor) -> Tensor:
+def _channels(values: NDArray[np.float64] | NDArray[np.int32], x: Tensor) -> Tensor:
     return torch.from_numpy(np.asarray(values, np.float64)).view(1, -1, *[1] * (x.dim() - 2))
 
 
@@ -47,7 +47,7 @@ def _evaluate_node(node: g.Node, inputs: list[Tensor]) -> Tensor:
         case g.PRelu():
             return torch.where(x >= 0, x, x * _channels(node.slope, x))
         case g.Activation():
-            return {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "softmax": lambda v: v.softmax(-1)}[node.kind](x)
+            return x.softmax(-1) if node.kind == "softmax" else {"sigmoid": x.sigmoid, "tanh": x.tanh}[node.kind]()
         case g.Add():
             return x + inputs[1]
         case g.Sub():

@@ -117,11 +117,11 @@ def test_user_mistakes(tmp_path: Path) -> None:
     model = nn.Sequential(BinaryConv2d(3, 4, 3))
     with pytest.raises(UnknownNameError, match="unknown target 'tflite'; known: onnx, lce"):
         bnnedge.export(model, torch.zeros(1, 3, 6, 6), tmp_path / "x", target="tflite")
-    with pytest.raises(ExportError, match="folder .* does not exist"):
+    with pytest.raises(ExportError, match=r"folder .* does not exist"):
         bnnedge.export(model, torch.zeros(1, 3, 6, 6), tmp_path / "gone" / "x.onnx")
     with pytest.raises(CheckpointError, match="there is no run in"):
         export_run(tmp_path / "gone", "onnx")
-    with pytest.raises(ExportError, match="cannot be read .No such file"):
+    with pytest.raises(ExportError, match=r"cannot be read .No such file"):
         summarize(str(tmp_path / "gone.onnx"))
     with pytest.raises(UnknownNameError, match="unknown model 'resnet'"):
         summarize("resnet")

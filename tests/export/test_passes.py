@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from bnnedge.export.graph import Affine, Binarize, BinaryConv2d, Clip, Graph, Linear, MaxPool2d
@@ -17,7 +18,7 @@ from bnnedge.methods import METHODS
 from bnnedge.models import MODELS
 from bnnedge.models.create import create_model
 
-Evaluate = Callable[..., dict[str, np.ndarray]]
+Evaluate = Callable[..., dict[str, NDArray[np.float64]]]
 
 
 def normed(channels: int, *, gain: str) -> nn.BatchNorm2d:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,6 +18,8 @@ from bnnedge.layers.deploy import deploy
 from bnnedge.methods import METHODS
 from bnnedge.models import MODELS
 from bnnedge.models.create import create_model
+
+Evaluate = Callable[..., dict[str, NDArray[np.float64]]]
 
 
 def randomize(model: nn.Module, x: Tensor) -> nn.Module:
@@ -35,9 +38,7 @@ def randomize(model: nn.Module, x: Tensor) -> nn.Module:
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("a32", [False, True])
-def test_graph_computes_what_the_model_computes(
-    name: str, method: str, a32: bool, evaluate: Callable[..., dict]
-) -> None:
+def test_graph_computes_what_the_model_computes(name: str, method: str, a32: bool, evaluate: Evaluate) -> None:
     model = create_model(name, num_classes=10, in_channels=1, image_size=16)
     training_method = METHODS.load(method)
     training_method(training_method.Options(a32=a32)).attach(model)
@@ -80,7 +81,7 @@ class Everything(nn.Module):
         return F.softmax(self.head(F.relu(-x).clamp(max=3.0)), dim=1)
 
 
-def test_every_supported_operator(evaluate: Callable[..., dict]) -> None:
+def test_every_supported_operator(evaluate: Evaluate) -> None:
     x = torch.randn(4, 3, 16, 16)
     model = randomize(Everything(), x)
     graph = trace(model, x[:2])

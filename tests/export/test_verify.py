@@ -16,7 +16,7 @@ from bnnedge.export.graph import BinaryConv2d as BinaryNode
 from bnnedge.export.graph import Conv2d, Graph, Linear, Node
 from bnnedge.export.passes import optimize
 from bnnedge.export.runtimes import RUNTIMES
-from bnnedge.export.runtimes.runtime import VerifyingRuntime
+from bnnedge.export.runtimes.runtime import Runtime, VerifyingRuntime
 from bnnedge.export.targets import TARGETS
 from bnnedge.export.trace import trace
 from bnnedge.export.verify import Verification, verify
@@ -63,7 +63,7 @@ def images() -> NDArray[np.float32]:
 
 def judge(target: str) -> type[VerifyingRuntime]:
     for name in TARGETS.load(target).runtimes:
-        runtime = RUNTIMES.load(name)
+        runtime: type[Runtime] = RUNTIMES.load(name)
         if issubclass(runtime, VerifyingRuntime):
             if runtime.unavailable():
                 pytest.skip(f"{name}: {runtime.unavailable()}")
@@ -136,12 +136,11 @@ def test_the_layer_that_differs_is_named(
 @pytest.mark.parametrize("target", list(TARGETS))
 def test_signs_turned_by_rounding_are_counted_not_failed(target: str) -> None:
     """A zero image leaves only the stem's bias, 1e-9 in the checkpoint and -1e-9 in the file."""
-    model = nn.Sequential(nn.Conv2d(1, 2, 1), BinaryConv2d(2, 4, 1), nn.Flatten(), nn.Linear(16, 3)).eval()
-    with torch.no_grad():
-        model[0].weight.fill_(1.0)
-        model[0].bias.copy_(torch.tensor([1e-9, 1.0]))  # type: ignore[operator, union-attr]
-        model[3].weight.mul_(1e-3)
-        model[3].bias.copy_(torch.tensor([0.0, 5.0, 0.0]))  # type: ignore[operator, union-attr]
+    stem, head = nn.Conv2d(1, 2, 1), nn.Linear(16, 3)
+    stem.bias = nn.Parameter(torch.tensor([1e-9, 1.0]))
+    head.weight = nn.Parameter(1e-3 * head.weight.detach())
+    head.bias = nn.Parameter(torch.tensor([0.0, 5.0, 0.0]))
+    model = nn.Sequential(stem, BinaryConv2d(2, 4, 1), nn.Flatten(), head).eval()
 
     def turn(node: Node) -> Node:
         return replace(node, bias=node.bias * [-1, 1]) if isinstance(node, Conv2d) else node

@@ -51,14 +51,16 @@ def make(options: RbnnOptions, *, channels: int = 5) -> tuple[BinaryConv2d, Rbnn
 
 def numpy_standardize(x: Array) -> Array:
     flat = x.reshape(len(x), -1)
-    return ((flat - flat.mean(1, keepdims=True)) / flat.std(1, ddof=1, keepdims=True)).reshape(x.shape)
+    standard: Array = (flat - flat.mean(1, keepdims=True)) / flat.std(1, ddof=1, keepdims=True)
+    return standard.reshape(x.shape)
 
 
 def numpy_rotated(w: Array, beta: Array, r1: Array, r2: Array) -> Array:
     flat = numpy_standardize(w).reshape(len(w), -1)
     strength = np.abs(np.sin(beta))[:, None]
     # vec(r1^T X r2) for row-major X is (r1 kron r2)^T vec(X): the Kronecker form of the paper.
-    return ((1 - strength) * flat + strength * (flat @ np.kron(r1, r2))).reshape(w.shape)
+    rotated: Array = (1 - strength) * flat + strength * (flat @ np.kron(r1, r2))
+    return rotated.reshape(w.shape)
 
 
 def test_forward_is_the_paper_s_formula() -> None:
@@ -107,7 +109,7 @@ def test_weight_gradient(rule: str) -> None:
 def test_at_the_start_only_the_paper_s_gradient_reaches_the_weights() -> None:
     norms = {}
     for rule in ("paper", "authors"):
-        layer, binarizer = make(RbnnOptions(rotation_gradient=rule))  # type: ignore[arg-type]
+        layer, binarizer = make(RbnnOptions(rotation_gradient=rule))
         torch.nn.init.constant_(binarizer.beta, math.pi / 2)
         binarizer.binarize_weight(layer.weight).backward(torch.randn_like(layer.weight))
         assert layer.weight.grad is not None

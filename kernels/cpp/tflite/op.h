@@ -1,0 +1,119 @@
+// One operator of Larq Compute Engine inside a partition: its shapes, then its work.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "abi.h"
+#include "bnnedge/conv.h"
+#include "flexbuffer.h"
+
+namespace bnnedge::tflite {
+
+// What is wrong with a model, in one line. Caught at the C boundary.
+class ModelError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// A tensor that an operator reads or writes. In `Prepare` the shapes count, in `Run` the data.
+struct Value {
+  int index = kOptionalTensor;  // in the interpreter
+  std::string name;
+  int type = 0;
+  std::vector<int64_t> shape;
+  float scale = 0.0f;
+  int32_t zero_point = 0;
+  bool has_quantization = false;
+  bool is_constant = false;
+  void* data = nullptr;  // of a constant also in `Prepare`
+
+  bool Is(Type wanted) const { return type == static_cast<int>(wanted); }
+  int64_t Elements() const;
+  int64_t Channels() const { return shape.back(); }
+  int64_t Pixels() const { return Elements() / Channels(); }
+  template <typename T>
+  T* As() const {
+    return static_cast<T*>(data);
+  }
+};
+
+// Bytes of one element, 0 for a type that no operator here knows.
+int64_t ElementBytes(int type);
+std::string TypeName(int type);
+std::string ShapeText(const std::vector<int64_t>& shape);
+
+struct RunContext {
+  void* workspace;  // 64-byte aligned
+  Parallel parallel;
+};
+
+class Op {
+ public:
+  virtual ~Op() = default;
+  virtual const char* code() const = 0;
+  // Reads the shapes of the inputs and writes that of the output; sets `workspace_bytes`. Called again for each new
+  // input size. Throws ModelError.
+  virtual void Prepare(const char* kernel) = 0;
+  // Allocates nothing and does not fail.
+  virtual void Run(const RunContext& context) const = 0;
+
+  // One an input; nullptr for an optional one that is absent.
+  std::vector<Value*> inputs;
+  Value* output = nullptr;
+  int64_t workspace_bytes = 0;
+
+ protected:
+  [[noreturn]] void Fail(const std::string& what) const;
+  void Require(bool holds, const std::string& what) const {
+    if (!holds) Fail(what);
+  }
+  void RequireType(const Value& value, const char* role, Type wanted) const;
+};
+
+// nullptr if `code` is none of LCE's operators.
+std::unique_ptr<Op> MakeOp(const char* code, const FlexMap& options);
+bool IsLceOp(const char* code);
+
+std::unique_ptr<Op> MakeQuantize();
+std::unique_ptr<Op> MakeDequantize();
+std::unique_ptr<Op> MakeBConv2d(const FlexMap& options);
+std::unique_ptr<Op> MakeBMaxPool2d(const FlexMap& options);
+
+// An option within [least, most]. `otherwise` is taken for a missing one unless it is outside of these bounds too.
+int64_t Option(const FlexMap& options, const char* op, const char* key, int64_t least, int64_t most,
+               int64_t otherwise = INT64_MIN);
+constexpr int64_t kMaxOption = INT32_MAX;
+
+// TensorFlow's sliding windows along one axis. `extent` is the reach of a window, dilation included.
+struct Windows {
+  int64_t before, after, count;
+  static Windows Of(int64_t size, int64_t extent, int64_t stride, bool same);
+};
+
+// Calls body(first, count) for slices of [0, total), in parallel if `total * cost` is worth it. `cost`: bytes touched
+// per element.
+template <typename Body>
+void ForSlices(const Parallel& parallel, int64_t total, int64_t cost, const Body& body) {
+  constexpr int64_t kSliceBytes = 32 * 1024;
+  const int64_t slice = cost >= kSliceBytes ? 1 : kSliceBytes / (cost > 0 ? cost : 1);
+  if (parallel.threads <= 1 || total <= 2 * slice) {
+    body(int64_t{0}, total);
+    return;
+  }
+  struct Slices {
+    const Body& body;
+    int64_t total, slice;
+  } slices{body, total, slice};
+  const auto piece = [](void* context, int64_t i) {
+    const Slices& s = *static_cast<const Slices*>(context);
+    const int64_t first = i * s.slice;
+    s.body(first, s.total - first < s.slice ? s.total - first : s.slice);
+  };
+  parallel.run(parallel.host, (total + slice - 1) / slice, piece, &slices);
+}
+
+}  // namespace bnnedge::tflite

@@ -1,0 +1,56 @@
+// Threads of one delegate. The interpreter offers none to delegates.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "bnnedge/conv.h"
+
+namespace bnnedge::tflite {
+
+// The caller is one of the threads; the others start at the first job that has use for them. Between jobs they spin for
+// a while, as the next operator is mostly microseconds away, then sleep. Several interpreters may share a pool: while
+// one has it, the jobs of the others run on their own threads.
+class ThreadPool {
+ public:
+  explicit ThreadPool(int threads) : threads_(threads) {}
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int threads() const { return threads_; }
+  Parallel AsParallel() { return {Run, this, threads_}; }
+
+ private:
+  using Piece = void (*)(void* context, int64_t i);
+
+  static void Run(void* host, int64_t count, Piece piece, void* context);
+  void RunJob(int64_t count, Piece piece, void* context);
+  void StartWorkers();
+  void Work();
+  bool TakePieces();
+  bool HasPieces() const;
+  void WaitForPieces();
+  void AwaitDone(int64_t count);
+
+  const int threads_;
+  std::mutex owner_;  // held by the interpreter whose job is running
+  std::vector<std::thread> workers_;
+
+  std::atomic<uint64_t> ticket_{0};
+  std::atomic<Piece> piece_{nullptr};
+  std::atomic<void*> context_{nullptr};
+  std::atomic<int64_t> done_{0};
+
+  std::mutex sleep_;
+  std::condition_variable wake_, finished_;
+  std::atomic<int> sleepers_{0};
+  std::atomic<bool> caller_sleeps_{false};
+  std::atomic<bool> stop_{false};
+};
+
+}  // namespace bnnedge::tflite

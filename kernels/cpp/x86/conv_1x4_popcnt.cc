@@ -1,0 +1,12 @@
+// Compiled with -mpopcnt; select.cc offers it only where the CPU has the instruction.
+#include "../portable/conv_1x4_scalar.h"
+#include "../portable/pack_scalar.h"
+
+namespace bnnedge {
+
+const ConvKernel kConvPopcnt = {
+    "popcnt",            kScalarBlock,       StripOrder::kBlocksOutside, ScalarPackedBytes,   ScalarPackWeights, nullptr,
+    ScalarRun,           ScalarPackNhwcFloat, ScalarPackNhwcInt8,         ScalarPackNchwFloat, ScalarUnpackNhwc,  nullptr,
+};
+
+}  // namespace bnnedge
