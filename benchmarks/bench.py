@@ -12,7 +12,7 @@ from rich.console import Console
 from bnnedge.benchmarks.devices import DEVICES
 from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkPlan, Device, ModelFile
 from bnnedge.benchmarks.result import BenchmarkRow, append_rows, check_appendable
-from bnnedge.errors import BenchmarkError, BnnedgeError, DataError, ExportError
+from bnnedge.errors import BenchmarkError, BnnedgeError, DataError
 from bnnedge.export.evaluate import choose_runtime
 from bnnedge.export.targets.target import Target, read_file, target_of
 
@@ -64,13 +64,9 @@ def bench(
 
 def read_model_file(path: Path, runtime: str, device: Device) -> ModelFile:
     """Load ``path`` and choose its runtime. Raises a ``BnnedgeError`` that names the file."""
-    target, content = read_file(path)
-    try:
-        metadata = target.read_metadata(content)
-    except ExportError as error:
-        raise ExportError(f"{path}: {error}") from error
-    chosen = choose_runtime(target.runtimes, runtime, str(path), device.unavailable)
-    model = ModelFile(str(path), content, chosen, metadata)
+    file = read_file(path)
+    chosen = choose_runtime(file.target.runtimes, runtime, str(path), device.unavailable)
+    model = ModelFile(str(path), file.data, chosen, file.metadata)
     model.check_input_shape()
     return model
 

@@ -269,9 +269,6 @@ def report(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Picture. [default: RUN/report.png]")] = None,
 ) -> None:
     """Draw a run's accuracy and loss curves and its files' latency and size, as one PNG."""
-    from rich.console import Console
-
-    from bnnedge.benchmarks.report import comparison_table
     from bnnedge.benchmarks.report import report as draw
     from bnnedge.benchmarks.result import read_rows
     from bnnedge.train.run_folder import RunFolder
@@ -280,10 +277,7 @@ def report(
     measured = read_rows(rows or run / "bench.jsonl") if rows or (run / "bench.jsonl").exists() else []
     picture = output or run / "report.png"
     draw(run, measured, picture)
-    console = Console()
-    if measured:
-        console.print(comparison_table(measured))
-    console.print(f"wrote {picture}", highlight=False)
+    print(f"wrote {picture}")
 
 
 @app.command("list")

@@ -31,12 +31,12 @@ def evaluate_file(path: Path, split: Split, runtime: str = "auto", data_root: Pa
 
     Raises as ``choose_runtime`` does, ``ExportError`` for a damaged file, ``DataError`` if its data set is not at hand.
     """
-    target, data = read_file(path)
-    info = DatasetInfo.from_dict(target.read_metadata(data).get("dataset") or {})
-    name = choose_runtime(target.runtimes, runtime, str(path))
+    file = read_file(path)
+    info = DatasetInfo.from_dict(file.metadata.get("dataset") or {})
+    name = choose_runtime(file.target.runtimes, runtime, str(path))
     dataset = load_dataset(info.name, info.image_size, data_root)
     images, labels = dataset.arrays(split)
-    session = RUNTIMES.load(name).open(data)
+    session = RUNTIMES.load(name).open(file.data)
     starts = range(0, len(labels), BATCH)
     right = sum(int((session.run(images[i : i + BATCH]).argmax(1) == labels[i : i + BATCH]).sum()) for i in starts)
     return FileAccuracy(name, info.name, len(labels), right / len(labels))

@@ -50,6 +50,5 @@ def float_twin_files(metadata: dict[str, Any]) -> list[tuple[str, bytes]]:
     example = torch.zeros(2, *metadata["input_shape"])
     graph = optimize(float_twin(trace(model, example)))
     graph.metadata = {**metadata, "method": "float32 twin", "dataset": None}
-    stem = metadata["model"].rpartition(":")[2]
     targets = [TARGETS.load(name)() for name in TARGETS]
-    return [(f"{stem}_float32{target.suffix}", target.write(graph)) for target in targets]
+    return [(f"float32_twin{target.suffix}", target.write(graph)) for target in targets]

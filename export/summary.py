@@ -81,8 +81,8 @@ def _model_rows(model: nn.Module, shape: tuple[int, ...]) -> list[LayerRow]:
 
 def file_rows(path: Path) -> list[LayerRow]:
     """The rows of an exported file, read from the file itself."""
-    target, data = read_file(path)
-    return target.describe(data)
+    file = read_file(path)
+    return file.target.describe(file.data)
 
 
 def format_bytes(count: float) -> str:

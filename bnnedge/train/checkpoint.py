@@ -63,7 +63,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except FileNotFoundError as error:
         raise CheckpointError(f"checkpoint {path} does not exist; expected a run folder made by `train`") from error
     except Exception as error:  # a damaged file can raise anything
-        reason = str(error).split("\n")[0][:120]
+        reason = str(error).split("\n")[0].split(". ")[0][:120]
         raise CheckpointError(f"checkpoint {path} is damaged or no checkpoint of bnnedge ({reason})") from error
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of bnnedge")

@@ -17,20 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnnedge.errors import ExportError, MissingDependencyError
-from bnnedge.export import graph as g
-from bnnedge.export.runtimes.runtime import Images, Session, VerifyingRuntime
-from bnnedge.export.targets.tflite_reader import BinaryLayer, Model, binary_layers, parse_model
-from bnnedge.export.targets.tflite_writer import serialize
-from bnnedge.export.targets.to_lce import LceTarget
-from bnnedge.export.targets.window import Windows
-from bnnedge.kernels.layout import unpack
+from bnnedge.export.runtimes.tflite import TfliteRuntime, TfliteSession
+from bnnedge.export.targets.tflite_reader import Model, binary_layers, parse_model
 
 Kernel = Literal["default", "indirect", "reference"]
 _PACKAGE = "larq_compute_engine"
 _EXTENSION = "interpreter_wrapper_lite"
 
 
-class Lce(VerifyingRuntime):
+class Lce(TfliteRuntime):
     """The interpreter of larq-compute-engine 0.16.
 
     ``kernel`` chooses the implementation of the binary convolution: ``default`` is LCE's BGEMM, ``indirect`` its
@@ -68,39 +63,18 @@ class Lce(VerifyingRuntime):
         """Load a file's bytes. Raises ``ExportError`` if they are damaged, ``MissingDependencyError`` without LCE."""
         return LceSession(parse_model(data), data, threads, cls.kernel)
 
-    @classmethod
-    def tap(cls, data: bytes, images: Images) -> tuple[NDArray[np.float32], dict[str, NDArray[np.int8]]]:
-        model = parse_model(data)
-        layers = list(binary_layers(model))
-        tapped = list(dict.fromkeys(layer.signs for layer in layers))
-        model.subgraph.outputs = [*model.outputs, *tapped]
-        session = cls.open(serialize(model.raw))
-        output, *words = session.invoke_all(session.prepare(images))
-        found = dict(zip(tapped, words, strict=True))
-        signs = {layer.name: unpack(found[layer.signs], layer.channels) for layer in layers}
-        return output, {name: np.ascontiguousarray(s.transpose(0, 3, 1, 2)) for name, s in signs.items()}
 
-    @classmethod
-    def integers(cls, data: bytes, layer: str, signs: NDArray[np.int8]) -> NDArray[np.int32]:
-        layers = {found.name: found for found in binary_layers(parse_model(data))}
-        if layer not in layers:
-            raise ExportError(f"the file holds no binary layer {layer!r}; it holds {', '.join(layers) or 'none'}")
-        single = LceTarget().write(_single_layer(layers[layer], signs.shape))
-        sums = cls.open(single).run(signs.astype(np.float32))
-        return np.rint(sums).astype(np.int32)
-
-
-class LceSession(Session):
+class LceSession(TfliteSession):
     """A file in the LCE interpreter. Batches run image by image: the interpreter's input shape is fixed."""
 
     def __init__(self, model: Model, data: bytes, threads: int, kernel: Kernel) -> None:
         reason = Lce.unavailable()
         if reason is not None:
             raise MissingDependencyError(reason)
+        super().__init__(model)
         if kernel == "default" and any(layer.groups > 1 and not layer.in_float for layer in binary_layers(model)):
             kernel = "indirect"
         self._data = data  # the interpreter reads constants from these bytes
-        self._input_shape = model.shape(model.inputs[0])
         try:
             self._interpreter = _extension().LiteInterpreter(
                 self._data, threads, kernel == "reference", kernel == "indirect", False
@@ -108,49 +82,9 @@ class LceSession(Session):
         except (RuntimeError, ValueError) as error:
             raise ExportError(f"LCE cannot load the file: {' '.join(str(error).split())}") from error
 
-    def prepare(self, images: Images) -> NDArray[np.float32]:
-        """Images [N, C, H, W] as contiguous NHWC, vectors [N, C] as they are."""
-        stored = images.transpose(0, 2, 3, 1) if images.ndim == 4 else images
-        if stored.shape[1:] != self._input_shape[1:]:
-            raise ExportError(f"the file takes images of {self._input_shape[1:]} (H, W, C), found {stored.shape[1:]}")
-        return np.ascontiguousarray(stored, np.float32)
-
-    def invoke(self, prepared: NDArray[np.float32]) -> NDArray[np.float32]:
-        output: NDArray[np.float32] = self.invoke_all(prepared)[0]
-        return output
-
-    def invoke_all(self, prepared: NDArray[np.float32]) -> list[NDArray[Any]]:
-        """Every output of the file: the first in PyTorch's layout, further ones as they are stored."""
+    def outputs(self, prepared: NDArray[np.float32]) -> list[NDArray[Any]]:
         results = [self._interpreter.predict([prepared[i : i + 1]]) for i in range(len(prepared))]
-        first, *others = (np.concatenate(parts) for parts in zip(*results, strict=True))
-        return [first.transpose(0, 3, 1, 2) if first.ndim == 4 else first, *others]
-
-
-def _single_layer(layer: BinaryLayer, shape: tuple[int, ...]) -> g.Graph:
-    """A graph of ``layer`` alone that gives its integers: multiplier 1, bias 0."""
-    if not layer.is_torch:
-        raise ExportError(f"{layer.name}: its padding is not PyTorch's; only files written by bnnedge can be verified")
-    outputs = len(layer.weight)
-    conv = g.BinaryConv2d(
-        name=layer.name,
-        inputs=("bits",),
-        output="sums",
-        weight=layer.weight,
-        multiplier=np.ones(outputs),
-        bias=np.zeros(outputs),
-        stride=layer.stride,
-        padding=layer.padding,
-        dilation=layer.dilation,
-        groups=layer.groups,
-    )
-    kernel = (layer.weight.shape[2], layer.weight.shape[3])
-    windows = Windows.of(layer.name, (shape[2], shape[3]), kernel, layer.stride, layer.padding, layer.dilation)
-    tensors = {
-        "signs": g.TensorSpec(shape),
-        "bits": g.TensorSpec(shape, "bits"),
-        "sums": g.TensorSpec((shape[0], outputs, *windows.output_size)),
-    }
-    return g.Graph("signs", "sums", [g.Binarize(name="sign", inputs=("signs",), output="bits"), conv], tensors)
+        return [np.concatenate(parts) for parts in zip(*results, strict=True)]
 
 
 @lru_cache(maxsize=1)

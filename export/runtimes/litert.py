@@ -1,24 +1,29 @@
-"""Google's LiteRT (the former TensorFlow Lite): runs the float files, and LCE files through a delegate."""
+"""Google's LiteRT (the former TensorFlow Lite): float files as they are, LCE files by bnnedge's delegate."""
 
 from __future__ import annotations
 
 from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnnedge.errors import ExportError, MissingDependencyError
-from bnnedge.export.runtimes.runtime import Images, Runtime, Session
+from bnnedge.export.runtimes.tflite import TfliteRuntime, TfliteSession
 from bnnedge.export.targets.tflite_reader import LCE_OPERATORS, Model, parse_model
+from bnnedge.kernels.plugins import litert_delegate
 
 
-class LiteRt(Runtime):
-    """The stock ``ai-edge-litert`` interpreter with its default (XNNPACK) kernels."""
+class LiteRt(TfliteRuntime):
+    """The stock ``ai-edge-litert`` interpreter with its default (XNNPACK) kernels.
+
+    A file with LCE's operators runs with the delegate of ``kernels/cpp/tflite`` beside them. ``kernel`` names the
+    delegate's implementation of the binary convolution; None is the fastest.
+    """
 
     name: ClassVar[str] = "litert"
+    kernel: ClassVar[str | None] = None
 
     @classmethod
     def unavailable(cls) -> str | None:
@@ -32,51 +37,47 @@ class LiteRt(Runtime):
             raise MissingDependencyError("ai-edge-litert is not installed: pip install ai-edge-litert") from error
 
     @classmethod
-    def open(cls, data: bytes, threads: int = 1, delegate: Path | None = None) -> LiteRtSession:
-        """Load a file's bytes; ``delegate`` is a shared library that runs the LCE operators.
+    def open(cls, data: bytes, threads: int = 1) -> LiteRtSession:
+        """Load a file's bytes.
 
-        Raises ``ExportError`` if the bytes are damaged, or hold LCE operators and there is no delegate for them.
+        Raises ``ExportError`` if they are damaged, ``MissingDependencyError`` without LiteRT or, for a file with LCE's
+        operators, without the delegate.
         """
         reason = cls.unavailable()
         if reason is not None:
             raise MissingDependencyError(reason)
         model = parse_model(data)
         foreign = sorted({op.code for op in model.operators if op.code in LCE_OPERATORS})
-        if foreign and delegate is None:
-            raise ExportError(
-                f"stock LiteRT does not know {', '.join(foreign)}: run the file in the lce runtime, or give LiteRT a "
-                "delegate for LCE's operators"
-            )
+        if not foreign:
+            return LiteRtSession(model, data, threads)
+        try:
+            delegate = litert_delegate(threads, kernel=cls.kernel)
+        except MissingDependencyError as error:
+            raise MissingDependencyError(f"stock LiteRT does not know {', '.join(foreign)}, and {error}") from error
         return LiteRtSession(model, data, threads, delegate)
 
 
-class LiteRtSession(Session):
+class LiteRtSession(TfliteSession):
     """A file in the LiteRT interpreter, resized to whatever batch comes in."""
 
-    def __init__(self, model: Model, data: bytes, threads: int, delegate: Path | None) -> None:
-        from ai_edge_litert.interpreter import Interpreter, load_delegate
+    def __init__(self, model: Model, data: bytes, threads: int, delegate: Any = None) -> None:
+        from ai_edge_litert.interpreter import Interpreter
 
-        self._input_shape = model.shape(model.inputs[0])
+        super().__init__(model)
         try:
-            delegates = [load_delegate(str(delegate))] if delegate is not None else None
             self._interpreter: Any = Interpreter(
-                model_content=bytes(data), num_threads=threads, experimental_delegates=delegates
+                model_content=bytes(data),
+                num_threads=threads,
+                experimental_delegates=None if delegate is None else [delegate],
             )
             self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError, OSError) as error:
             raise ExportError(f"LiteRT cannot load the file: {' '.join(str(error).split())}") from error
         self._input = self._interpreter.get_input_details()[0]["index"]
-        self._output = self._interpreter.get_output_details()[0]["index"]
+        self._outputs = [output["index"] for output in self._interpreter.get_output_details()]
         self._batch = self._input_shape[0]
 
-    def prepare(self, images: Images) -> NDArray[np.float32]:
-        """Images [N, C, H, W] as contiguous NHWC, vectors [N, C] as they are."""
-        stored = images.transpose(0, 2, 3, 1) if images.ndim == 4 else images
-        if stored.shape[1:] != self._input_shape[1:]:
-            raise ExportError(f"the file takes images of {self._input_shape[1:]} (H, W, C), found {stored.shape[1:]}")
-        return np.ascontiguousarray(stored, np.float32)
-
-    def invoke(self, prepared: NDArray[np.float32]) -> NDArray[np.float32]:
+    def outputs(self, prepared: NDArray[np.float32]) -> list[NDArray[Any]]:
         try:
             if len(prepared) != self._batch:
                 self._interpreter.resize_tensor_input(self._input, prepared.shape)
@@ -87,5 +88,4 @@ class LiteRtSession(Session):
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ExportError(f"LiteRT cannot run a batch of {len(prepared)}: {reason}") from error
-        output: NDArray[np.float32] = self._interpreter.get_tensor(self._output)
-        return output.transpose(0, 3, 1, 2) if output.ndim == 4 else output
+        return [self._interpreter.get_tensor(output) for output in self._outputs]

@@ -66,10 +66,23 @@ def target_of(path: Path) -> Target:
     raise ExportError(f"{path}: expected a file ending in {endings}, found {path.suffix or 'no ending'}")
 
 
-def read_file(path: Path) -> tuple[Target, bytes]:
-    """The target of an exported file, and the file's bytes. Raises ``ExportError`` if there is no such file."""
+@dataclass(frozen=True)
+class ExportedFile:
+    """A file of one of the targets, read and found whole."""
+
+    target: Target
+    data: bytes
+    metadata: dict[str, Any]
+
+
+def read_file(path: Path) -> ExportedFile:
+    """Read an exported file. Raises ``ExportError``, naming it, if it is missing or damaged."""
     target = target_of(path)
     try:
-        return target, path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise ExportError(f"{path} cannot be read ({error.strerror}); `bnnedge export RUN` writes one") from error
+    try:
+        return ExportedFile(target, data, target.read_metadata(data))
+    except ExportError as error:
+        raise ExportError(f"{path}: {error}") from error

@@ -1,0 +1,102 @@
+"""What every interpreter of LCE files shares: how a file is opened up for verification."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnnedge.errors import ExportError
+from bnnedge.export import graph as g
+from bnnedge.export.runtimes.runtime import Images, Session, VerifyingRuntime
+from bnnedge.export.targets.tflite_reader import BinaryLayer, Model, binary_layers, parse_model
+from bnnedge.export.targets.tflite_writer import serialize
+from bnnedge.export.targets.to_lce import LceTarget
+from bnnedge.export.targets.window import Windows
+from bnnedge.kernels.layout import unpack
+
+
+class TfliteSession(Session):
+    """A TFLite file in an interpreter: images become NHWC, and all outputs of the file can be had."""
+
+    def __init__(self, model: Model) -> None:
+        self._input_shape = model.shape(model.inputs[0])
+
+    def prepare(self, images: Images) -> NDArray[np.float32]:
+        """Images [N, C, H, W] as contiguous NHWC, vectors [N, C] as they are."""
+        stored = images.transpose(0, 2, 3, 1) if images.ndim == 4 else images
+        if stored.shape[1:] != self._input_shape[1:]:
+            raise ExportError(f"the file takes images of {self._input_shape[1:]} (H, W, C), found {stored.shape[1:]}")
+        return np.ascontiguousarray(stored, np.float32)
+
+    def invoke(self, prepared: NDArray[np.float32]) -> NDArray[np.float32]:
+        output: NDArray[np.float32] = self.invoke_all(prepared)[0]
+        return output
+
+    def invoke_all(self, prepared: NDArray[np.float32]) -> list[NDArray[Any]]:
+        """Every output of the file: the first in PyTorch's layout, further ones as they are stored."""
+        first, *others = self.outputs(prepared)
+        return [first.transpose(0, 3, 1, 2) if first.ndim == 4 else first, *others]
+
+    @abstractmethod
+    def outputs(self, prepared: NDArray[np.float32]) -> list[NDArray[Any]]:
+        """Every output of the file as it is stored."""
+
+
+class TfliteRuntime(VerifyingRuntime):
+    """Verification by means of ``open`` alone."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, data: bytes, threads: int = 1) -> TfliteSession:
+        """Load a file's bytes. Raises ``ExportError`` if they are damaged or hold operators it does not know."""
+
+    @classmethod
+    def tap(cls, data: bytes, images: Images) -> tuple[NDArray[np.float32], dict[str, NDArray[np.int8]]]:
+        model = parse_model(data)
+        layers = list(binary_layers(model))
+        tapped = list(dict.fromkeys(layer.signs for layer in layers))
+        model.subgraph.outputs = [*model.outputs, *tapped]
+        session = cls.open(serialize(model.raw))
+        output, *words = session.invoke_all(session.prepare(images))
+        found = dict(zip(tapped, words, strict=True))
+        signs = {layer.name: unpack(found[layer.signs], layer.channels) for layer in layers}
+        return output, {name: np.ascontiguousarray(s.transpose(0, 3, 1, 2)) for name, s in signs.items()}
+
+    @classmethod
+    def integers(cls, data: bytes, layer: str, signs: NDArray[np.int8]) -> NDArray[np.int32]:
+        layers = {found.name: found for found in binary_layers(parse_model(data))}
+        if layer not in layers:
+            raise ExportError(f"the file holds no binary layer {layer!r}; it holds {', '.join(layers) or 'none'}")
+        single = LceTarget().write(_single_layer(layers[layer], signs.shape))
+        sums = cls.open(single).run(signs.astype(np.float32))
+        return np.rint(sums).astype(np.int32)
+
+
+def _single_layer(layer: BinaryLayer, shape: tuple[int, ...]) -> g.Graph:
+    """A graph of ``layer`` alone that gives its integers: multiplier 1, bias 0."""
+    if not layer.is_torch:
+        raise ExportError(f"{layer.name}: its padding is not PyTorch's; only files written by bnnedge can be verified")
+    outputs = len(layer.weight)
+    conv = g.BinaryConv2d(
+        name=layer.name,
+        inputs=("bits",),
+        output="sums",
+        weight=layer.weight,
+        multiplier=np.ones(outputs),
+        bias=np.zeros(outputs),
+        stride=layer.stride,
+        padding=layer.padding,
+        dilation=layer.dilation,
+        groups=layer.groups,
+    )
+    kernel = (layer.weight.shape[2], layer.weight.shape[3])
+    windows = Windows.of(layer.name, (shape[2], shape[3]), kernel, layer.stride, layer.padding, layer.dilation)
+    tensors = {
+        "signs": g.TensorSpec(shape),
+        "bits": g.TensorSpec(shape, "bits"),
+        "sums": g.TensorSpec((shape[0], outputs, *windows.output_size)),
+    }
+    return g.Graph("signs", "sums", [g.Binarize(name="sign", inputs=("signs",), output="bits"), conv], tensors)
