@@ -26,7 +26,7 @@ Surrogate = Callable[[Tensor], Tensor]
 
 
 class _SignWithMultiplier(torch.autograd.Function):
-    """``sign(x)`` forward, ``g * multiplier`` backward."""
+    """``sign(x)`` forward, ``g * multiplier`` backward; a multiplier of 0 or 1 is kept as one byte an element."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, multiplier: Tensor) -> Tensor:
@@ -37,20 +37,6 @@ class _SignWithMultiplier(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (multiplier,) = ctx.saved_tensors
         return grads[0] * multiplier, None
-
-
-class _SignWithMask(torch.autograd.Function):
-    """``sign(x)`` forward, ``g`` where ``mask`` holds backward; the stash is one byte an element."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, mask: Tensor) -> Tensor:
-        ctx.save_for_backward(mask)
-        return sign(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (mask,) = ctx.saved_tensors
-        return grads[0].masked_fill(~mask, 0.0), None
 
 
 class _SignIdentity(torch.autograd.Function):
@@ -70,7 +56,7 @@ def identity(x: Tensor) -> Tensor:
 
 def clipped_identity(x: Tensor) -> Tensor:
     """``sign(x)`` whose gradient passes where ``abs(x) <= 1``, bounds included."""
-    return _SignWithMask.apply(x, x.detach().abs() <= 1)  # type: ignore[no-any-return, no-untyped-call]
+    return _SignWithMultiplier.apply(x, x.detach().abs() <= 1)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def approx_sign(x: Tensor) -> Tensor:

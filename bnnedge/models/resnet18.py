@@ -10,30 +10,14 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from bnnedge.layers.binary_layers import BinaryConv2d
+from bnnedge.models.basic_block import BinaryBasicBlock
 
 
-class BinaryBasicBlock(nn.Module):
-    """bconv - BN - hardtanh - bconv - BN - (+ shortcut) - hardtanh; a binary 1x1 shortcut where the shape changes."""
-
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = BinaryConv2d(in_channels, channels, 3, stride, 1)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.act1 = nn.Hardtanh()
-        self.conv2 = BinaryConv2d(channels, channels, 3, 1, 1)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or in_channels != channels:
-            self.shortcut = nn.Sequential(
-                BinaryConv2d(in_channels, channels, 1, stride),
-                nn.BatchNorm2d(channels),
-            )
-        self.act2 = nn.Hardtanh()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.act1(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        return self.act2(y + self.shortcut(x))  # type: ignore[no-any-return]
+def binary_shortcut(in_channels: int, channels: int, stride: int) -> nn.Module:
+    """A binary 1x1 convolution and BN where the shape changes, else nothing."""
+    if stride == 1 and in_channels == channels:
+        return nn.Identity()
+    return nn.Sequential(BinaryConv2d(in_channels, channels, 1, stride), nn.BatchNorm2d(channels))
 
 
 class BinaryResNet18(nn.Module):
@@ -48,7 +32,8 @@ class BinaryResNet18(nn.Module):
         for stage, channels in enumerate(widths):
             for block in range(2):
                 stride = 2 if stage > 0 and block == 0 else 1
-                blocks.append(BinaryBasicBlock(previous, channels, stride))
+                shortcut = binary_shortcut(previous, channels, stride)
+                blocks.append(BinaryBasicBlock(previous, channels, stride, shortcut))
                 previous = channels
         self.blocks = nn.Sequential(*blocks)
         self.pool = nn.AdaptiveAvgPool2d(1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bnnedge.layers.binary_layers import BinaryConv2d
+from bnnedge.models.basic_block import BinaryBasicBlock
 
 
 class OptionAShortcut(nn.Module):
@@ -25,26 +25,6 @@ class OptionAShortcut(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
 
 
-class BinaryBasicBlock(nn.Module):
-    """bconv - BN - hardtanh - bconv - BN - (+ shortcut) - hardtanh."""
-
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = BinaryConv2d(in_channels, channels, 3, stride, 1)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.act1 = nn.Hardtanh()
-        self.conv2 = BinaryConv2d(channels, channels, 3, 1, 1)
-        self.bn2 = nn.BatchNorm2d(channels)
-        changes = stride != 1 or in_channels != channels
-        self.shortcut = OptionAShortcut(in_channels, channels, stride) if changes else nn.Identity()
-        self.act2 = nn.Hardtanh()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.act1(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        return self.act2(y + self.shortcut(x))  # type: ignore[no-any-return]
-
-
 class BinaryResNet20(nn.Module):
     """3x3 float stem, three stages of three blocks with 16, 32, 64 channels, global mean, BN, float classifier."""
 
@@ -57,7 +37,10 @@ class BinaryResNet20(nn.Module):
         previous = 16
         for stage, channels in enumerate((16, 32, 64)):
             for block in range(3):
-                blocks.append(BinaryBasicBlock(previous, channels, 2 if stage > 0 and block == 0 else 1))
+                stride = 2 if stage > 0 and block == 0 else 1
+                changes = stride != 1 or previous != channels
+                shortcut = OptionAShortcut(previous, channels, stride) if changes else nn.Identity()
+                blocks.append(BinaryBasicBlock(previous, channels, stride, shortcut))
                 previous = channels
         self.blocks = nn.Sequential(*blocks)
         self.pool = nn.AdaptiveAvgPool2d(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from bnnedge.export import graph as g
 
+Build = Callable[..., g.Graph]
 Evaluate = Callable[[g.Graph, NDArray[np.float32]], dict[str, NDArray[np.float64]]]
 
 
@@ -86,3 +88,33 @@ def evaluate() -> Evaluate:
         return {name: value.numpy() for name, value in values.items()}
 
     return run
+
+
+@pytest.fixture
+def build(evaluate: Evaluate) -> Build:
+    """A chain of nodes n0, n1, ... that write t0, t1, ...; fields of a spec override that. Parameters are float32."""
+
+    def make(shape: tuple[int, ...], *specs: tuple[type[g.Node], dict[str, Any]], **metadata: Any) -> g.Graph:
+        graph = g.Graph("image", "image", [], {"image": g.TensorSpec(shape)}, metadata)
+        for index, (kind, fields) in enumerate(specs):
+            rounded = {k: _as_float32(v) for k, v in fields.items()}
+            node = kind(**{"name": f"n{index}", "inputs": (graph.output,), "output": f"t{index}", **rounded})
+            graph.nodes.append(node)
+            graph.output = node.output
+        for tensor, value in evaluate(graph, np.zeros(shape, np.float32)).items():
+            graph.tensors[tensor] = g.TensorSpec(value.shape, "bits" if _is_bits(graph, tensor) else "float32")
+        return graph
+
+    return make
+
+
+def _as_float32(value: Any) -> Any:
+    is_float = isinstance(value, np.ndarray) and value.dtype == np.float64
+    return value.astype(np.float32).astype(np.float64) if is_float else value
+
+
+def _is_bits(graph: g.Graph, tensor: str) -> bool:
+    node = graph.producer(tensor)
+    if isinstance(node, g.MaxPool2d | g.Reshape):
+        return _is_bits(graph, node.inputs[0])
+    return isinstance(node, g.Binarize) or (isinstance(node, g.BinaryConv2d) and node.threshold is not None)

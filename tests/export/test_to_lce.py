@@ -50,36 +50,6 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(20240521)
 
 
-@pytest.fixture
-def build(evaluate: Evaluate) -> Build:
-    """A chain of nodes n0, n1, ... that write t0, t1, ...; fields of a spec override that. Parameters are float32."""
-
-    def make(shape: Shape, *specs: Spec, **metadata: Any) -> g.Graph:
-        graph = g.Graph("image", "image", [], {"image": g.TensorSpec(shape)}, metadata)
-        for index, (kind, fields) in enumerate(specs):
-            rounded = {k: as_float32(v) for k, v in fields.items()}
-            node = kind(**{"name": f"n{index}", "inputs": (graph.output,), "output": f"t{index}", **rounded})
-            graph.nodes.append(node)
-            graph.output = node.output
-        for tensor, value in evaluate(graph, np.zeros(shape, np.float32)).items():
-            graph.tensors[tensor] = g.TensorSpec(value.shape, "bits" if is_bits(graph, tensor) else "float32")
-        return graph
-
-    return make
-
-
-def as_float32(value: Any) -> Any:
-    is_float = isinstance(value, np.ndarray) and value.dtype == np.float64
-    return value.astype(np.float32).astype(np.float64) if is_float else value
-
-
-def is_bits(graph: g.Graph, tensor: str) -> bool:
-    node = graph.producer(tensor)
-    if isinstance(node, g.MaxPool2d | g.Reshape):
-        return is_bits(graph, node.inputs[0])
-    return isinstance(node, g.Binarize) or (isinstance(node, g.BinaryConv2d) and node.threshold is not None)
-
-
 SIGN: Spec = (g.Binarize, {})
 
 
