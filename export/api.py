@@ -127,8 +127,7 @@ def export(
 def _verify(
     writer: Target, model: nn.Module, graph: Graph, data: bytes, images: NDArray[np.float32]
 ) -> tuple[Verification | None, str]:
-    runtimes = [RUNTIMES.load(name) for name in writer.runtimes]
-    judges: list[type[VerifyingRuntime]] = [r for r in runtimes if issubclass(r, VerifyingRuntime)]
+    judges: list[type[VerifyingRuntime]] = [RUNTIMES.load(name) for name in writer.judges]
     for judge in judges:
         if judge.unavailable() is None:
             return verify(deploy(model), graph, data, judge, images), ""

@@ -1,20 +1,28 @@
-"""The C++ kernels of ``kernels/cpp`` behind ctypes; results equal ``reference.bconv2d`` bit for bit."""
+"""The C++ kernels of ``kernels/cpp`` behind ctypes; results equal those of ``reference.py`` bit for bit.
+
+``bconv2d`` is one call. ``Conv`` is prepared once and run many times, with the output transforms that deployed models
+need; ``pack_nhwc``, ``pack_nchw``, ``unpack_nhwc`` and ``bmaxpool2d`` surround it.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import sys
-from functools import cache
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
 from importlib.resources import as_file, files
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnnedge.errors import BnnedgeError, ConfigError, MissingDependencyError
-from bnnedge.kernels.geometry import BConv2dGeometry, Pair
-from bnnedge.kernels.layout import BIT_LAYOUT_VERSION, Words
+from bnnedge.kernels.geometry import BConv2dGeometry, Pair, check_pool
+from bnnedge.kernels.layout import BIT_LAYOUT_VERSION, Words, words_for
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 LIBRARY_NAME = "bnnedge_kernels.dll" if sys.platform == "win32" else "bnnedge_kernels.so"
 
 _OK, _INVALID_ARGUMENT, _UNKNOWN_KERNEL = 0, 1, 2
@@ -30,6 +38,58 @@ class BConv2dParams(ctypes.Structure):
             *("batch", "in_height", "in_width", "channels", "out_channels", "kernel_height", "kernel_width"),
             *("stride_height", "stride_width", "dilation_height", "dilation_width"),
             *("pad_top", "pad_bottom", "pad_left", "pad_right", "pad_value", "groups"),
+        )
+    ]
+
+
+_KINDS: dict[str, tuple[int, type[np.generic]]] = {
+    "sums": (0, np.int32),
+    "float": (1, np.float32),
+    "int8": (2, np.int8),
+    "bits": (3, np.uint32),
+}
+
+
+@dataclass(frozen=True)
+class Transform:
+    """What ``Conv`` makes of its sums; ``Transform`` of ``include/bnnedge/conv.h``.
+
+    With s the sum of +-1 products and K their number, v = s, or v = K - s in the ``doubled_popcount`` domain.
+
+    ``kind``        "sums": int32 v; "float": clamp(v) * multiplier + bias, product and sum rounded apart; "int8": the
+                    same rounded half away from zero and saturated; "bits": packed, bit 1 where v < threshold (in the
+                    doubled domain v > threshold)
+    ``nchw``        of a float output; all others are NHWC
+    ``multiplier``, ``bias``  float32 [O], float and int8
+    ``threshold``   int32 [O], bits
+    """
+
+    kind: str = "sums"
+    doubled_popcount: bool = False
+    nchw: bool = False
+    clamp: tuple[int, int] = (-(2**31), 2**31 - 1)
+    multiplier: NDArray[np.float32] | None = None
+    bias: NDArray[np.float32] | None = None
+    threshold: NDArray[np.int32] | None = None
+
+
+class _Transform(ctypes.Structure):
+    """``bnnedge_transform`` of ``include/bnnedge/c_api.h``."""
+
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in ("kind", "doubled_popcount", "nchw", "clamp_low", "clamp_high")),
+        *((name, ctypes.c_void_p) for name in ("multiplier", "bias", "threshold")),
+    ]
+
+
+class _BMaxPool2dParams(ctypes.Structure):
+    """``bnnedge_bmaxpool2d_params`` of ``include/bnnedge/c_api.h``."""
+
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in (
+            *("batch", "in_height", "in_width", "words", "kernel_height", "kernel_width"),
+            *("stride_height", "stride_width", "pad_top", "pad_left", "out_height", "out_width"),
         )
     ]
 
@@ -62,6 +122,25 @@ def load_library() -> ctypes.CDLL:
         *(ctypes.c_char_p, ctypes.c_size_t),
     ]
     library.bnnedge_bconv2d_kernel_name.restype = ctypes.c_char_p
+    pointer, name, message = ctypes.c_void_p, ctypes.c_char_p, (ctypes.c_char_p, ctypes.c_size_t)
+    library.bnnedge_conv_create.argtypes = [
+        *(ctypes.POINTER(BConv2dParams), pointer, count, ctypes.POINTER(_Transform), name, ctypes.c_int32),
+        *(ctypes.POINTER(pointer), *message),
+    ]
+    library.bnnedge_conv_destroy.argtypes = [pointer]
+    library.bnnedge_conv_destroy.restype = None
+    library.bnnedge_conv_kernel_name.argtypes = [pointer]
+    library.bnnedge_conv_kernel_name.restype = ctypes.c_char_p
+    library.bnnedge_conv_resize.argtypes = [pointer, count, count, count, *message]
+    library.bnnedge_conv_run.argtypes = [pointer, pointer, count, pointer, count, *message]
+    library.bnnedge_pack.argtypes = [
+        *(ctypes.c_int32, name, pointer, count, ctypes.c_int32, count, count, count, pointer, count),
+        *message,
+    ]
+    library.bnnedge_unpack.argtypes = [name, pointer, count, count, count, pointer, count, *message]
+    library.bnnedge_bmaxpool2d.argtypes = [ctypes.POINTER(_BMaxPool2dParams), pointer, count, pointer, count, *message]
+    library.bnnedge_peak.argtypes = [name, count]
+    library.bnnedge_peak.restype = count
     return library
 
 
@@ -138,19 +217,255 @@ def call(
     """One call of ``bnnedge_bconv2d`` into ``sums``, which must be contiguous; the library checks all sizes."""
     words, filters = np.ascontiguousarray(words), np.ascontiguousarray(filters)
     as_words, as_sums = ctypes.POINTER(ctypes.c_uint32), ctypes.POINTER(ctypes.c_int32)
-    message = ctypes.create_string_buffer(_ERROR_BYTES)
-    status = library.bnnedge_bconv2d(
+    _checked(
+        library.bnnedge_bconv2d,
         ctypes.byref(params),
-        None if kernel is None else kernel.encode(),
+        _encoded(kernel),
         words.ctypes.data_as(as_words),
         words.size,
         filters.ctypes.data_as(as_words),
         filters.size,
         sums.ctypes.data_as(as_sums),
         sums.size,
-        message,
-        _ERROR_BYTES,
     )
+
+
+class Conv:
+    """A convolution prepared once and run many times; ``Conv`` of ``include/bnnedge/conv.h``.
+
+    ``params``   as ``to_params`` makes them; batch, height and width are only the first ones
+    ``filters``  uint32 [O, kh, kw, ceil(C/groups/32)]; copied
+    ``kernel``   one of ``kernel_names()``; None: ``BNNEDGE_KERNEL``, else the fastest
+
+    Not to be called from several threads at once. Raises ``ConfigError``, ``MissingDependencyError``.
+    """
+
+    def __init__(
+        self,
+        params: BConv2dParams,
+        filters: Words,
+        transform: Transform | None = None,
+        *,
+        kernel: str | None = None,
+        threads: int = 1,
+    ) -> None:
+        transform = transform or Transform()
+        if transform.kind not in _KINDS:
+            raise ConfigError(f"transform kind is one of {', '.join(_KINDS)}, got {transform.kind}")
+        number, self._dtype = _KINDS[transform.kind]
+        self._library = load_library()
+        self._bits, self._nchw, self._out_channels = transform.kind == "bits", transform.nchw, params.out_channels
+        self._shape = (params.batch, params.in_height, params.in_width)
+        self._params = params
+        filters = _typed("filters", filters, np.uint32)
+        arrays = {
+            name: _per_channel(name, getattr(transform, name), dtype, params.out_channels)
+            for name, dtype in (("multiplier", np.float32), ("bias", np.float32), ("threshold", np.int32))
+        }
+        c_transform = _Transform(
+            kind=number,
+            doubled_popcount=int(transform.doubled_popcount),
+            nchw=int(transform.nchw),
+            clamp_low=transform.clamp[0],
+            clamp_high=transform.clamp[1],
+            **{name: None if array is None else array.ctypes.data for name, array in arrays.items()},
+        )
+        handle = ctypes.c_void_p()
+        _checked(
+            self._library.bnnedge_conv_create,
+            ctypes.byref(params),
+            filters.ctypes.data,
+            filters.size,
+            ctypes.byref(c_transform),
+            _encoded(kernel),
+            threads,
+            ctypes.byref(handle),
+        )
+        self._handle = handle
+        weakref.finalize(self, self._library.bnnedge_conv_destroy, handle)
+
+    @property
+    def kernel(self) -> str:
+        """Name of the kernel that runs."""
+        name: bytes = self._library.bnnedge_conv_kernel_name(self._handle)
+        return name.decode()
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of the current input size: [N, OH, OW, O], [N, O, OH, OW], or for bits [N, OH, OW, ceil(O/32)]."""
+        p = self._params
+        sizes = (
+            (self._shape[1], p.kernel_height, p.stride_height, p.pad_top + p.pad_bottom, p.dilation_height),
+            (self._shape[2], p.kernel_width, p.stride_width, p.pad_left + p.pad_right, p.dilation_width),
+        )
+        height, width = ((size + pads - d * (k - 1) - 1) // step + 1 for size, k, step, pads, d in sizes)
+        if self._nchw:
+            return (self._shape[0], self._out_channels, height, width)
+        last = words_for(self._out_channels) if self._bits else self._out_channels
+        return (self._shape[0], height, width, last)
+
+    def __call__(self, words: Words, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """uint32 [N, H, W, ceil(C/32)] to the transform's output, written into ``out`` if that is given."""
+        words = _typed("words", words, np.uint32)
+        if words.ndim != 4:
+            raise ConfigError(f"words must be [N, H, W, ceil(C/32)], got shape {words.shape}")
+        if words.shape[:3] != self._shape:
+            _checked(self._library.bnnedge_conv_resize, self._handle, *words.shape[:3])
+            self._shape = (words.shape[0], words.shape[1], words.shape[2])
+        if out is None:
+            out = np.empty(self.output_shape, self._dtype)
+        elif out.dtype != self._dtype or out.shape != self.output_shape or not out.flags.c_contiguous:
+            raise ConfigError(
+                f"out must be contiguous {np.dtype(self._dtype)} {self.output_shape}, got {out.dtype} {out.shape}"
+            )
+        _checked(
+            self._library.bnnedge_conv_run, self._handle, words.ctypes.data, words.size, out.ctypes.data, out.nbytes
+        )
+        return out
+
+    def bind(self, words: Words, out: NDArray[Any]) -> Callable[[], None]:
+        """A function that runs once more on these contiguous arrays without looking at them again: for timing."""
+        if not words.flags.c_contiguous or self(words, out) is not out:
+            raise ConfigError("bind needs contiguous words")
+        pointers = (words.ctypes.data, words.size, out.ctypes.data, out.nbytes)
+        return _bound(partial(self._library.bnnedge_conv_run, self._handle, *pointers, None, 0), self, words, out)
+
+
+def pack_nhwc(values: NDArray[Any], *, zero_point: int = 0, kernel: str | None = None) -> Words:
+    """``layout.pack`` of float32 or int8 [..., C]; int8 values are compared with ``zero_point`` instead of 0."""
+    values = np.ascontiguousarray(values)
+    if values.dtype not in (np.float32, np.int8) or values.ndim == 0 or values.size == 0:
+        raise ConfigError(f"pack_nhwc takes float32 or int8 [..., C], got {values.dtype} {values.shape}")
+    channels = values.shape[-1]
+    words = np.empty((*values.shape[:-1], words_for(channels)), np.uint32)
+    source = 1 if values.dtype == np.int8 else 0
+    _pack(source, kernel, values, zero_point, 1, values.size // channels, channels, words)
+    return words
+
+
+def bind_pack_nhwc(values: NDArray[Any], words: Words, *, kernel: str | None = None) -> Callable[[], None]:
+    """A function that packs contiguous float32 ``values`` into contiguous ``words`` anew at each call: for timing."""
+    expected = pack_nhwc(values, kernel=kernel)
+    if values.dtype != np.float32 or words.shape != expected.shape or words.dtype != np.uint32:
+        raise ConfigError(f"bind_pack_nhwc needs float32 values and uint32 words {expected.shape}, got {words.shape}")
+    if not (values.flags.c_contiguous and words.flags.c_contiguous):
+        raise ConfigError("bind_pack_nhwc needs contiguous arrays")
+    channels = values.shape[-1]
+    sizes = (values.ctypes.data, values.size, 0, 1, values.size // channels, channels, words.ctypes.data, words.size)
+    return _bound(partial(load_library().bnnedge_pack, 0, _encoded(kernel), *sizes, None, 0), values, words)
+
+
+def pack_nchw(values: NDArray[np.float32], *, kernel: str | None = None) -> Words:
+    """float32 [N, C, H, W] to uint32 [N, H, W, ceil(C/32)]."""
+    values = np.ascontiguousarray(values)
+    if values.dtype != np.float32 or values.ndim != 4 or values.size == 0:
+        raise ConfigError(f"pack_nchw takes float32 [N, C, H, W], got {values.dtype} {values.shape}")
+    batch, channels, height, width = values.shape
+    words = np.empty((batch, height, width, words_for(channels)), np.uint32)
+    _pack(2, kernel, values, 0, batch, height * width, channels, words)
+    return words
+
+
+def _pack(
+    source: int,
+    kernel: str | None,
+    values: NDArray[Any],
+    zero_point: int,
+    batch: int,
+    pixels: int,
+    channels: int,
+    words: Words,
+) -> None:
+    _checked(
+        load_library().bnnedge_pack,
+        source,
+        _encoded(kernel),
+        values.ctypes.data,
+        values.size,
+        zero_point,
+        batch,
+        pixels,
+        channels,
+        words.ctypes.data,
+        words.size,
+    )
+
+
+def unpack_nhwc(words: Words, channels: int, *, kernel: str | None = None) -> NDArray[np.float32]:
+    """``layout.unpack`` to float32."""
+    words = _typed("words", words, np.uint32)
+    if words.ndim == 0 or channels < 1 or words.shape[-1] != words_for(channels):
+        raise ConfigError(f"{channels} channels do not take words of shape {words.shape}")
+    values = np.empty((*words.shape[:-1], channels), np.float32)
+    pixels = values.size // channels
+    _checked(
+        load_library().bnnedge_unpack,
+        _encoded(kernel),
+        words.ctypes.data,
+        words.size,
+        pixels,
+        channels,
+        values.ctypes.data,
+        values.size,
+    )
+    return values
+
+
+def bmaxpool2d(words: Words, *, kernel: Pair, stride: Pair, padding: Pair = (0, 0)) -> Words:
+    """``reference.bmaxpool2d``, same arguments and result."""
+    out_height, out_width = check_pool(words, kernel, stride, padding)
+    words = np.ascontiguousarray(words)
+    batch, height, width, count = words.shape
+    out = np.empty((batch, out_height, out_width, count), np.uint32)
+    params = _BMaxPool2dParams(batch, height, width, count, *kernel, *stride, *padding, out_height, out_width)
+    _checked(
+        load_library().bnnedge_bmaxpool2d,
+        ctypes.byref(params),
+        words.ctypes.data,
+        words.size,
+        out.ctypes.data,
+        out.size,
+    )
+    return out
+
+
+def peak(rounds: int, kernel: str | None = None) -> int:
+    """Run the kernel's inner loop on registers; returns its binary multiply-adds, 0 if it has no such loop."""
+    return int(load_library().bnnedge_peak(_encoded(kernel), rounds))
+
+
+def _bound(function: Callable[[], int], *alive: object) -> Callable[[], None]:
+    """``function`` with what its pointers point to; its arguments have been accepted once."""
+
+    def run(_alive: tuple[object, ...] = alive) -> None:
+        function()
+
+    return run
+
+
+def _encoded(kernel: str | None) -> bytes | None:
+    return None if kernel is None else kernel.encode()
+
+
+def _typed(name: str, array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
+    if array.dtype != dtype:
+        raise ConfigError(f"{name} must be {np.dtype(dtype)}, got {array.dtype}")
+    return np.ascontiguousarray(array)
+
+
+def _per_channel(name: str, array: NDArray[Any] | None, dtype: type[np.generic], channels: int) -> NDArray[Any] | None:
+    if array is None:
+        return None
+    array = _typed(name, array, dtype)
+    if array.shape != (channels,):
+        raise ConfigError(f"{name} must have one value per output channel, shape ({channels},), got {array.shape}")
+    return array
+
+
+def _checked(function: Callable[..., int], *arguments: object) -> None:
+    """Call a C function that ends in ``error, error_size``; its status and sentence become an exception."""
+    message = ctypes.create_string_buffer(_ERROR_BYTES)
+    status = function(*arguments, message, _ERROR_BYTES)
     if status == _OK:
         return
     text = message.value.decode(errors="replace")

@@ -7,6 +7,7 @@ load them without bnnedge's help, for example from C++ or on a device.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import sys
 from contextlib import ExitStack
 from functools import cache
@@ -62,6 +63,7 @@ def litert_delegate(threads: int = 1, *, kernel: str | None = None) -> Any:
         raise MissingDependencyError(f"{reason}: pip install ai-edge-litert") from error
     options = {"threads": threads} | ({} if kernel is None else {"kernel": kernel})
     try:
+        ctypes.PyDLL(str(path))  # load_delegate leaves a half-made object behind if this fails
         return interpreter.load_delegate(str(path), options)
     except ValueError as error:
         raise ConfigError(_one_line(str(error).partition("\n")[2] or str(error))) from error

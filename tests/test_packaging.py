@@ -69,7 +69,9 @@ def wheel(source_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_the_package_and_its_library_only(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {"bnnedge", f"bnnedge-{bnnedge.__version__}.dist-info"}
-    assert [name for name in names if name.startswith("bnnedge/lib/")] == ["bnnedge/lib/bnnedge_kernels.so"]
+    libraries = sorted(name for name in names if name.startswith("bnnedge/lib/"))
+    modules = ("bnnedge_kernels", "bnnedge_litert_delegate", "bnnedge_onnxruntime")
+    assert libraries == [f"bnnedge/lib/{module}.so" for module in modules]
     inside = [name for name in names if name.startswith("bnnedge/")]
     assert not any("/cpp/" in name or name.endswith((".cc", ".h", ".txt")) for name in inside)
     for name in (

@@ -6,7 +6,9 @@ RUNTIMES = Registry(
     "runtime",
     [
         ("onnxruntime", "bnnedge.export.runtimes.ort:OnnxRuntime"),
+        ("onnxruntime+bnnedge", "bnnedge.export.runtimes.ort_bnnedge:OnnxRuntimeBnnedge"),
         ("litert", "bnnedge.export.runtimes.litert:LiteRt"),
+        ("litert+bnnedge", "bnnedge.export.runtimes.litert_bnnedge:LiteRtBnnedge"),
         ("lce", "bnnedge.export.runtimes.lce:Lce"),
     ],
 )

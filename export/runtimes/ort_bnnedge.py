@@ -1,4 +1,4 @@
-"""ONNX Runtime with the bnnedge operators registered: binary convolutions run bit-packed, everything else as in stock."""
+"""ONNX Runtime with the bnnedge operators registered: binary convolutions run bit-packed, all else as in stock."""
 
 from __future__ import annotations
 

@@ -41,7 +41,9 @@ class Target(ABC):
     suffix: ClassVar[str]
     """File name ending, with the dot."""
     runtimes: ClassVar[tuple[str, ...]]
-    """Names in RUNTIMES that can run the file, best first."""
+    """Names in RUNTIMES that can run the file, fastest first."""
+    judges: ClassVar[tuple[str, ...]]
+    """Those that ``export`` verifies the file in, first choice first: runtimes whose kernels are not our own."""
 
     @abstractmethod
     def write(self, graph: Graph) -> bytes:

@@ -53,7 +53,8 @@ class LceTarget(Target):
     """
 
     suffix: ClassVar[str] = ".tflite"
-    runtimes: ClassVar[tuple[str, ...]] = ("lce", "litert")
+    runtimes: ClassVar[tuple[str, ...]] = ("litert+bnnedge", "lce", "litert")
+    judges: ClassVar[tuple[str, ...]] = ("lce",)
 
     def write(self, graph: g.Graph) -> bytes:
         """The file's bytes, the same for the same graph. Raises ``ExportError`` naming what cannot be written."""

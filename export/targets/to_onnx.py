@@ -40,7 +40,8 @@ class OnnxTarget(Target):
     """``.onnx``, opset 18; weights of binary convolutions take one bit each, rounded up to 32 channels."""
 
     suffix: ClassVar[str] = ".onnx"
-    runtimes: ClassVar[tuple[str, ...]] = ("onnxruntime",)
+    runtimes: ClassVar[tuple[str, ...]] = ("onnxruntime+bnnedge", "onnxruntime")
+    judges: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     def write(self, graph: g.Graph) -> bytes:
         """The file's bytes, the same for the same graph. The batch dimension is ``N`` in all shapes."""

@@ -2,11 +2,16 @@
 
 #include <cstring>
 #include <exception>
+#include <memory>
+#include <new>
 #include <string>
 
-#include "bnnedge/bconv2d.h"
+#include "bnnedge/conv_kernel.h"
+#include "tflite/thread_pool.h"
 
 namespace {
+
+constexpr int32_t kMaxThreads = 1024;
 
 int32_t Fail(bnnedge_status status, const char* message, char* error, size_t error_size) {
   if (error != nullptr && error_size > 0) {
@@ -16,10 +21,37 @@ int32_t Fail(bnnedge_status status, const char* message, char* error, size_t err
   return status;
 }
 
+// No exception may cross the C boundary; std::bad_alloc is the one that can be met.
+template <typename Body>
+int32_t Guard(char* error, size_t error_size, const Body& body) {
+  try {
+    std::string message;
+    const bnnedge_status status = body(&message);
+    return status == BNNEDGE_OK ? status : Fail(status, message.c_str(), error, error_size);
+  } catch (const std::bad_alloc&) {
+    return Fail(BNNEDGE_INTERNAL, "out of memory", error, error_size);
+  } catch (const std::exception& exception) {
+    return Fail(BNNEDGE_INTERNAL, exception.what(), error, error_size);
+  }
+}
+
 std::string CheckCount(const char* name, int64_t expected, int64_t got) {
   if (expected == got) return {};
   return std::string(name) + " must have " + std::to_string(expected) + " elements, got " + std::to_string(got);
 }
+
+// Uninitialised and aligned as Conv::Run wants it.
+class Workspace {
+ public:
+  explicit Workspace(int64_t bytes) : bytes_(::operator new(static_cast<size_t>(bytes), std::align_val_t{64})) {}
+  ~Workspace() { ::operator delete(bytes_, std::align_val_t{64}); }
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+  void* bytes() const { return bytes_; }
+
+ private:
+  void* bytes_;
+};
 
 bnnedge::BConv2dParams FromC(const bnnedge_bconv2d_params& c) {
   bnnedge::BConv2dParams p{};
@@ -43,6 +75,60 @@ bnnedge::BConv2dParams FromC(const bnnedge_bconv2d_params& c) {
   return p;
 }
 
+std::string FromC(const bnnedge_transform& c, int64_t channels, bnnedge::Transform* t) {
+  if (c.kind < BNNEDGE_SUMS || c.kind > BNNEDGE_BITS) {
+    return "kind must be 0 (sums), 1 (float), 2 (int8) or 3 (bits), got " + std::to_string(c.kind);
+  }
+  t->kind = static_cast<bnnedge::OutputKind>(c.kind);
+  t->domain = c.doubled_popcount != 0 ? bnnedge::Domain::kDoubledPopcount : bnnedge::Domain::kSum;
+  t->layout = c.nchw != 0 ? bnnedge::Layout::kNchw : bnnedge::Layout::kNhwc;
+  t->clamp_low = c.clamp_low;
+  t->clamp_high = c.clamp_high;
+  if (c.multiplier != nullptr) t->multiplier.assign(c.multiplier, c.multiplier + channels);
+  if (c.bias != nullptr) t->bias.assign(c.bias, c.bias + channels);
+  if (c.threshold != nullptr) t->threshold.assign(c.threshold, c.threshold + channels);
+  return {};
+}
+
+// What packs for a kernel's name: "reference" has no packing of its own.
+const bnnedge::ConvKernel* Packer(const char* kernel, std::string* message) {
+  const char* name = bnnedge::SelectConvKernel(kernel, message);
+  if (name == nullptr) return nullptr;
+  const bnnedge::ConvKernel* table = bnnedge::FindConvKernel(name);
+  return table == nullptr ? &bnnedge::kConvPortable : table;
+}
+
+bool InRange(int64_t value, int64_t least) { return value >= least && value <= INT32_MAX; }
+
+std::string CheckPixels(int64_t batch, int64_t pixels, int64_t channels, int64_t values, int64_t words) {
+  // The counts come from arrays, so products that differ by a multiple of 2^64 are no concern below 2^62.
+  if (!InRange(batch, 1) || !InRange(pixels, 1) || !InRange(channels, 1) || batch * pixels > INT64_MAX / channels) {
+    return "batch, pixels and channels must be in [1, 2^31 - 1], got " + std::to_string(batch) + ", " +
+           std::to_string(pixels) + ", " + std::to_string(channels);
+  }
+  std::string error = CheckCount("values", batch * pixels * channels, values);
+  if (error.empty()) error = CheckCount("words", batch * pixels * bnnedge::WordsFor(channels), words);
+  return error;
+}
+
+std::string CheckPool(const bnnedge_bmaxpool2d_params& p) {
+  for (const int64_t value : {p.batch, p.in_height, p.in_width, p.words, p.kernel_height, p.kernel_width,
+                              p.stride_height, p.stride_width, p.out_height, p.out_width}) {
+    if (!InRange(value, 1)) return "pool sizes must be in [1, 2^31 - 1], got " + std::to_string(value);
+  }
+  if (p.batch * p.in_height > INT32_MAX || p.in_width * p.words > INT32_MAX || p.batch * p.out_height > INT32_MAX ||
+      p.out_width * p.words > INT32_MAX) {
+    return "the tensors are too large";
+  }
+  // Each window holds a pixel: the first one ends behind the border, the last one starts before it.
+  if (!InRange(p.pad_top, 0) || p.pad_top >= p.kernel_height || !InRange(p.pad_left, 0) ||
+      p.pad_left >= p.kernel_width || (p.out_height - 1) * p.stride_height - p.pad_top >= p.in_height ||
+      (p.out_width - 1) * p.stride_width - p.pad_left >= p.in_width) {
+    return "a pool window holds no pixel; the padding must be below the kernel and the output must fit the input";
+  }
+  return {};
+}
+
 }  // namespace
 
 int32_t bnnedge_abi_version(void) { return BNNEDGE_ABI_VERSION; }
@@ -50,9 +136,8 @@ int32_t bnnedge_abi_version(void) { return BNNEDGE_ABI_VERSION; }
 int32_t bnnedge_bit_layout_version(void) { return bnnedge::kBitLayoutVersion; }
 
 const char* bnnedge_bconv2d_kernel_name(int32_t index) {
-  const auto& kernels = bnnedge::BConv2dKernels();
-  if (index < 0 || static_cast<size_t>(index) >= kernels.size()) return nullptr;
-  return kernels[static_cast<size_t>(index)].name;
+  const auto& names = bnnedge::ConvKernelNames();
+  return index < 0 || static_cast<size_t>(index) >= names.size() ? nullptr : names[static_cast<size_t>(index)];
 }
 
 int32_t bnnedge_bconv2d(const bnnedge_bconv2d_params* params, const char* kernel, const uint32_t* input,
@@ -61,20 +146,185 @@ int32_t bnnedge_bconv2d(const bnnedge_bconv2d_params* params, const char* kernel
   if (params == nullptr || input == nullptr || filter == nullptr || sums == nullptr) {
     return Fail(BNNEDGE_INVALID_ARGUMENT, "params, input, filter and sums must not be NULL", error, error_size);
   }
-  // No exception may cross the C boundary; std::bad_alloc is the one that can be met.
-  try {
+  return Guard(error, error_size, [&](std::string* message) {
     const bnnedge::BConv2dParams p = FromC(*params);
     bnnedge::BConv2dSizes sizes{};
-    std::string message = bnnedge::CheckBConv2d(p, &sizes);
-    if (message.empty()) message = CheckCount("input", sizes.input_words, input_words);
-    if (message.empty()) message = CheckCount("filter", sizes.filter_words, filter_words);
-    if (message.empty()) message = CheckCount("sums", sizes.outputs, sum_count);
-    if (!message.empty()) return Fail(BNNEDGE_INVALID_ARGUMENT, message.c_str(), error, error_size);
-    const bnnedge::BConv2dKernel* chosen = bnnedge::SelectBConv2d(kernel, &message);
-    if (chosen == nullptr) return Fail(BNNEDGE_UNKNOWN_KERNEL, message.c_str(), error, error_size);
-    chosen->run(p, input, filter, sums);
+    *message = bnnedge::CheckBConv2d(p, &sizes);
+    if (message->empty()) *message = CheckCount("input", sizes.input_words, input_words);
+    if (message->empty()) *message = CheckCount("filter", sizes.filter_words, filter_words);
+    if (message->empty()) *message = CheckCount("sums", sizes.outputs, sum_count);
+    if (!message->empty()) return BNNEDGE_INVALID_ARGUMENT;
+    const char* name = bnnedge::SelectConvKernel(kernel, message);
+    if (name == nullptr) return BNNEDGE_UNKNOWN_KERNEL;
+    const auto conv = bnnedge::Conv::Create(p, filter, bnnedge::Transform{}, name, message);
+    if (conv == nullptr) return BNNEDGE_INVALID_ARGUMENT;
+    const Workspace workspace(conv->WorkspaceBytes());
+    conv->Run(input, sums, workspace.bytes(), bnnedge::Sequential());
     return BNNEDGE_OK;
-  } catch (const std::exception& exception) {
-    return Fail(BNNEDGE_INTERNAL, exception.what(), error, error_size);
+  });
+}
+
+struct bnnedge_conv {
+  std::unique_ptr<bnnedge::Conv> conv;
+  bnnedge::Transform transform;  // without the vectors
+  std::unique_ptr<Workspace> workspace;
+  bnnedge::tflite::ThreadPool pool;
+
+  explicit bnnedge_conv(int threads) : pool(threads) {}
+
+  int64_t OutputBytes() const {
+    const bnnedge::BConv2dParams& p = conv->params();
+    const int64_t pixels = p.batch * p.OutHeight() * p.OutWidth();
+    switch (transform.kind) {
+      case bnnedge::OutputKind::kInt8:
+        return pixels * p.out_channels;
+      case bnnedge::OutputKind::kBits:
+        return pixels * bnnedge::WordsFor(p.out_channels) * 4;
+      default:
+        return pixels * p.out_channels * 4;
+    }
   }
+};
+
+int32_t bnnedge_conv_create(const bnnedge_bconv2d_params* params, const uint32_t* filter, int64_t filter_words,
+                            const bnnedge_transform* transform, const char* kernel, int32_t threads,
+                            bnnedge_conv** conv, char* error, size_t error_size) {
+  if (params == nullptr || filter == nullptr || transform == nullptr || conv == nullptr) {
+    return Fail(BNNEDGE_INVALID_ARGUMENT, "params, filter, transform and conv must not be NULL", error, error_size);
+  }
+  return Guard(error, error_size, [&](std::string* message) {
+    const bnnedge::BConv2dParams p = FromC(*params);
+    bnnedge::BConv2dSizes sizes{};
+    *message = bnnedge::CheckBConv2d(p, &sizes);
+    if (message->empty()) *message = CheckCount("filter", sizes.filter_words, filter_words);
+    if (threads < 1 || threads > kMaxThreads) {
+      *message = "threads must be in [1, " + std::to_string(kMaxThreads) + "], got " + std::to_string(threads);
+    }
+    bnnedge::Transform t;
+    if (message->empty()) *message = FromC(*transform, p.out_channels, &t);
+    if (!message->empty()) return BNNEDGE_INVALID_ARGUMENT;
+    const char* name = bnnedge::SelectConvKernel(kernel, message);
+    if (name == nullptr) return BNNEDGE_UNKNOWN_KERNEL;
+    auto made = std::make_unique<bnnedge_conv>(threads);
+    made->conv = bnnedge::Conv::Create(p, filter, t, name, message);
+    if (made->conv == nullptr) return BNNEDGE_INVALID_ARGUMENT;
+    made->transform.kind = t.kind;
+    made->workspace = std::make_unique<Workspace>(made->conv->WorkspaceBytes());
+    *conv = made.release();
+    return BNNEDGE_OK;
+  });
+}
+
+void bnnedge_conv_destroy(bnnedge_conv* conv) { delete conv; }
+
+const char* bnnedge_conv_kernel_name(const bnnedge_conv* conv) {
+  return conv == nullptr ? nullptr : conv->conv->kernel_name();
+}
+
+int32_t bnnedge_conv_resize(bnnedge_conv* conv, int64_t batch, int64_t height, int64_t width, char* error,
+                            size_t error_size) {
+  if (conv == nullptr) return Fail(BNNEDGE_INVALID_ARGUMENT, "conv must not be NULL", error, error_size);
+  return Guard(error, error_size, [&](std::string* message) {
+    const bnnedge::BConv2dParams before = conv->conv->params();
+    *message = conv->conv->Resize(batch, height, width);
+    if (!message->empty()) return BNNEDGE_INVALID_ARGUMENT;
+    try {
+      conv->workspace = std::make_unique<Workspace>(conv->conv->WorkspaceBytes());
+    } catch (...) {  // the old workspace serves the old size
+      conv->conv->Resize(before.batch, before.in_height, before.in_width);
+      throw;
+    }
+    return BNNEDGE_OK;
+  });
+}
+
+int32_t bnnedge_conv_run(bnnedge_conv* conv, const uint32_t* input, int64_t input_words, void* output,
+                         int64_t output_bytes, char* error, size_t error_size) {
+  if (conv == nullptr || input == nullptr || output == nullptr) {
+    return Fail(BNNEDGE_INVALID_ARGUMENT, "conv, input and output must not be NULL", error, error_size);
+  }
+  return Guard(error, error_size, [&](std::string* message) {
+    const bnnedge::BConv2dParams& p = conv->conv->params();
+    *message = CheckCount("input", p.batch * p.in_height * p.in_width * p.InWords(), input_words);
+    if (message->empty() && output_bytes != conv->OutputBytes()) {
+      *message = "output must have " + std::to_string(conv->OutputBytes()) + " bytes, got " +
+                 std::to_string(output_bytes);
+    }
+    if (!message->empty()) return BNNEDGE_INVALID_ARGUMENT;
+    conv->conv->Run(input, output, conv->workspace->bytes(), conv->pool.AsParallel());
+    return BNNEDGE_OK;
+  });
+}
+
+int32_t bnnedge_pack(int32_t source, const char* kernel, const void* values, int64_t value_count, int32_t zero_point,
+                     int64_t batch, int64_t pixels, int64_t channels, uint32_t* words, int64_t word_count,
+                     char* error, size_t error_size) {
+  if (values == nullptr || words == nullptr) {
+    return Fail(BNNEDGE_INVALID_ARGUMENT, "values and words must not be NULL", error, error_size);
+  }
+  return Guard(error, error_size, [&](std::string* message) {
+    *message = CheckPixels(batch, pixels, channels, value_count, word_count);
+    if (source == BNNEDGE_NHWC_INT8 && (zero_point < INT8_MIN || zero_point > INT8_MAX)) {
+      *message = "zero_point must be in [-128, 127], got " + std::to_string(zero_point);
+    }
+    if (source < BNNEDGE_NHWC_FLOAT || source > BNNEDGE_NCHW_FLOAT) {
+      *message = "source must be 0 (NHWC float), 1 (NHWC int8) or 2 (NCHW float), got " + std::to_string(source);
+    }
+    if (!message->empty()) return BNNEDGE_INVALID_ARGUMENT;
+    const bnnedge::ConvKernel* packer = Packer(kernel, message);
+    if (packer == nullptr) return BNNEDGE_UNKNOWN_KERNEL;
+    if (source == BNNEDGE_NHWC_FLOAT) {
+      packer->pack_nhwc_float(static_cast<const float*>(values), batch * pixels, channels, words);
+    } else if (source == BNNEDGE_NHWC_INT8) {
+      packer->pack_nhwc_int8(static_cast<const int8_t*>(values), zero_point, batch * pixels, channels, words);
+    } else {
+      for (int64_t n = 0; n < batch; ++n) {
+        packer->pack_nchw_float(static_cast<const float*>(values) + n * channels * pixels, channels, pixels,
+                                words + n * pixels * bnnedge::WordsFor(channels));
+      }
+    }
+    return BNNEDGE_OK;
+  });
+}
+
+int32_t bnnedge_unpack(const char* kernel, const uint32_t* words, int64_t word_count, int64_t pixels,
+                       int64_t channels, float* values, int64_t value_count, char* error, size_t error_size) {
+  if (words == nullptr || values == nullptr) {
+    return Fail(BNNEDGE_INVALID_ARGUMENT, "words and values must not be NULL", error, error_size);
+  }
+  return Guard(error, error_size, [&](std::string* message) {
+    *message = CheckPixels(1, pixels, channels, value_count, word_count);
+    if (!message->empty()) return BNNEDGE_INVALID_ARGUMENT;
+    const bnnedge::ConvKernel* packer = Packer(kernel, message);
+    if (packer == nullptr) return BNNEDGE_UNKNOWN_KERNEL;
+    packer->unpack_nhwc(words, pixels, channels, values);
+    return BNNEDGE_OK;
+  });
+}
+
+int32_t bnnedge_bmaxpool2d(const bnnedge_bmaxpool2d_params* params, const uint32_t* input, int64_t input_words,
+                           uint32_t* output, int64_t output_words, char* error, size_t error_size) {
+  if (params == nullptr || input == nullptr || output == nullptr) {
+    return Fail(BNNEDGE_INVALID_ARGUMENT, "params, input and output must not be NULL", error, error_size);
+  }
+  return Guard(error, error_size, [&](std::string* message) {
+    const bnnedge_bmaxpool2d_params& c = *params;
+    *message = CheckPool(c);
+    if (message->empty()) *message = CheckCount("input", c.batch * c.in_height * c.in_width * c.words, input_words);
+    if (message->empty()) {
+      *message = CheckCount("output", c.batch * c.out_height * c.out_width * c.words, output_words);
+    }
+    if (!message->empty()) return BNNEDGE_INVALID_ARGUMENT;
+    bnnedge::BMaxPool2d({c.batch, c.in_height, c.in_width, c.words, c.kernel_height, c.kernel_width, c.stride_height,
+                         c.stride_width, c.pad_top, c.pad_left, c.out_height, c.out_width},
+                        input, output);
+    return BNNEDGE_OK;
+  });
+}
+
+int64_t bnnedge_peak(const char* kernel, int64_t rounds) {
+  std::string message;
+  const char* name = bnnedge::SelectConvKernel(kernel, &message);
+  const bnnedge::ConvKernel* table = name == nullptr ? nullptr : bnnedge::FindConvKernel(name);
+  return table == nullptr || table->peak == nullptr ? 0 : table->peak(rounds);
 }

@@ -2,52 +2,96 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "bnnedge/bconv2d.h"
+#include "bnnedge/conv_kernel.h"
+
+#if defined(BNNEDGE_NEON_DOT) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 
 namespace bnnedge {
 namespace {
+
+constexpr char kReference[] = "reference";
+
+struct Candidate {
+  const ConvKernel* kernel;
+  bool (*supported)();
+};
 
 bool Always() { return true; }
 
 #ifdef BNNEDGE_X86_64
 bool HasPopcnt() { return __builtin_cpu_supports("popcnt") != 0; }
+bool HasAvx2() { return __builtin_cpu_supports("avx2") != 0; }
+bool HasAvx512() {
+  return __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
+         __builtin_cpu_supports("avx512vl") != 0 && __builtin_cpu_supports("avx512dq") != 0 &&
+         __builtin_cpu_supports("avx512vpopcntdq") != 0;
+}
 #endif
 
-// Fastest first. A new kernel is one line here and one in CMakeLists.txt.
-constexpr BConv2dKernel kCompiled[] = {
-#ifdef BNNEDGE_X86_64
-    {"popcnt", BConv2dPopcnt, HasPopcnt},
+#ifdef BNNEDGE_NEON_DOT
+bool HasDot() {
+#if defined(__linux__)
+  return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#elif defined(__APPLE__)
+  return true;  // every Mac on AArch64 has it
+#else
+  return false;
 #endif
-    {"portable", BConv2dPortable, Always},
-    {"reference", BConv2dReference, Always},
+}
+#endif
+
+// Fastest first. A new kernel is one line here, one in conv_kernel.h and one in CMakeLists.txt.
+constexpr Candidate kCompiled[] = {
+#ifdef BNNEDGE_X86_64
+    {&kConvAvx512, HasAvx512},
+    {&kConvAvx2, HasAvx2},
+    {&kConvPopcnt, HasPopcnt},
+#endif
+#ifdef BNNEDGE_NEON_DOT
+    {&kConvNeonDot, HasDot},
+#endif
+#ifdef BNNEDGE_NEON
+    {&kConvNeon, Always},
+#endif
+    {&kConvPortable, Always},
 };
 
-std::vector<BConv2dKernel> FindSupported() {
-  std::vector<BConv2dKernel> supported;
-  for (const BConv2dKernel& kernel : kCompiled) {
-    if (kernel.supported()) supported.push_back(kernel);
+std::vector<const char*> FindSupported() {
+  std::vector<const char*> names;
+  for (const Candidate& candidate : kCompiled) {
+    if (candidate.supported()) names.push_back(candidate.kernel->name);
   }
-  return supported;
+  names.push_back(kReference);
+  return names;
 }
 
 }  // namespace
 
-const std::vector<BConv2dKernel>& BConv2dKernels() {
-  static const std::vector<BConv2dKernel> kernels = FindSupported();
-  return kernels;
+const std::vector<const char*>& ConvKernelNames() {
+  static const std::vector<const char*> names = FindSupported();
+  return names;
 }
 
-const BConv2dKernel* SelectBConv2d(const char* name, std::string* error) {
+const char* SelectConvKernel(const char* name, std::string* error) {
   const bool asked = name != nullptr;
   if (!asked) name = std::getenv("BNNEDGE_KERNEL");
-  const std::vector<BConv2dKernel>& kernels = BConv2dKernels();
-  if (name == nullptr || *name == '\0') return &kernels.front();
+  if (name == nullptr || *name == '\0') return ConvKernelNames().front();
   std::string known;
-  for (const BConv2dKernel& kernel : kernels) {
-    if (std::strcmp(kernel.name, name) == 0) return &kernel;
-    known += (known.empty() ? "" : ", ") + std::string(kernel.name);
+  for (const char* supported : ConvKernelNames()) {
+    if (std::strcmp(supported, name) == 0) return supported;
+    known += (known.empty() ? "" : ", ") + std::string(supported);
   }
   *error = (asked ? "kernel " : "BNNEDGE_KERNEL=") + std::string(name) + " does not run on this CPU; known: " + known;
+  return nullptr;
+}
+
+const ConvKernel* FindConvKernel(const char* name) {
+  for (const Candidate& candidate : kCompiled) {
+    if (std::strcmp(candidate.kernel->name, name) == 0) return candidate.kernel;
+  }
   return nullptr;
 }
 

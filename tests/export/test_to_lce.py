@@ -592,12 +592,6 @@ def test_a_file_of_another_writer(pad_values: int) -> None:
         TARGET.read_metadata(data)
 
 
-def test_litert_refuses_lce_operators(build: Build, rng: np.random.Generator) -> None:
-    data = TARGET.write(small_network(build, rng))
-    with pytest.raises(ExportError, match=r"stock LiteRT does not know LceBconv2d, LceQuantize"):
-        LiteRt.open(data)
-
-
 @pytest.mark.parametrize("runtime", [pytest.param(Lce, marks=needs_lce), LiteRt])
 def test_images_of_another_size_are_refused(runtime: type[Runtime], build: Build) -> None:
     session = runtime.open(TARGET.write(build((1, 3, 4, 5), (g.Clip, {"low": 0.0, "high": np.inf}))))

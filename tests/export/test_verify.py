@@ -16,7 +16,7 @@ from bnnedge.export.graph import BinaryConv2d as BinaryNode
 from bnnedge.export.graph import Conv2d, Graph, Linear, Node
 from bnnedge.export.passes import optimize
 from bnnedge.export.runtimes import RUNTIMES
-from bnnedge.export.runtimes.runtime import Runtime, VerifyingRuntime
+from bnnedge.export.runtimes.runtime import VerifyingRuntime
 from bnnedge.export.targets import TARGETS
 from bnnedge.export.trace import trace
 from bnnedge.export.verify import Verification, verify
@@ -62,13 +62,11 @@ def images() -> NDArray[np.float32]:
 
 
 def judge(target: str) -> type[VerifyingRuntime]:
-    for name in TARGETS.load(target).runtimes:
-        runtime: type[Runtime] = RUNTIMES.load(name)
-        if issubclass(runtime, VerifyingRuntime):
-            if runtime.unavailable():
-                pytest.skip(f"{name}: {runtime.unavailable()}")
-            return runtime
-    raise AssertionError(f"no runtime verifies {target}")
+    name = TARGETS.load(target).judges[0]
+    runtime: type[VerifyingRuntime] = RUNTIMES.load(name)
+    if runtime.unavailable():
+        pytest.skip(f"{name}: {runtime.unavailable()}")
+    return runtime
 
 
 def check(

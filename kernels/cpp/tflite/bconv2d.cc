@@ -11,6 +11,7 @@
 // whole map, where its other kernels leave the padding out.
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "op.h"
 
@@ -103,13 +104,15 @@ class BConv : public Op {
   }
 
   void MakeTransform() {
+    transform_ = Transform{};
     transform_.domain = Domain::kDoubledPopcount;
     if (output->Is(Type::kInt32)) {
       transform_.kind = OutputKind::kBits;
       const int32_t* const tau = PerChannel<int32_t>(kThreshold, "threshold", Type::kInt32);
       // p > tau is 2 p > 2 tau; a threshold beyond int32 decides as the last one does.
       for (int64_t o = 0; o < p_.out_channels; ++o) {
-        transform_.threshold.push_back(static_cast<int32_t>(std::clamp<int64_t>(int64_t{2} * tau[o], INT32_MIN, INT32_MAX)));
+        const int64_t doubled = std::clamp<int64_t>(int64_t{2} * tau[o], INT32_MIN, INT32_MAX);
+        transform_.threshold.push_back(static_cast<int32_t>(doubled));
       }
       return;
     }
@@ -129,7 +132,7 @@ class BConv : public Op {
       case kReluN1To1:
         return {-1, 1};
       case kRelu6:
-        return {0, std::min<int64_t>(6, fan_in_)};
+        return {0, 6};
       default:
         return {-fan_in_, fan_in_};
     }
@@ -180,7 +183,8 @@ class BConv : public Op {
   }
 
   int64_t WorkspaceLimit(const BConv2dParams& p) const {
-    return kFreeWorkspaceBytes + kWorkspacePerByte * 4 * (inputs[kInput]->Elements() + p.batch * p.OutHeight() * p.OutWidth());
+    const int64_t pixels = p.batch * p.OutHeight() * p.OutWidth();
+    return kFreeWorkspaceBytes + kWorkspacePerByte * 4 * (inputs[kInput]->Elements() + pixels);
   }
 
   void CheckPaddedSize(const BConv2dParams& p) const {

@@ -1,13 +1,17 @@
 // A job is published in one atomic ticket, (job number, pieces, next piece), and a piece is taken by advancing it. So a
 // thread that wakes late finds no piece left and touches nothing: the caller waits for pieces, never for threads.
 //
-// `piece_` and `context_` are read between a look at the ticket and the exchange that takes a piece. They change only
+// `piece_`, `context_` and `float_mode_` are read between a look at the ticket and the exchange that takes a piece. They change only
 // while no piece is left, hence a successful exchange proves that what was read belongs to that ticket.
 #include "thread_pool.h"
 
 #include <algorithm>
 #include <chrono>
-#include <system_error>
+#include <exception>
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <xmmintrin.h>
+#endif
 
 namespace bnnedge::tflite {
 namespace {
@@ -25,6 +29,30 @@ void Pause() {
   __builtin_ia32_pause();
 #elif defined(__aarch64__)
   asm volatile("yield");
+#endif
+}
+
+// The thread's rounding and treatment of denormal numbers.
+uint64_t FloatMode() {
+#if defined(__x86_64__) || defined(_M_X64)
+  return _mm_getcsr();
+#elif defined(__aarch64__) && defined(__GNUC__)
+  uint64_t mode;
+  asm volatile("mrs %0, fpcr" : "=r"(mode));
+  return mode;
+#else
+  return 0;
+#endif
+}
+
+void SetFloatMode(uint64_t mode) {
+#if defined(__x86_64__) || defined(_M_X64)
+  constexpr uint64_t kStickyFlags = 0x3f;  // of exceptions that have happened: no part of the mode
+  _mm_setcsr(static_cast<unsigned>(mode & ~kStickyFlags));
+#elif defined(__aarch64__) && defined(__GNUC__)
+  asm volatile("msr fpcr, %0" : : "r"(mode));
+#else
+  static_cast<void>(mode);
 #endif
 }
 
@@ -93,6 +121,7 @@ void ThreadPool::RunJob(int64_t count, Piece piece, void* context) {
   if (workers_.empty()) StartWorkers();
   piece_.store(piece, std::memory_order_relaxed);
   context_.store(context, std::memory_order_relaxed);
+  float_mode_.store(FloatMode(), std::memory_order_relaxed);
   done_.store(0, std::memory_order_relaxed);
   const uint64_t job = Job(ticket_.load(std::memory_order_relaxed)) + 1;
   ticket_.store(job << (2 * kCountBits) | static_cast<uint64_t>(count) << kCountBits);
@@ -101,7 +130,7 @@ void ThreadPool::RunJob(int64_t count, Piece piece, void* context) {
     { const std::lock_guard<std::mutex> lock(sleep_); }
     wake_.notify_all();
   }
-  TakePieces();
+  TakePieces(false);
   AwaitDone(count);
 }
 
@@ -120,13 +149,15 @@ bool ThreadPool::HasPieces() const {
 }
 
 // Whether it found any.
-bool ThreadPool::TakePieces() {
+bool ThreadPool::TakePieces(bool adopts_float_mode) {
   bool any = false;
   uint64_t ticket = ticket_.load();
   while (Next(ticket) < Count(ticket)) {
     const Piece piece = piece_.load(std::memory_order_relaxed);
     void* const context = context_.load(std::memory_order_relaxed);
+    const uint64_t mode = float_mode_.load(std::memory_order_relaxed);
     if (!ticket_.compare_exchange_weak(ticket, ticket + 1)) continue;
+    if (adopts_float_mode) SetFloatMode(mode);
     piece(context, static_cast<int64_t>(Next(ticket)));
     any = true;
     // The job outlives this piece only until the count is full; the caller may be gone right after.
@@ -151,7 +182,7 @@ void ThreadPool::WaitForPieces() {
 
 void ThreadPool::Work() {
   while (!stop_.load()) {
-    if (!TakePieces()) WaitForPieces();
+    if (!TakePieces(true)) WaitForPieces();
   }
 }
 

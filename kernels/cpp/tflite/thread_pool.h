@@ -14,7 +14,8 @@ namespace bnnedge::tflite {
 
 // The caller is one of the threads; the others start at the first job that has use for them. Between jobs they spin for
 // a while, as the next operator is mostly microseconds away, then sleep. Several interpreters may share a pool: while
-// one has it, the jobs of the others run on their own threads.
+// one has it, the jobs of the others run on their own threads. All round as the caller does: some interpreters flush
+// denormal numbers to zero, and a result must not depend on the thread that computes it.
 class ThreadPool {
  public:
   explicit ThreadPool(int threads) : threads_(threads) {}
@@ -32,7 +33,7 @@ class ThreadPool {
   void RunJob(int64_t count, Piece piece, void* context);
   void StartWorkers();
   void Work();
-  bool TakePieces();
+  bool TakePieces(bool adopts_float_mode);
   bool HasPieces() const;
   void WaitForPieces();
   void AwaitDone(int64_t count);
@@ -44,6 +45,7 @@ class ThreadPool {
   std::atomic<uint64_t> ticket_{0};
   std::atomic<Piece> piece_{nullptr};
   std::atomic<void*> context_{nullptr};
+  std::atomic<uint64_t> float_mode_{0};
   std::atomic<int64_t> done_{0};
 
   std::mutex sleep_;

@@ -1,17 +1,14 @@
-// The binary convolution: what every kernel computes, and how one is chosen.
+// The binary convolution: its parameters, their limits, and what is computed.
 //
 // In steps, for output pixel (y, x) and output channel o, with Cg = channels / groups:
 //   1. taps: every (ky, kx); it is inside if the pixel (y * stride + ky * dilation - pad_top, ...) is in the image;
 //   2. inside: the tap adds Cg - 2 * popcount(a xor w) over the words of o's group;
 //   3. outside: it adds 0 (pad_value 0), or Cg - 2 * popcount(w) (pad_value 1: the words outside are 0, i.e. +1).
-// Fused: s = Cg * (taps that count) - 2 * (popcounts of inside taps + popcounts of w in outside taps that count). The
-// last term needs no input, so kernels sum it up once per filter and tap.
+// Fused: bnnedge/conv.h.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "bnnedge/layout.h"
 
@@ -53,26 +50,8 @@ struct BConv2dSizes {
 // Checks everything a kernel relies on. Returns an empty string and the sizes, or one sentence saying what is wrong.
 std::string CheckBConv2d(const BConv2dParams& params, BConv2dSizes* sizes);
 
-// input [N, H, W, InWords], filter [O, kh, kw, FilterWords], sums [N, OH, OW, O]; the parameters have been checked.
-using BConv2dFunction = void (*)(const BConv2dParams&, const uint32_t* input, const uint32_t* filter, int32_t* sums);
-
-struct BConv2dKernel {
-  const char* name;
-  BConv2dFunction run;
-  bool (*supported)();  // by this CPU
-};
-
-// The compiled kernels that this CPU supports, fastest first; never empty.
-const std::vector<BConv2dKernel>& BConv2dKernels();
-
-// The kernel called `name`; without a name that of the environment variable BNNEDGE_KERNEL, else the fastest.
-// Returns nullptr and a sentence in `error` if no supported kernel has that name.
-const BConv2dKernel* SelectBConv2d(const char* name, std::string* error);
-
-void BConv2dReference(const BConv2dParams&, const uint32_t* input, const uint32_t* filter, int32_t* sums);
-void BConv2dPortable(const BConv2dParams&, const uint32_t* input, const uint32_t* filter, int32_t* sums);
-#ifdef BNNEDGE_X86_64
-void BConv2dPopcnt(const BConv2dParams&, const uint32_t* input, const uint32_t* filter, int32_t* sums);
-#endif
+// Bit by bit, straight from the steps above; the parameters have been checked.
+// input [N, H, W, InWords], filter [O, kh, kw, FilterWords], sums [N, OH, OW, O].
+void BConv2dReference(const BConv2dParams& params, const uint32_t* input, const uint32_t* filter, int32_t* sums);
 
 }  // namespace bnnedge

@@ -52,6 +52,13 @@ struct ConvStrip {
   int32_t clamp_low, clamp_high;
   const float* multiplier;  // [block], kFloat and kInt8
   const float* bias;
+
+  // A shorter way to the same bits of y, where all values are even, nothing clamps and nothing overflows (else nullptr):
+  //   y = float(half_base[base_offset[i] + c] - p) * half_multiplier[c] + bias[c]
+  // with half_base = -+ base / 2 and half_multiplier = -+ 2 multiplier: scaling by 2 and -1 is exact. A kernel can start
+  // its counts at half_base and count down.
+  const int32_t* half_base;
+  const float* half_multiplier;
 };
 
 // Which loop is outside: blocks (the block's weights stay in the first cache) or rows (what a kernel keeps of the row

@@ -1,0 +1,546 @@
+// Everything of a prepared convolution that no instruction set changes; see bnnedge/conv_kernel.h for the split.
+//
+// Derivation of the constants. Let p be the popcount over all taps, outside ones reading zero words, W(T) the number of
+// -1 among an output channel's weights at the taps T, and "out" the outside taps of a pixel that count for nothing
+// (pad_value 0; with pad_value 1 there are none). Then
+//   s = K - 2 p - (Cg |out| - 2 W(out))        K - s = 2 p + (Cg |out| - 2 W(out))
+// so v = base -+ 2 p with base = K - e or e, e = Cg |out| - 2 W(out). A bit is a comparison of p with an integer:
+//   base - 2 p < t  <=>  p > floor((base - t) / 2)        base + 2 p > t  <=>  p > floor((t - base) / 2)
+// e is the same for all pixels of a border class (row class x column class). With Cg even, K and e are even, and
+//   v * multiplier = (base / 2 -+ p) * (2 multiplier) = (-+ base / 2 - p) * (-+ 2 multiplier)
+// to the last bit, unless 2 multiplier overflows or the multiplier is subnormal (some hosts run with those as zero).
+#include "bnnedge/conv.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <new>
+
+#include "bnnedge/conv_kernel.h"
+#include "border.h"
+#include "reference/conv_reference.h"
+
+namespace bnnedge {
+namespace {
+
+constexpr int64_t kAlignment = 64;
+// Pieces of one run, and so the scratch areas in the workspace, however many threads the host has.
+constexpr int64_t kMaxPieces = 32;
+// A copy below this many words is done by the caller: waking threads takes longer.
+constexpr int64_t kParallelCopyWords = 64 * 1024;
+constexpr int64_t kMaxBytes = int64_t{1} << 46;
+constexpr int64_t kMaxTableEntries = (int64_t{1} << 31) - 1;
+
+int64_t RoundUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+int64_t CeilDiv(int64_t value, int64_t unit) { return (value + unit - 1) / unit; }
+int64_t FloorHalf(int64_t value) { return value >= 0 ? value / 2 : -((1 - value) / 2); }
+
+struct AlignedFree {
+  void operator()(void* bytes) const { ::operator delete(bytes, std::align_val_t{kAlignment}); }
+};
+using AlignedBytes = std::unique_ptr<unsigned char, AlignedFree>;
+
+AlignedBytes Allocate(int64_t bytes) {
+  return AlignedBytes(
+      static_cast<unsigned char*>(::operator new(static_cast<size_t>(bytes), std::align_val_t{kAlignment})));
+}
+
+std::string CheckScales(const std::vector<float>& values, const char* name, const BConv2dParams& p, OutputKind kind) {
+  if (values.size() != static_cast<size_t>(p.out_channels)) {
+    return std::string(name) + " must have one value per output channel, expected " + std::to_string(p.out_channels) +
+           ", got " + std::to_string(values.size());
+  }
+  const auto finite = [](float value) { return std::isfinite(value); };
+  if (kind == OutputKind::kInt8 && !std::all_of(values.begin(), values.end(), finite)) {
+    return std::string(name) + " of an int8 output must be finite";
+  }
+  return {};
+}
+
+std::string CheckTransform(const Transform& t, const BConv2dParams& p) {
+  if (t.layout == Layout::kNchw && t.kind != OutputKind::kFloat) return "only float outputs can be NCHW";
+  if (t.clamp_low > t.clamp_high) {
+    return "the clamp is empty: low " + std::to_string(t.clamp_low) + ", high " + std::to_string(t.clamp_high);
+  }
+  const int64_t products = p.kernel_height * p.kernel_width * p.GroupChannels();
+  if (t.domain == Domain::kDoubledPopcount && products > INT32_MAX / 2) {
+    return "one output sums more products than a doubled popcount in int32 holds";
+  }
+  std::string error;
+  if (t.kind == OutputKind::kFloat || t.kind == OutputKind::kInt8) {
+    error = CheckScales(t.multiplier, "multiplier", p, t.kind);
+    if (error.empty()) error = CheckScales(t.bias, "bias", p, t.kind);
+  }
+  if (t.kind == OutputKind::kBits && t.threshold.size() != static_cast<size_t>(p.out_channels)) {
+    error = "threshold must have one value per output channel, expected " + std::to_string(p.out_channels) + ", got " +
+            std::to_string(t.threshold.size());
+  }
+  return error;
+}
+
+// What depends on the size of the input.
+struct Plan {
+  BConv2dParams params{};
+  int64_t out_height = 0, out_width = 0;
+  bool copies = false;                 // else the kernel reads the caller's input
+  int64_t rows = 0, columns = 0;       // of the image that the kernel reads
+  std::vector<ConvRun> runs;
+  std::vector<int32_t> row_base;       // [OH]: index into base
+  std::vector<int32_t> column_base;    // [OW]: added to it
+  std::vector<int32_t> base;           // [row classes][column classes][padded channels]
+  std::vector<int32_t> half_base;      // the same of ConvStrip::half_base, or empty
+  int64_t copy_bytes = 0, scratch_bytes = 0, piece_bytes = 0;
+};
+
+class PackedConv : public Conv {
+ public:
+  PackedConv(const ConvKernel& kernel, const BConv2dParams& params, const uint32_t* filter, const Transform& transform)
+      : kernel_(kernel),
+        transform_(transform),
+        products_(params.kernel_height * params.kernel_width * params.GroupChannels()),
+        k_words_(params.kernel_height * params.kernel_width * params.FilterWords()),
+        group_outputs_(params.out_channels / params.groups),
+        group_blocks_(CeilDiv(group_outputs_, kernel.block)),
+        blocks_(group_blocks_ * params.groups),
+        padded_channels_(blocks_ * kernel.block),
+        merges_bits_(transform.kind == OutputKind::kBits && params.groups > 1 && group_outputs_ % kWordBits != 0) {
+    plan_.params = params;
+    PackWeights(filter);
+    CountBits(filter);
+    PadChannels(transform_.multiplier, &multiplier_);
+    PadChannels(transform_.bias, &bias_);
+    if (CanHalve()) {
+      half_multiplier_ = multiplier_;
+      for (float& value : half_multiplier_) value *= Doubled() ? -2.0f : 2.0f;
+    }
+  }
+
+  std::string Resize(int64_t batch, int64_t height, int64_t width) override {
+    Plan next;
+    next.params = plan_.params;
+    next.params.batch = batch;
+    next.params.in_height = height;
+    next.params.in_width = width;
+    std::string error = MakePlan(&next);
+    if (error.empty()) plan_ = std::move(next);
+    return error;
+  }
+
+  const BConv2dParams& params() const override { return plan_.params; }
+  const char* kernel_name() const override { return kernel_.name; }
+  int64_t WorkspaceBytes() const override { return plan_.copy_bytes + kMaxPieces * plan_.piece_bytes; }
+
+  void Run(const uint32_t* input, void* output, void* workspace, const Parallel& parallel) const override {
+    Job job{};
+    job.conv = this;
+    job.input = input;
+    job.output = output;
+    job.workspace = static_cast<unsigned char*>(workspace);
+    const int64_t threads = std::max(1, parallel.threads);
+    if (plan_.copies) {
+      const int64_t rows = plan_.params.batch * plan_.rows;
+      job.image = reinterpret_cast<const uint32_t*>(job.workspace);
+      job.row_pieces = plan_.copy_bytes / 4 < kParallelCopyWords ? 1 : std::min(threads, rows);
+      RunPieces(parallel, job.row_pieces, [](void* context, int64_t i) {
+        const Job& j = *static_cast<const Job*>(context);
+        j.conv->CopyRows(j, i);
+      }, &job);
+    } else {
+      job.image = input;
+    }
+    ChoosePieces(threads, &job);
+    RunPieces(parallel, job.row_pieces * job.block_pieces, [](void* context, int64_t i) {
+      const Job& j = *static_cast<const Job*>(context);
+      j.conv->RunPiece(j, i);
+    }, &job);
+  }
+
+ private:
+  struct Job {
+    const PackedConv* conv;
+    const uint32_t* input;
+    const uint32_t* image;  // what the kernel reads: the copy, or the input
+    void* output;
+    unsigned char* workspace;
+    int64_t row_pieces, block_pieces;
+  };
+
+  static void RunPieces(const Parallel& parallel, int64_t count, void (*piece)(void*, int64_t), Job* job) {
+    if (count > 1) {
+      parallel.run(parallel.host, count, piece, job);
+    } else {
+      piece(job, 0);
+    }
+  }
+
+  // ---- Preparation ----
+
+  void PackWeights(const uint32_t* filter) {
+    block_bytes_ = RoundUp(kernel_.packed_bytes(std::min(kernel_.block, group_outputs_), k_words_), kAlignment);
+    weights_ = Allocate(block_bytes_ * blocks_);
+    for (int64_t block = 0; block < blocks_; ++block) {
+      kernel_.pack_weights(filter + FirstChannel(block) * k_words_, BlockChannels(block), k_words_,
+                           weights_.get() + block * block_bytes_);
+    }
+  }
+
+  // bits_[o][(ky, kx)] = bits set in channel o's filter at the taps above and left of (ky, kx), both exclusive.
+  void CountBits(const uint32_t* filter) {
+    const BConv2dParams& p = plan_.params;
+    if (p.pad_value == 1) return;
+    const int64_t width = p.kernel_width + 1, tap_words = p.FilterWords();
+    bits_.assign(static_cast<size_t>(p.out_channels * (p.kernel_height + 1) * width), 0);
+    int32_t* table = bits_.data();
+    for (int64_t o = 0; o < p.out_channels; ++o, table += (p.kernel_height + 1) * width) {
+      for (int64_t ky = 0; ky < p.kernel_height; ++ky) {
+        int32_t row = 0;
+        for (int64_t kx = 0; kx < p.kernel_width; ++kx) {
+          for (int64_t w = 0; w < tap_words; ++w) row += CountOnes(*filter++);
+          table[(ky + 1) * width + kx + 1] = table[ky * width + kx + 1] + row;
+        }
+      }
+    }
+  }
+
+  static int32_t CountOnes(uint32_t bits) {
+    bits -= (bits >> 1) & 0x55555555u;
+    bits = (bits & 0x33333333u) + ((bits >> 2) & 0x33333333u);
+    return static_cast<int32_t>((((bits + (bits >> 4)) & 0x0f0f0f0fu) * 0x01010101u) >> 24);
+  }
+
+  void PadChannels(const std::vector<float>& values, std::vector<float>* padded) const {
+    if (values.empty()) return;
+    padded->assign(static_cast<size_t>(padded_channels_), 0.0f);
+    for (int64_t o = 0; o < plan_.params.out_channels; ++o) {
+      (*padded)[static_cast<size_t>(PaddedChannel(o))] = values[static_cast<size_t>(o)];
+    }
+  }
+
+  int64_t FirstChannel(int64_t block) const {
+    return block / group_blocks_ * group_outputs_ + block % group_blocks_ * kernel_.block;
+  }
+  int64_t BlockChannels(int64_t block) const {
+    return std::min(kernel_.block, group_outputs_ - block % group_blocks_ * kernel_.block);
+  }
+  int64_t PaddedChannel(int64_t o) const {
+    return o / group_outputs_ * group_blocks_ * kernel_.block + o % group_outputs_;
+  }
+
+  std::string MakePlan(Plan* plan) const {
+    const BConv2dParams& p = plan->params;
+    BConv2dSizes sizes{};
+    std::string error = CheckBConv2d(p, &sizes);
+    if (!error.empty()) return error;
+    plan->out_height = p.OutHeight();
+    plan->out_width = p.OutWidth();
+    plan->rows = (plan->out_height - 1) * p.stride_height + p.dilation_height * (p.kernel_height - 1) + 1;
+    plan->columns = (plan->out_width - 1) * p.stride_width + p.dilation_width * (p.kernel_width - 1) + 1;
+    plan->copies = p.pad_top > 0 || p.pad_left > 0 || plan->rows > p.in_height || plan->columns > p.in_width;
+    if (plan->copies) {
+      const int64_t row_bytes = plan->columns * p.InWords() * 4;  // below 2^31 * 2^26 * 4
+      if (row_bytes > kMaxBytes / plan->rows / p.batch) return "the padded input is too large";
+      plan->copy_bytes = RoundUp(p.batch * plan->rows * row_bytes, kAlignment);
+    } else {
+      plan->rows = p.in_height;
+      plan->columns = p.in_width;
+    }
+    FindRuns(plan);
+    error = MakeBase(plan);
+    if (kernel_.scratch_bytes != nullptr) {
+      plan->scratch_bytes = RoundUp(kernel_.scratch_bytes(plan->out_width, k_words_), kAlignment);
+    }
+    const int64_t strip_words = merges_bits_ ? plan->out_width * WordsFor(kernel_.block) : 0;
+    plan->piece_bytes = plan->scratch_bytes + RoundUp(strip_words * 4, kAlignment);
+    if (error.empty() && plan->piece_bytes > kMaxBytes / kMaxPieces) error = "one output row is too wide";
+    return error;
+  }
+
+  // Words of neighbouring taps are neighbours in the image too, with dilation 1 and one group; rows are if the window
+  // is as wide as the image.
+  void FindRuns(Plan* plan) const {
+    const BConv2dParams& p = plan->params;
+    const int64_t in_words = p.InWords(), tap_words = p.FilterWords();
+    for (int64_t ky = 0; ky < p.kernel_height; ++ky) {
+      for (int64_t kx = 0; kx < p.kernel_width; ++kx) {
+        const int64_t offset = (ky * p.dilation_height * plan->columns + kx * p.dilation_width) * in_words;
+        if (!plan->runs.empty() && plan->runs.back().offset + plan->runs.back().words == offset) {
+          plan->runs.back().words += tap_words;
+        } else {
+          plan->runs.push_back({offset, tap_words});
+        }
+      }
+    }
+  }
+
+  std::string MakeBase(Plan* plan) const {
+    const BConv2dParams& p = plan->params;
+    const bool zero_padding = p.pad_value == 0 && plan->copies;
+    const int64_t no_pad = 0, one = 1;
+    // Without zero-padding all pixels are alike: one class, made from a window that is inside.
+    const BorderClasses rows =
+        zero_padding ? BorderClasses(plan->out_height, p.stride_height, p.pad_top, p.dilation_height, p.in_height,
+                                     p.kernel_height)
+                     : BorderClasses(plan->out_height, no_pad, no_pad, one, p.kernel_height, p.kernel_height);
+    const BorderClasses columns =
+        zero_padding ? BorderClasses(plan->out_width, p.stride_width, p.pad_left, p.dilation_width, p.in_width,
+                                     p.kernel_width)
+                     : BorderClasses(plan->out_width, no_pad, no_pad, one, p.kernel_width, p.kernel_width);
+    const int64_t column_classes = static_cast<int64_t>(columns.taps.size());
+    const int64_t row_entries = column_classes * padded_channels_;
+    if (static_cast<int64_t>(rows.taps.size()) > kMaxTableEntries / row_entries) return "too many border cases";
+    for (const int32_t row : rows.of) plan->row_base.push_back(static_cast<int32_t>(row * row_entries));
+    for (const int32_t column : columns.of) {
+      plan->column_base.push_back(static_cast<int32_t>(column * padded_channels_));
+    }
+    const bool bits = transform_.kind == OutputKind::kBits;
+    plan->base.assign(rows.taps.size() * static_cast<size_t>(row_entries), bits ? INT32_MAX : 0);
+    int32_t* base = plan->base.data();
+    for (const TapRange& row : rows.taps) {
+      for (const TapRange& column : columns.taps) {
+        for (int64_t o = 0; o < p.out_channels; ++o) {
+          base[PaddedChannel(o)] = Base(o, zero_padding ? Outside(row, column, o) : 0);
+        }
+        base += padded_channels_;
+      }
+    }
+    if (!half_multiplier_.empty()) {
+      plan->half_base = plan->base;
+      for (int32_t& value : plan->half_base) value /= Doubled() ? -2 : 2;
+    }
+    return {};
+  }
+
+  // e of the derivation above.
+  int64_t Outside(const TapRange& row, const TapRange& column, int64_t o) const {
+    const BConv2dParams& p = plan_.params;
+    const int64_t width = p.kernel_width + 1;
+    const int32_t* table = bits_.data() + o * (p.kernel_height + 1) * width;
+    const auto above_left = [&](int64_t ky, int64_t kx) { return static_cast<int64_t>(table[ky * width + kx]); };
+    const int64_t inside = above_left(row.last, column.last) - above_left(row.first, column.last) -
+                           above_left(row.last, column.first) + above_left(row.first, column.first);
+    const int64_t taps = p.kernel_height * p.kernel_width;
+    const int64_t outside_taps = taps - (row.last - row.first) * (column.last - column.first);
+    return p.GroupChannels() * outside_taps - 2 * (above_left(p.kernel_height, p.kernel_width) - inside);
+  }
+
+  int32_t Base(int64_t o, int64_t outside) const {
+    const bool doubled = Doubled();
+    const int64_t base = doubled ? outside : products_ - outside;
+    if (transform_.kind != OutputKind::kBits) return static_cast<int32_t>(base);
+    const int64_t threshold = transform_.threshold[static_cast<size_t>(o)];
+    const int64_t limit = FloorHalf(doubled ? threshold - base : base - threshold);
+    return static_cast<int32_t>(std::clamp<int64_t>(limit, -1, INT32_MAX));
+  }
+
+  // ---- Running ----
+
+  void CopyRows(const Job& job, int64_t piece) const {
+    const BConv2dParams& p = plan_.params;
+    const int64_t rows = p.batch * plan_.rows, words = p.InWords();
+    const size_t left = static_cast<size_t>(p.pad_left * words) * 4;
+    const int64_t copied = std::clamp<int64_t>(plan_.columns - p.pad_left, 0, p.in_width) * words;
+    const size_t row_bytes = static_cast<size_t>(plan_.columns * words) * 4;
+    const int64_t last = rows * (piece + 1) / job.row_pieces;
+    for (int64_t row = rows * piece / job.row_pieces; row < last; ++row) {
+      unsigned char* to = job.workspace + static_cast<size_t>(row) * row_bytes;
+      const int64_t y = row % plan_.rows - p.pad_top;
+      if (y < 0 || y >= p.in_height || copied == 0) {
+        std::memset(to, 0, row_bytes);
+        continue;
+      }
+      const uint32_t* from = job.input + (row / plan_.rows * p.in_height + y) * p.in_width * words;
+      const size_t bytes = static_cast<size_t>(copied) * 4;
+      std::memset(to, 0, left);
+      std::memcpy(to + left, from, bytes);
+      std::memset(to + left + bytes, 0, row_bytes - left - bytes);
+    }
+  }
+
+  // The split into row ranges x block ranges, at most one piece per thread, whose largest piece is smallest. Blocks are
+  // not split where two of them write bits of one word.
+  void ChoosePieces(int64_t threads, Job* job) const {
+    const int64_t rows = plan_.params.batch * plan_.out_height;
+    const int64_t pieces = std::min(threads, kMaxPieces);
+    int64_t best = -1;
+    for (int64_t blocks = 1; blocks <= (merges_bits_ ? 1 : std::min(pieces, blocks_)); ++blocks) {
+      const int64_t row_pieces = std::min(pieces / blocks, rows);
+      const int64_t largest = CeilDiv(rows, row_pieces) * CeilDiv(blocks_, blocks);
+      if (best >= 0 && largest >= best) continue;
+      best = largest;
+      job->row_pieces = row_pieces;
+      job->block_pieces = blocks;
+    }
+  }
+
+  void RunPiece(const Job& job, int64_t piece) const {
+    const int64_t rows = plan_.params.batch * plan_.out_height;
+    const int64_t row_piece = piece % job.row_pieces, block_piece = piece / job.row_pieces;
+    const int64_t first_row = rows * row_piece / job.row_pieces;
+    const int64_t last_row = rows * (row_piece + 1) / job.row_pieces;
+    const int64_t first_block = blocks_ * block_piece / job.block_pieces;
+    const int64_t last_block = blocks_ * (block_piece + 1) / job.block_pieces;
+    unsigned char* scratch = job.workspace + plan_.copy_bytes + piece * plan_.piece_bytes;
+    if (merges_bits_) ClearBits(job, first_row, last_row);
+    if (kernel_.order == StripOrder::kRowsOutside) {
+      for (int64_t row = first_row; row < last_row; ++row) {
+        for (int64_t block = first_block; block < last_block; ++block) {
+          RunStrip(job, row, block, scratch, block == first_block || block % group_blocks_ == 0);
+        }
+      }
+      return;
+    }
+    // Image by image: what is read of it is small and stays in the cache while the blocks go over it.
+    for (int64_t row = first_row; row < last_row;) {
+      const int64_t end = std::min(last_row, (row / plan_.out_height + 1) * plan_.out_height);
+      for (int64_t block = first_block; block < last_block; ++block) {
+        for (int64_t y = row; y < end; ++y) RunStrip(job, y, block, scratch, true);
+      }
+      row = end;
+    }
+  }
+
+  // `row` counts the output rows of all images.
+  void RunStrip(const Job& job, int64_t row, int64_t block, unsigned char* scratch, bool new_input) const {
+    const BConv2dParams& p = plan_.params;
+    const int64_t image = row / plan_.out_height, y = row % plan_.out_height;
+    const int64_t in_words = p.InWords(), first_channel = FirstChannel(block);
+    const int64_t padded_first = block * kernel_.block;
+    ConvStrip strip{};
+    strip.input = job.image + (image * plan_.rows + y * p.stride_height) * plan_.columns * in_words +
+                  block / group_blocks_ * p.FilterWords();
+    strip.pixels = plan_.out_width;
+    strip.pixel_step = p.stride_width * in_words;
+    strip.runs = plan_.runs.data();
+    strip.run_count = static_cast<int64_t>(plan_.runs.size());
+    strip.k_words = k_words_;
+    strip.weights = weights_.get() + block * block_bytes_;
+    strip.channels = BlockChannels(block);
+    strip.scratch = scratch;
+    strip.new_input = new_input;
+    strip.kind = transform_.kind;
+    strip.base = plan_.base.data() + plan_.row_base[static_cast<size_t>(y)] + padded_first;
+    strip.base_offset = plan_.column_base.data();
+    strip.doubled = Doubled() ? 2 : -2;
+    strip.clamps = Clamps();
+    strip.clamp_low = transform_.clamp_low;
+    strip.clamp_high = transform_.clamp_high;
+    if (!multiplier_.empty()) {
+      strip.multiplier = multiplier_.data() + padded_first;
+      strip.bias = bias_.data() + padded_first;
+    }
+    if (!half_multiplier_.empty()) {
+      strip.half_base = plan_.half_base.data() + plan_.row_base[static_cast<size_t>(y)] + padded_first;
+      strip.half_multiplier = half_multiplier_.data() + padded_first;
+    }
+    strip.out_pixel_step = p.out_channels;
+    strip.out_channel_step = 1;
+    const int64_t first_pixel = row * plan_.out_width;
+    switch (transform_.kind) {
+      case OutputKind::kSums:
+        strip.output = static_cast<int32_t*>(job.output) + first_pixel * p.out_channels + first_channel;
+        break;
+      case OutputKind::kInt8:
+        strip.output = static_cast<int8_t*>(job.output) + first_pixel * p.out_channels + first_channel;
+        break;
+      case OutputKind::kFloat:
+        if (transform_.layout == Layout::kNchw) {
+          strip.out_pixel_step = 1;
+          strip.out_channel_step = plan_.out_height * plan_.out_width;
+          strip.output = static_cast<float*>(job.output) +
+                         (image * p.out_channels + first_channel) * strip.out_channel_step + y * plan_.out_width;
+        } else {
+          strip.output = static_cast<float*>(job.output) + first_pixel * p.out_channels + first_channel;
+        }
+        break;
+      case OutputKind::kBits:
+        if (merges_bits_) {
+          RunMerged(job, &strip, scratch + plan_.scratch_bytes, first_pixel, first_channel);
+          return;
+        }
+        strip.out_pixel_step = WordsFor(p.out_channels);
+        strip.output =
+            static_cast<uint32_t*>(job.output) + first_pixel * strip.out_pixel_step + first_channel / kWordBits;
+        break;
+    }
+    kernel_.run(strip);
+  }
+
+  void ClearBits(const Job& job, int64_t first_row, int64_t last_row) const {
+    const int64_t row_words = plan_.out_width * WordsFor(plan_.params.out_channels);
+    std::fill_n(static_cast<uint32_t*>(job.output) + first_row * row_words, (last_row - first_row) * row_words, 0u);
+  }
+
+  // Groups whose outputs do not fill whole words: the strip's bits go aside first, then shifted into place.
+  void RunMerged(const Job& job, ConvStrip* strip, unsigned char* aside, int64_t first_pixel,
+                 int64_t first_channel) const {
+    const int64_t strip_words = WordsFor(strip->channels), out_words = WordsFor(plan_.params.out_channels);
+    const int64_t first_word = first_channel / kWordBits, shift = first_channel % kWordBits;
+    const uint32_t* bits = reinterpret_cast<const uint32_t*>(aside);
+    strip->output = aside;
+    strip->out_pixel_step = strip_words;
+    kernel_.run(*strip);
+    uint32_t* pixel = static_cast<uint32_t*>(job.output) + first_pixel * out_words;
+    for (int64_t i = 0; i < strip->pixels; ++i, pixel += out_words) {
+      for (int64_t w = 0; w < strip_words; ++w) {
+        const uint32_t word = *bits++;
+        pixel[first_word + w] |= word << shift;
+        if (shift > 0 && word >> (kWordBits - shift) != 0) pixel[first_word + w + 1] |= word >> (kWordBits - shift);
+      }
+    }
+  }
+
+  bool Doubled() const { return transform_.domain == Domain::kDoubledPopcount; }
+  bool Clamps() const {
+    return transform_.clamp_low > (Doubled() ? 0 : -products_) ||
+           transform_.clamp_high < (Doubled() ? 2 * products_ : products_);
+  }
+  bool CanHalve() const {
+    const bool scales = transform_.kind == OutputKind::kFloat || transform_.kind == OutputKind::kInt8;
+    using Limits = std::numeric_limits<float>;
+    const auto doubles = [](float value) {
+      return value == 0.0f || (std::abs(value) >= Limits::min() && std::abs(value) <= Limits::max() / 2);
+    };
+    return scales && plan_.params.GroupChannels() % 2 == 0 && !Clamps() &&
+           std::all_of(multiplier_.begin(), multiplier_.end(), doubles);
+  }
+
+  const ConvKernel& kernel_;
+  const Transform transform_;
+  const int64_t products_;  // K
+  const int64_t k_words_, group_outputs_, group_blocks_, blocks_;
+  const int64_t padded_channels_;  // each group's output channels rounded up to whole blocks
+  const bool merges_bits_;
+  int64_t block_bytes_ = 0;
+  AlignedBytes weights_;
+  std::vector<int32_t> bits_;
+  std::vector<float> multiplier_, bias_, half_multiplier_;  // [padded channels], or empty
+  Plan plan_;
+};
+
+}  // namespace
+
+std::unique_ptr<Conv> Conv::Create(const BConv2dParams& params, const uint32_t* filter, const Transform& transform,
+                                   const char* kernel, std::string* error) {
+  BConv2dSizes sizes{};
+  *error = CheckBConv2d(params, &sizes);
+  if (error->empty()) *error = CheckTransform(transform, params);
+  if (!error->empty()) return nullptr;
+  const char* name = SelectConvKernel(kernel, error);
+  if (name == nullptr) return nullptr;
+  const ConvKernel* table = FindConvKernel(name);
+  if (table == nullptr) return MakeReferenceConv(params, filter, transform);
+  auto conv = std::make_unique<PackedConv>(*table, params, filter, transform);
+  *error = conv->Resize(params.batch, params.in_height, params.in_width);
+  if (!error->empty()) return nullptr;
+  return conv;
+}
+
+Parallel Sequential() {
+  const auto run = [](void*, int64_t count, void (*piece)(void*, int64_t), void* context) {
+    for (int64_t i = 0; i < count; ++i) piece(context, i);
+  };
+  return {run, nullptr, 1};
+}
+
+}  // namespace bnnedge

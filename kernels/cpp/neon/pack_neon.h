@@ -1,0 +1,121 @@
+// Packing and unpacking. The comparison `x < 0` makes -0.0 and NaN +1, as the bit contract wants; taking sign bits
+// would not. (Unnamed namespace: see portable/epilogue.h.)
+#pragma once
+
+#include <arm_neon.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "bnnedge/layout.h"
+
+namespace bnnedge {
+namespace {
+
+// 32 byte masks to 32 bits.
+inline uint32_t MaskWord(uint8x16_t low, uint8x16_t high) {
+  const uint8x16_t weight = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
+  uint8x16_t bits = vpaddq_u8(vandq_u8(low, weight), vandq_u8(high, weight));
+  bits = vpaddq_u8(bits, bits);
+  bits = vpaddq_u8(bits, bits);
+  return vgetq_lane_u32(vreinterpretq_u32_u8(bits), 0);
+}
+
+inline uint8x16_t Below16(const float* values) {
+  const uint32x4_t m0 = vcltzq_f32(vld1q_f32(values)), m1 = vcltzq_f32(vld1q_f32(values + 4));
+  const uint32x4_t m2 = vcltzq_f32(vld1q_f32(values + 8)), m3 = vcltzq_f32(vld1q_f32(values + 12));
+  const uint16x8_t low = vuzp1q_u16(vreinterpretq_u16_u32(m0), vreinterpretq_u16_u32(m1));
+  const uint16x8_t high = vuzp1q_u16(vreinterpretq_u16_u32(m2), vreinterpretq_u16_u32(m3));
+  return vuzp1q_u8(vreinterpretq_u8_u16(low), vreinterpretq_u8_u16(high));
+}
+
+template <typename T>
+inline uint32_t TailWord(const T* values, T zero, int64_t bits) {
+  uint32_t word = 0;
+  for (int64_t b = 0; b < bits; ++b) word |= static_cast<uint32_t>(values[b] < zero) << b;
+  return word;
+}
+
+inline void PackNhwcFloat(const float* values, int64_t pixels, int64_t channels, uint32_t* words) {
+  const int64_t tail = channels % kWordBits;
+  // Without a tail the pixels are one long row.
+  const int64_t rows = tail == 0 ? 1 : pixels;
+  const int64_t full = channels / kWordBits * (tail == 0 ? pixels : 1);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t w = 0; w < full; ++w, values += kWordBits) *words++ = MaskWord(Below16(values), Below16(values + 16));
+    if (tail != 0) *words++ = TailWord(values, 0.0f, tail);
+    values += tail;
+  }
+}
+
+inline void PackNhwcInt8(const int8_t* values, int32_t zero_point, int64_t pixels, int64_t channels, uint32_t* words) {
+  const int64_t tail = channels % kWordBits;
+  const int64_t rows = tail == 0 ? 1 : pixels;
+  const int64_t full = channels / kWordBits * (tail == 0 ? pixels : 1);
+  const int8_t zero = static_cast<int8_t>(zero_point);
+  const int8x16_t zeros = vdupq_n_s8(zero);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t w = 0; w < full; ++w, values += kWordBits) {
+      *words++ = MaskWord(vcltq_s8(vld1q_s8(values), zeros), vcltq_s8(vld1q_s8(values + 16), zeros));
+    }
+    if (tail != 0) *words++ = TailWord(values, zero, tail);
+    values += tail;
+  }
+}
+
+// The words of 4 * kVectorCount neighbouring pixels, from the last channel to the first: sli moves what is there up by
+// one bit and puts the new bit below it.
+template <int kVectorCount>
+inline void PackColumns(const float* row, int64_t bits, int64_t pixels, int64_t pixel_words, uint32_t* words) {
+  uint32x4_t word[kVectorCount];
+  for (int v = 0; v < kVectorCount; ++v) word[v] = vdupq_n_u32(0);
+  for (int64_t b = bits - 1; b >= 0; --b) {
+    for (int v = 0; v < kVectorCount; ++v) {
+      word[v] = vsliq_n_u32(vcltzq_f32(vld1q_f32(row + b * pixels + 4 * v)), word[v], 1);
+    }
+  }
+  for (int v = 0; v < kVectorCount; ++v) {
+    uint32_t* out = words + 4 * v * pixel_words;
+    vst1q_lane_u32(out, word[v], 0);
+    vst1q_lane_u32(out + pixel_words, word[v], 1);
+    vst1q_lane_u32(out + 2 * pixel_words, word[v], 2);
+    vst1q_lane_u32(out + 3 * pixel_words, word[v], 3);
+  }
+}
+
+inline void PackNchwFloat(const float* values, int64_t channels, int64_t pixels, uint32_t* words) {
+  const int64_t pixel_words = WordsFor(channels);
+  for (int64_t w = 0; w < pixel_words; ++w) {
+    const int64_t bits = std::min<int64_t>(kWordBits, channels - w * kWordBits);
+    const float* rows = values + w * kWordBits * pixels;
+    int64_t i = 0;
+    for (; i + 16 <= pixels; i += 16) PackColumns<4>(rows + i, bits, pixels, pixel_words, words + i * pixel_words + w);
+    for (; i + 4 <= pixels; i += 4) PackColumns<1>(rows + i, bits, pixels, pixel_words, words + i * pixel_words + w);
+    for (; i < pixels; ++i) {
+      uint32_t word = 0;
+      for (int64_t b = 0; b < bits; ++b) word |= static_cast<uint32_t>(rows[b * pixels + i] < 0.0f) << b;
+      words[i * pixel_words + w] = word;
+    }
+  }
+}
+
+inline void UnpackNhwcFloat(const uint32_t* words, int64_t pixels, int64_t channels, float* values) {
+  constexpr int32_t kToTop[4] = {31, 30, 29, 28};
+  const int32x4_t to_top = vld1q_s32(kToTop);
+  const uint32x4_t sign = vdupq_n_u32(0x80000000u), one = vreinterpretq_u32_f32(vdupq_n_f32(1.0f));
+  for (int64_t i = 0; i < pixels; ++i) {
+    for (int64_t c = 0; c < channels; c += kWordBits) {
+      const int64_t bits = std::min<int64_t>(kWordBits, channels - c);
+      const uint32_t word = *words++;
+      int64_t b = 0;
+      for (; b + 4 <= bits; b += 4, values += 4) {
+        const uint32x4_t top = vshlq_u32(vdupq_n_u32(word >> b), to_top);
+        vst1q_f32(values, vreinterpretq_f32_u32(vbslq_u32(sign, top, one)));
+      }
+      for (; b < bits; ++b) *values++ = (word >> b) & 1u ? -1.0f : 1.0f;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace bnnedge

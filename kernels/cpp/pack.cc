@@ -1,0 +1,51 @@
+// Packing by the kernels of the instruction set that SelectConvKernel gives without a name.
+#include <algorithm>
+
+#include "bnnedge/conv_kernel.h"
+
+namespace bnnedge {
+namespace {
+
+// "reference" packs nothing itself and takes the portable loops. A wrong BNNEDGE_KERNEL is reported where a Conv is
+// made; here it means the fastest.
+const ConvKernel& Packer() {
+  static const ConvKernel& packer = [] () -> const ConvKernel& {
+    std::string error;
+    const char* name = SelectConvKernel(nullptr, &error);
+    const ConvKernel* kernel = FindConvKernel(name == nullptr ? ConvKernelNames().front() : name);
+    return kernel == nullptr ? kConvPortable : *kernel;
+  }();
+  return packer;
+}
+
+}  // namespace
+
+void PackNhwc(const float* values, int64_t pixels, int64_t channels, uint32_t* words) {
+  Packer().pack_nhwc_float(values, pixels, channels, words);
+}
+
+void PackNhwc(const int8_t* values, int32_t zero_point, int64_t pixels, int64_t channels, uint32_t* words) {
+  if (zero_point > INT8_MAX) {  // every value is below it
+    for (int64_t i = 0; i < pixels; ++i) {
+      for (int64_t c = 0; c < channels; c += kWordBits) {
+        const int64_t bits = std::min<int64_t>(kWordBits, channels - c);
+        *words++ = bits == kWordBits ? ~0u : (1u << bits) - 1u;
+      }
+    }
+    return;
+  }
+  Packer().pack_nhwc_int8(values, std::max<int32_t>(zero_point, INT8_MIN), pixels, channels, words);
+}
+
+void PackNchw(const float* values, int64_t batch, int64_t channels, int64_t pixels, uint32_t* words) {
+  for (int64_t n = 0; n < batch; ++n) {
+    Packer().pack_nchw_float(values + n * channels * pixels, channels, pixels,
+                             words + n * pixels * WordsFor(channels));
+  }
+}
+
+void UnpackNhwc(const uint32_t* words, int64_t pixels, int64_t channels, float* values) {
+  Packer().unpack_nhwc(words, pixels, channels, values);
+}
+
+}  // namespace bnnedge

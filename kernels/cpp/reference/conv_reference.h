@@ -1,0 +1,13 @@
+#pragma once
+
+#include <memory>
+
+#include "bnnedge/conv.h"
+
+namespace bnnedge {
+
+// Straight from the definitions: BConv2dReference, then the transform of each sum. The arguments have been checked.
+std::unique_ptr<Conv> MakeReferenceConv(const BConv2dParams& params, const uint32_t* filter,
+                                        const Transform& transform);
+
+}  // namespace bnnedge

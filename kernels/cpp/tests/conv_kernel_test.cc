@@ -1,0 +1,400 @@
+// Every ConvKernel table that this CPU supports against the definition in bnnedge/conv_kernel.h, one bit or one word at
+// a time. All buffers end at an unreadable page, and outputs lie in a field of poison that must survive around them.
+//   conv_kernel_test [kernel name]
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "bnnedge/conv_kernel.h"
+
+namespace {
+
+using bnnedge::ConvKernel;
+using bnnedge::ConvRun;
+using bnnedge::ConvStrip;
+using bnnedge::OutputKind;
+using bnnedge::WordsFor;
+
+constexpr unsigned char kPoison = 0xa5;
+constexpr size_t kAlignment = 64;
+
+int64_t failures = 0;
+int64_t cases = 0;
+
+void Fail(const std::string& what) {
+  if (++failures <= 20) std::fprintf(stderr, "FAIL %s\n", what.c_str());
+}
+
+uint32_t Random() {
+  static uint64_t state = 0x9e3779b97f4a7c15u;
+  state ^= state << 13;
+  state ^= state >> 7;
+  state ^= state << 17;
+  return static_cast<uint32_t>(state >> 32);
+}
+
+// `bytes` of poison, the first aligned to `alignment` and the last as close to an unreadable page as that allows.
+class Guarded {
+ public:
+  explicit Guarded(size_t bytes, size_t alignment = 4) : bytes_(bytes) {
+    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    mapped_ = (bytes + alignment + page - 1) / page * page + page;
+    map_ = static_cast<unsigned char*>(
+        mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    if (map_ == MAP_FAILED || mprotect(map_ + mapped_ - page, page, PROT_NONE) != 0) {
+      std::perror("mmap");
+      std::exit(2);
+    }
+    data_ = map_ + mapped_ - page - (bytes + alignment - 1) / alignment * alignment;
+    std::memset(map_, kPoison, mapped_ - page);
+  }
+  ~Guarded() { munmap(map_, mapped_); }
+  Guarded(const Guarded&) = delete;
+  Guarded& operator=(const Guarded&) = delete;
+
+  template <typename T>
+  T* As() {
+    return reinterpret_cast<T*>(data_);
+  }
+  size_t bytes() const { return bytes_; }
+  // Whether the bytes before the data still hold poison.
+  bool Untouched() const {
+    return std::all_of(map_, data_, [](unsigned char byte) { return byte == kPoison; });
+  }
+
+ private:
+  size_t bytes_, mapped_;
+  unsigned char *map_, *data_;
+};
+
+// What a strip should look like. The runs are `run_words` long with gaps between them.
+struct Shape {
+  int64_t pixels, channels, run_count, run_words, gap, pixel_step;
+  bool nchw;
+  int pattern;  // 0 random, 1 all bits differ, 2 none does, 3 half a row each
+  int64_t KWords() const { return run_count * run_words; }
+  std::string Text(const ConvKernel& kernel, const char* kind) const {
+    return std::string(kernel.name) + " " + kind + (nchw ? " nchw" : "") + ": " + std::to_string(pixels) + " pixels, " +
+           std::to_string(channels) + " channels, " + std::to_string(run_count) + " x " + std::to_string(run_words) +
+           " words, step " + std::to_string(pixel_step) + ", pattern " + std::to_string(pattern);
+  }
+};
+
+constexpr const char* kKindNames[] = {"sums", "float", "int8", "bits"};
+
+size_t ElementBytes(OutputKind kind) { return kind == OutputKind::kInt8 ? 1 : 4; }
+
+class StripTest {
+ public:
+  StripTest(const ConvKernel& kernel, const Shape& shape)
+      : kernel_(kernel),
+        shape_(shape),
+        input_(static_cast<size_t>(InputWords()) * 4),
+        filter_(static_cast<size_t>(shape.channels * shape.KWords()) * 4),
+        weights_(static_cast<size_t>(kernel.packed_bytes(shape.channels, shape.KWords())), kAlignment),
+        scratch_(static_cast<size_t>(kernel.scratch_bytes == nullptr ? 0
+                                                                     : kernel.scratch_bytes(shape.pixels, shape.KWords())),
+                 kAlignment),
+        base_(static_cast<size_t>(2 * kernel.block) * 4),
+        multiplier_(static_cast<size_t>(kernel.block) * 4),
+        bias_(static_cast<size_t>(kernel.block) * 4) {
+    for (int64_t r = 0; r < shape.run_count; ++r) runs_.push_back({r * (shape.run_words + shape.gap), shape.run_words});
+    FillBits();
+    kernel.pack_weights(filter_.As<uint32_t>(), shape.channels, shape.KWords(), weights_.As<void>());
+    Count();
+    for (int64_t i = 0; i < shape.pixels; ++i) base_offset_.push_back(i % 3 == 1 ? static_cast<int32_t>(kernel.block) : 0);
+  }
+
+  void Run(OutputKind kind, int32_t doubled, bool clamps) {
+    ++cases;
+    FillChannels(kind);
+    const int64_t out_channels = shape_.channels + (kind == OutputKind::kBits ? 0 : 3);  // of the whole tensor
+    const int64_t per_pixel = kind == OutputKind::kBits ? WordsFor(shape_.channels) + 2 : out_channels;
+    const int64_t elements = shape_.nchw ? shape_.channels * (shape_.pixels + 5) : shape_.pixels * per_pixel;
+    Guarded output(static_cast<size_t>(elements) * ElementBytes(kind), ElementBytes(kind));
+
+    ConvStrip strip{};
+    strip.input = input_.As<uint32_t>();
+    strip.pixels = shape_.pixels;
+    strip.pixel_step = shape_.pixel_step;
+    strip.runs = runs_.data();
+    strip.run_count = shape_.run_count;
+    strip.k_words = shape_.KWords();
+    strip.weights = weights_.As<void>();
+    strip.channels = shape_.channels;
+    strip.scratch = scratch_.As<void>();
+    strip.new_input = first_;
+    strip.kind = kind;
+    strip.output = output.As<void>();
+    strip.out_pixel_step = shape_.nchw ? 1 : per_pixel;
+    strip.out_channel_step = shape_.nchw ? shape_.pixels + 5 : 1;
+    strip.base = base_.As<int32_t>();
+    strip.base_offset = base_offset_.data();
+    strip.doubled = doubled;
+    strip.clamps = clamps;
+    strip.clamp_low = clamps ? -20 : INT32_MIN;
+    strip.clamp_high = clamps ? 75 : INT32_MAX;
+    strip.multiplier = multiplier_.As<float>();
+    strip.bias = bias_.As<float>();
+    kernel_.run(strip);
+    first_ = false;
+
+    std::vector<unsigned char> expected(output.bytes(), kPoison);
+    Expect(strip, &expected);
+    if (std::memcmp(expected.data(), output.As<unsigned char>(), expected.size()) != 0 || !output.Untouched()) {
+      Fail(shape_.Text(kernel_, kKindNames[static_cast<int>(kind)]) + ", doubled " + std::to_string(doubled) +
+           (clamps ? ", clamped" : ""));
+    }
+  }
+
+ private:
+  int64_t InputWords() const {
+    return (shape_.pixels - 1) * shape_.pixel_step + shape_.run_count * (shape_.run_words + shape_.gap) - shape_.gap;
+  }
+
+  void FillBits() {
+    const int64_t words = InputWords();
+    for (int64_t i = 0; i < words; ++i) input_.As<uint32_t>()[i] = shape_.pattern == 0 ? Random() : 0;
+    const int64_t k_words = shape_.KWords();
+    for (int64_t i = 0; i < shape_.channels * k_words; ++i) {
+      uint32_t word = Random();
+      if (shape_.pattern == 1 || (shape_.pattern == 3 && i % k_words < k_words / 2)) word = ~0u;
+      if (shape_.pattern == 2 || (shape_.pattern == 3 && i % k_words >= k_words / 2)) word = 0;
+      filter_.As<uint32_t>()[i] = word;
+    }
+  }
+
+  void Count() {
+    for (int64_t i = 0; i < shape_.pixels; ++i) {
+      for (int64_t c = 0; c < shape_.channels; ++c) {
+        int32_t p = 0;
+        const uint32_t* filter = filter_.As<uint32_t>() + c * shape_.KWords();
+        for (const ConvRun& run : runs_) {
+          const uint32_t* word = input_.As<uint32_t>() + i * shape_.pixel_step + run.offset;
+          for (int64_t w = 0; w < run.words; ++w) p += __builtin_popcount(*word++ ^ *filter++);
+        }
+        popcounts_.push_back(p);
+      }
+    }
+  }
+
+  // Base near the popcounts, so that bits go both ways; the padding gives bits of 0.
+  void FillChannels(OutputKind kind) {
+    const int64_t block = kernel_.block;
+    const int32_t middle = static_cast<int32_t>(16 * shape_.KWords());
+    for (int64_t i = 0; i < 2 * block; ++i) {
+      int32_t base = middle + static_cast<int32_t>(Random() % 17) - 8;
+      if (i % block % 7 == 5) base = popcounts_[static_cast<size_t>(i % block % shape_.channels)];
+      if (kind != OutputKind::kBits && i % 5 == 0) base = static_cast<int32_t>(Random());
+      if (i % block >= shape_.channels) base = INT32_MAX;
+      base_.As<int32_t>()[i] = base;
+    }
+    for (int64_t c = 0; c < block; ++c) {
+      multiplier_.As<float>()[c] = 0.5f + static_cast<float>(static_cast<int32_t>(Random() % 2001) - 1000) * 1e-3f;
+      bias_.As<float>()[c] = static_cast<float>(static_cast<int32_t>(Random() % 2001) - 1000) * 0.1f;
+      if (kind == OutputKind::kInt8 && c % 3 == 0) {  // halves, both signs
+        multiplier_.As<float>()[c] = 0.25f;
+        bias_.As<float>()[c] = c % 2 == 0 ? 0.0f : -1.0f;
+      }
+    }
+  }
+
+  void Expect(const ConvStrip& strip, std::vector<unsigned char>* expected) const {
+    for (int64_t i = 0; i < shape_.pixels; ++i) {
+      const int32_t* base = strip.base + strip.base_offset[i];
+      std::vector<uint32_t> bits(static_cast<size_t>(WordsFor(shape_.channels)), 0);
+      for (int64_t c = 0; c < shape_.channels; ++c) {
+        const int32_t p = popcounts_[static_cast<size_t>(i * shape_.channels + c)];
+        if (strip.kind == OutputKind::kBits) {
+          bits[static_cast<size_t>(c / 32)] |= static_cast<uint32_t>(p > base[c]) << (c % 32);
+          continue;
+        }
+        const int64_t element = i * strip.out_pixel_step + c * strip.out_channel_step;
+        int32_t v = static_cast<int32_t>(static_cast<uint32_t>(base[c]) +
+                                         static_cast<uint32_t>(strip.doubled) * static_cast<uint32_t>(p));
+        if (strip.kind == OutputKind::kSums) {
+          Put(expected, element, v);
+          continue;
+        }
+        v = std::min(std::max(v, strip.clamp_low), strip.clamp_high);
+        const volatile float product = static_cast<float>(v) * strip.multiplier[c];
+        const float y = product + strip.bias[c];
+        if (strip.kind == OutputKind::kFloat) {
+          Put(expected, element, y);
+        } else {
+          Put(expected, element, static_cast<int8_t>(std::min(std::max(std::round(y), -128.0f), 127.0f)));
+        }
+      }
+      for (size_t w = 0; w < bits.size() && strip.kind == OutputKind::kBits; ++w) {
+        Put(expected, i * strip.out_pixel_step + static_cast<int64_t>(w), bits[w]);
+      }
+    }
+  }
+
+  template <typename T>
+  static void Put(std::vector<unsigned char>* bytes, int64_t element, T value) {
+    std::memcpy(bytes->data() + static_cast<size_t>(element) * sizeof(T), &value, sizeof(T));
+  }
+
+  const ConvKernel& kernel_;
+  const Shape shape_;
+  Guarded input_, filter_, weights_, scratch_, base_, multiplier_, bias_;
+  std::vector<ConvRun> runs_;
+  std::vector<int32_t> base_offset_, popcounts_;
+  bool first_ = true;
+};
+
+void TestStrip(const ConvKernel& kernel, const Shape& shape) {
+  StripTest test(kernel, shape);
+  if (shape.nchw) {
+    test.Run(OutputKind::kFloat, -2, false);
+    test.Run(OutputKind::kFloat, 2, true);
+    return;
+  }
+  for (const int32_t doubled : {-2, 2}) {
+    test.Run(OutputKind::kSums, doubled, false);
+    test.Run(OutputKind::kFloat, doubled, doubled > 0);
+    test.Run(OutputKind::kInt8, doubled, doubled < 0);
+  }
+  test.Run(OutputKind::kBits, -2, false);
+}
+
+void TestStrips(const ConvKernel& kernel) {
+  std::vector<int64_t> channel_counts = {1, 3, 4, 15, 16, 17, 31, 32};
+  for (const int64_t more : {33, 47, 48, 63, 64, 127, 128}) {
+    if (more <= kernel.block) channel_counts.push_back(more);
+  }
+  if (channel_counts.back() != kernel.block) channel_counts.push_back(kernel.block);
+  // All word counts meet all channel counts; the number of pixels and the runs' shape vary along.
+  const int64_t run_words[] = {1, 2, 3, 4, 5, 7, 9, 18, 31, 36, 59, 60, 61, 62, 63, 64, 90, 121, 144};
+  const int64_t pixel_counts[] = {1, 2, 3, 7, 14, 15, 17, 29};
+  int64_t turn = 0;
+  for (const int64_t words : run_words) {
+    for (const int64_t channels : channel_counts) {
+      const int64_t pixels = words < 59 || turn % 7 == 0 ? pixel_counts[turn % 8] : pixel_counts[turn % 3];
+      const int pattern = static_cast<int>(turn % 5) % 4;
+      TestStrip(kernel, {pixels, channels, 1, words, 0, words, false, pattern});
+      TestStrip(kernel, {pixels, channels, 1, words, 0, std::max<int64_t>(1, words / 3), turn % 2 == 0, pattern});
+      ++turn;
+    }
+  }
+  // Several runs: kernel rows, dilated taps, groups.
+  for (const int64_t run_count : {2, 3, 9, 25, 49}) {
+    for (const int64_t words : {1, 2, 3, 4}) {
+      for (const int64_t channels : {5, 32}) {
+        const int64_t pixels = pixel_counts[turn % 8];
+        TestStrip(kernel, {pixels, channels, run_count, words, 1 + turn % 4, 1 + turn % 6, turn % 3 == 0, 0});
+        ++turn;
+      }
+    }
+  }
+  // Byte counters at their limits.
+  for (const int64_t words : {30, 60, 61, 62, 63, 64, 120, 124, 248, 512}) {
+    for (const int pattern : {1, 2, 3}) TestStrip(kernel, {3, 17, 1, words, 0, words, false, pattern});
+  }
+}
+
+// Where one is wrong about signs: both zeros, NaN of either sign, infinities, the smallest numbers.
+float AwkwardFloat() {
+  const float special[] = {0.0f,
+                           -0.0f,
+                           std::numeric_limits<float>::quiet_NaN(),
+                           -std::numeric_limits<float>::quiet_NaN(),
+                           std::numeric_limits<float>::infinity(),
+                           -std::numeric_limits<float>::infinity(),
+                           std::numeric_limits<float>::denorm_min(),
+                           -std::numeric_limits<float>::denorm_min()};
+  const uint32_t pick = Random() % 24;
+  return pick < 8 ? special[pick] : static_cast<float>(static_cast<int32_t>(Random())) * 1e-6f;
+}
+
+template <typename Below>
+void CheckWords(const std::string& what, Guarded* words, int64_t pixels, int64_t channels, const Below& below) {
+  ++cases;
+  std::vector<uint32_t> expected(static_cast<size_t>(pixels * WordsFor(channels)), 0);
+  for (int64_t i = 0; i < pixels; ++i) {
+    for (int64_t c = 0; c < channels; ++c) {
+      expected[static_cast<size_t>(i * WordsFor(channels) + c / 32)] |= static_cast<uint32_t>(below(i, c)) << (c % 32);
+    }
+  }
+  if (std::memcmp(expected.data(), words->As<void>(), words->bytes()) != 0 || !words->Untouched()) {
+    Fail(what + ": " + std::to_string(pixels) + " pixels, " + std::to_string(channels) + " channels");
+  }
+}
+
+void TestPacking(const ConvKernel& kernel, int64_t pixels, int64_t channels) {
+  const std::string name = kernel.name;
+  const size_t values = static_cast<size_t>(pixels * channels);
+  const size_t word_bytes = static_cast<size_t>(pixels * WordsFor(channels)) * 4;
+  Guarded floats(values * 4), bytes(values, 1);
+  for (size_t i = 0; i < values; ++i) {
+    floats.As<float>()[i] = AwkwardFloat();
+    bytes.As<int8_t>()[i] = static_cast<int8_t>(Random());
+  }
+  {
+    Guarded words(word_bytes);
+    kernel.pack_nhwc_float(floats.As<float>(), pixels, channels, words.As<uint32_t>());
+    CheckWords(name + " pack_nhwc_float", &words, pixels, channels,
+               [&](int64_t i, int64_t c) { return floats.As<float>()[i * channels + c] < 0.0f; });
+  }
+  {
+    Guarded words(word_bytes);
+    kernel.pack_nchw_float(floats.As<float>(), channels, pixels, words.As<uint32_t>());
+    CheckWords(name + " pack_nchw_float", &words, pixels, channels,
+               [&](int64_t i, int64_t c) { return floats.As<float>()[c * pixels + i] < 0.0f; });
+  }
+  for (const int32_t zero_point : {-128, -1, 0, 5, 127}) {
+    Guarded words(word_bytes);
+    kernel.pack_nhwc_int8(bytes.As<int8_t>(), zero_point, pixels, channels, words.As<uint32_t>());
+    CheckWords(name + " pack_nhwc_int8", &words, pixels, channels,
+               [&](int64_t i, int64_t c) { return bytes.As<int8_t>()[i * channels + c] < zero_point; });
+  }
+  ++cases;
+  Guarded words(word_bytes), signs(values * 4);
+  for (size_t i = 0; i < word_bytes / 4; ++i) words.As<uint32_t>()[i] = Random();  // spare bits are not looked at
+  kernel.unpack_nhwc(words.As<uint32_t>(), pixels, channels, signs.As<float>());
+  bool equal = signs.Untouched();
+  for (int64_t i = 0; i < pixels; ++i) {
+    for (int64_t c = 0; c < channels; ++c) {
+      const uint32_t word = words.As<uint32_t>()[i * WordsFor(channels) + c / 32];
+      equal = equal && signs.As<float>()[i * channels + c] == ((word >> (c % 32)) & 1u ? -1.0f : 1.0f);
+    }
+  }
+  if (!equal) Fail(name + " unpack_nhwc: " + std::to_string(pixels) + " pixels, " + std::to_string(channels));
+}
+
+void TestKernel(const ConvKernel& kernel) {
+  const int64_t before = failures, cases_before = cases;
+  TestStrips(kernel);
+  for (const int64_t channels : {1, 3, 4, 31, 32, 33, 63, 64, 65, 96, 127, 128, 129, 256}) {
+    for (const int64_t pixels : {1, 3, 4, 7, 15, 16, 17, 31, 33, 49}) TestPacking(kernel, pixels, channels);
+  }
+  if (kernel.peak != nullptr && (kernel.peak(0) != 0 || kernel.peak(3) <= 0)) Fail(std::string(kernel.name) + " peak");
+  std::printf("%s: %lld cases, %lld failed\n", kernel.name, static_cast<long long>(cases - cases_before),
+              static_cast<long long>(failures - before));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  int64_t tested = 0;
+  for (const char* name : bnnedge::ConvKernelNames()) {
+    const ConvKernel* kernel = bnnedge::FindConvKernel(name);
+    if (kernel == nullptr || (argc > 1 && std::strcmp(name, argv[1]) != 0)) continue;
+    TestKernel(*kernel);
+    ++tested;
+  }
+  if (tested == 0) {
+    std::fprintf(stderr, "no kernel called %s on this CPU\n", argc > 1 ? argv[1] : "anything");
+    return 2;
+  }
+  return failures == 0 ? 0 : 1;
+}

@@ -1,0 +1,213 @@
+// The delegate: claims the operators of Larq Compute Engine in a graph and runs them on bnnedge's kernels, so that LCE
+// files run in any TensorFlow Lite or LiteRT interpreter that loads external delegates.
+//
+// Options: `threads` (default: the interpreter's), `kernel` (default: the fastest that this CPU supports).
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "abi.h"
+#include "bnnedge/conv.h"
+#include "op.h"
+#include "partition.h"
+#include "thread_pool.h"
+
+#if defined(_WIN32)
+#define BNNEDGE_PLUGIN extern "C" __declspec(dllexport)
+#else
+#define BNNEDGE_PLUGIN extern "C" __attribute__((visibility("default")))
+#endif
+
+namespace bnnedge::tflite {
+namespace {
+
+constexpr int kMostThreads = 256;
+
+struct Options {
+  int threads = 0;  // 0: the interpreter's
+  std::string kernel;
+};
+
+// A message of one line; exceptions end here.
+template <typename Body>
+Status Guard(Context* context, const Body& body) {
+  try {
+    body();
+    return kOk;
+  } catch (const std::bad_alloc&) {
+    context->report_error(context, "bnnedge: out of memory; use a smaller batch or input\n");
+  } catch (const std::exception& error) {
+    context->report_error(context, "bnnedge: %s\n", error.what());
+  }
+  return kError;
+}
+
+class BnnedgeDelegate {
+ public:
+  explicit BnnedgeDelegate(Options options) : options_(std::move(options)) {
+    abi_.data = this;
+    abi_.prepare = Prepare;
+    abi_.flags = kAllowDynamicTensors;
+  }
+
+  Delegate* abi() { return &abi_; }
+  static BnnedgeDelegate* Of(Delegate* delegate) { return static_cast<BnnedgeDelegate*>(delegate->data); }
+
+  const std::string& kernel() const { return options_.kernel; }
+
+  // Partitions keep the pool: the interpreter may be released after the delegate.
+  std::shared_ptr<ThreadPool> Pool(const Context& context) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (pool_ == nullptr) {
+      const int wanted = options_.threads > 0 ? options_.threads : context.recommended_num_threads;
+      pool_ = std::make_shared<ThreadPool>(wanted < 1 ? 1 : wanted > kMostThreads ? kMostThreads : wanted);
+    }
+    return pool_;
+  }
+
+ private:
+  static Status Prepare(Context* context, Delegate* delegate);
+
+  Options options_;
+  std::mutex mutex_;
+  std::shared_ptr<ThreadPool> pool_;
+  Delegate abi_{};
+};
+
+// What the interpreter keeps for a claimed node. A graph that cannot be run is reported by Prepare: `init` has no way.
+struct State {
+  std::unique_ptr<Partition> partition;
+  std::string error;
+};
+
+void* InitPartition(Context* context, const char* buffer, size_t) {
+  State* state = nullptr;
+  try {
+    state = new State;
+    const auto& params = *reinterpret_cast<const DelegateParams*>(buffer);
+    BnnedgeDelegate& delegate = *BnnedgeDelegate::Of(params.delegate);
+    state->partition = std::make_unique<Partition>(context, params, delegate.Pool(*context), delegate.kernel());
+  } catch (const std::exception& error) {
+    try {
+      if (state != nullptr) state->error = error.what();
+    } catch (const std::exception&) {
+      // Out of memory even for the message: an empty one without a partition says as much.
+    }
+  }
+  return state;
+}
+
+void FreePartition(Context*, void* user_data) { delete static_cast<State*>(user_data); }
+
+Partition& PartitionOf(const Node& node) {
+  State* const state = static_cast<State*>(node.user_data);
+  if (state == nullptr) throw std::bad_alloc();
+  if (state->partition == nullptr) throw ModelError(state->error);
+  return *state->partition;
+}
+
+Status PreparePartition(Context* context, Node* node) {
+  return Guard(context, [&] { PartitionOf(*node).Prepare(context); });
+}
+
+Status RunPartition(Context* context, Node* node) {
+  return Guard(context, [&] { PartitionOf(*node).Run(context); });
+}
+
+Registration PartitionRegistration() {
+  Registration registration{};
+  registration.init = InitPartition;
+  registration.free = FreePartition;
+  registration.prepare = PreparePartition;
+  registration.invoke = RunPartition;
+  registration.builtin_code = kBuiltinDelegate;
+  registration.custom_name = "BnnedgeLce";
+  registration.version = 1;
+  return registration;
+}
+
+Status BnnedgeDelegate::Prepare(Context* context, Delegate* delegate) {
+  return Guard(context, [&] {
+    IntArray* plan = nullptr;
+    if (context->get_execution_plan(context, &plan) != kOk) throw ModelError("the graph cannot be read");
+    // The plan is good only until the next call of the context; [0] is the count of what follows, as in an IntArray.
+    const std::vector<int> nodes(plan->data, plan->data + plan->size);
+    std::vector<int32_t> claimed(1, 0);
+    for (const int index : nodes) {
+      Node* node = nullptr;
+      Registration* registration = nullptr;
+      if (context->get_node_and_registration(context, index, &node, &registration) != kOk) {
+        throw ModelError("node " + std::to_string(index) + " cannot be read");
+      }
+      if (IsLceOp(registration->custom_name)) claimed.push_back(index);
+    }
+    claimed[0] = static_cast<int32_t>(claimed.size() - 1);
+    if (claimed[0] == 0) return;
+    const auto* const list = reinterpret_cast<const IntArray*>(claimed.data());
+    if (context->replace_node_subsets(context, PartitionRegistration(), list, delegate) != kOk) {
+      throw ModelError("the interpreter refused the delegate's operators");
+    }
+  });
+}
+
+int ParseThreads(const std::string& text) {
+  char* end = nullptr;
+  errno = 0;
+  const long value = std::strtol(text.c_str(), &end, 10);
+  if (text.empty() || *end != '\0' || errno != 0 || value < 1 || value > kMostThreads) {
+    throw ModelError("option threads must be a number from 1 to " + std::to_string(kMostThreads) + ", found '" + text +
+                     "'");
+  }
+  return static_cast<int>(value);
+}
+
+void CheckKernel(const std::string& name) {
+  std::string known;
+  for (const char* kernel : ConvKernelNames()) {
+    if (name == kernel) return;
+    known += (known.empty() ? "" : ", ") + std::string(kernel);
+  }
+  throw ModelError("option kernel: '" + name + "' does not run on this CPU; known: " + known);
+}
+
+Options ParseOptions(char** keys, char** values, size_t count) {
+  Options options;
+  for (size_t i = 0; i < count; ++i) {
+    const std::string key = keys[i], value = values[i];
+    if (key == "threads") {
+      options.threads = ParseThreads(value);
+    } else if (key == "kernel") {
+      CheckKernel(value);
+      options.kernel = value;
+    } else {
+      throw ModelError("unknown option '" + key + "'; known: threads, kernel");
+    }
+  }
+  return options;
+}
+
+}  // namespace
+}  // namespace bnnedge::tflite
+
+BNNEDGE_PLUGIN void* tflite_plugin_create_delegate(char** keys, char** values, size_t count,
+                                                   void (*report_error)(const char*)) {
+  try {
+    auto* const delegate =
+        new bnnedge::tflite::BnnedgeDelegate(bnnedge::tflite::ParseOptions(keys, values, count));
+    return delegate->abi();
+  } catch (const std::exception& error) {
+    if (report_error != nullptr) report_error(error.what());
+    return nullptr;
+  }
+}
+
+BNNEDGE_PLUGIN void tflite_plugin_destroy_delegate(void* delegate) {
+  if (delegate == nullptr) return;
+  delete bnnedge::tflite::BnnedgeDelegate::Of(static_cast<bnnedge::tflite::Delegate*>(delegate));
+}

@@ -1,0 +1,190 @@
+#include "partition.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+
+namespace bnnedge::tflite {
+namespace {
+
+constexpr int64_t kAlignment = 64;
+constexpr size_t kLongestName = 80;
+
+int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+// A name fit for an error of one line.
+std::string CleanName(const char* name, int index) {
+  if (name == nullptr || *name == '\0') return "tensor " + std::to_string(index);
+  std::string clean(name, std::min(std::strlen(name), kLongestName));
+  std::replace_if(clean.begin(), clean.end(), [](unsigned char c) { return c < ' ' || c == 127; }, '?');
+  return clean;
+}
+
+std::vector<int64_t> ShapeOf(const Tensor& tensor) {
+  if (tensor.dims == nullptr || tensor.dims->size < 0) return {};
+  return {tensor.dims->data, tensor.dims->data + tensor.dims->size};
+}
+
+bool HasShape(const Tensor& tensor, const std::vector<int64_t>& shape) {
+  return tensor.dims != nullptr && static_cast<size_t>(tensor.dims->size) == shape.size() &&
+         std::equal(shape.begin(), shape.end(), tensor.dims->data);
+}
+
+int64_t Bytes(const Value& value) { return value.Elements() * ElementBytes(value.type); }
+
+std::vector<int> Items(const IntArray* array) {
+  if (array == nullptr || array->size <= 0) return {};
+  return {array->data, array->data + array->size};
+}
+
+}  // namespace
+
+Partition::Partition(Context* context, const DelegateParams& params, std::shared_ptr<ThreadPool> pool,
+                     std::string kernel)
+    : pool_(std::move(pool)), kernel_(std::move(kernel)), leaves_(context->tensors_size, false) {
+  for (const int tensor : Items(params.output_tensors)) {
+    if (tensor >= 0 && static_cast<size_t>(tensor) < leaves_.size()) leaves_[static_cast<size_t>(tensor)] = true;
+  }
+  for (const int node : Items(params.nodes_to_replace)) AddNode(context, node);
+}
+
+void Partition::AddNode(Context* context, int index) {
+  Node* node = nullptr;
+  Registration* registration = nullptr;
+  if (context->get_node_and_registration(context, index, &node, &registration) != kOk) {
+    throw ModelError("node " + std::to_string(index) + " cannot be read");
+  }
+  const FlexMap options(node->custom_initial_data, node->custom_initial_data_size);
+  std::unique_ptr<Op> op;
+  try {
+    op = MakeOp(registration->custom_name, options);
+  } catch (const ModelError& error) {
+    throw ModelError(error.what() + (" (node " + std::to_string(index) + ")"));
+  }
+  if (op == nullptr) throw ModelError("node " + std::to_string(index) + " is no operator of LCE");
+  // Inputs first: an operator that reads its own output reads it before it is written.
+  for (const int tensor : Items(node->inputs)) {
+    op->inputs.push_back(tensor == kOptionalTensor ? nullptr : Input(context, tensor));
+  }
+  const std::vector<int> outputs = Items(node->outputs);
+  if (outputs.size() != 1) {
+    throw ModelError(std::string(op->code()) + " must have 1 output, found " + std::to_string(outputs.size()));
+  }
+  op->output = Output(context, outputs[0]);
+  ops_.push_back(std::move(op));
+}
+
+Partition::Slot& Partition::FindOrAdd(Context* context, int tensor) {
+  if (tensor < 0 || static_cast<size_t>(tensor) >= context->tensors_size) {
+    throw ModelError("tensor " + std::to_string(tensor) + " does not exist");
+  }
+  std::unique_ptr<Slot>& slot = slots_[tensor];
+  if (slot == nullptr) {
+    slot = std::make_unique<Slot>();
+    slot->value.index = tensor;
+    Refresh(context, slot.get());
+    order_.push_back(slot.get());
+  }
+  return *slot;
+}
+
+Value* Partition::Input(Context* context, int tensor) {
+  Slot& slot = FindOrAdd(context, tensor);
+  if (!slot.is_written) slot.role = Role::kEntering;
+  return &slot.value;
+}
+
+Value* Partition::Output(Context* context, int tensor) {
+  Slot& slot = FindOrAdd(context, tensor);
+  if (slot.is_written) throw ModelError("'" + slot.value.name + "' is written twice");
+  if (slot.role == Role::kEntering) throw ModelError("'" + slot.value.name + "' is read before it is written");
+  if (slot.value.is_constant) throw ModelError("'" + slot.value.name + "' is a constant and cannot be written");
+  slot.is_written = true;
+  slot.role = leaves_[static_cast<size_t>(tensor)] ? Role::kLeaving : Role::kPrivate;
+  return &slot.value;
+}
+
+void Partition::Refresh(Context* context, Slot* slot) {
+  Value& value = slot->value;
+  const Tensor& tensor = context->tensors[value.index];
+  value.name = CleanName(tensor.name, value.index);
+  value.type = tensor.type;
+  value.shape = ShapeOf(tensor);
+  value.scale = tensor.scale;
+  value.zero_point = tensor.zero_point;
+  value.has_quantization = tensor.quantization_type == kAffineQuantization;
+  value.is_constant =
+      (tensor.allocation_type == kMmapRo || tensor.allocation_type == kPersistentRo) && tensor.data != nullptr;
+  value.data = value.is_constant ? tensor.data : nullptr;
+  if (!value.is_constant) return;
+  const int64_t bytes = value.shape.empty() ? 0 : Bytes(value);
+  if (bytes != static_cast<int64_t>(tensor.bytes)) {
+    throw ModelError("constant '" + value.name + "': " + TypeName(value.type) + " " + ShapeText(value.shape) +
+                     " takes " + std::to_string(bytes) + " bytes, found " + std::to_string(tensor.bytes));
+  }
+}
+
+void Partition::ResizeOutput(Context* context, const Slot& slot) {
+  const Value& value = slot.value;
+  Tensor* const tensor = &context->tensors[value.index];
+  if (HasShape(*tensor, value.shape)) return;
+  const size_t rank = value.shape.size();
+  auto* const dims = static_cast<IntArray*>(std::malloc(sizeof(int32_t) * (rank + 1)));
+  if (dims == nullptr) throw std::bad_alloc();
+  dims->size = static_cast<int32_t>(rank);
+  // Element counts were checked to be below 2^40, single axes come from int32 or are smaller than one.
+  std::transform(value.shape.begin(), value.shape.end(), dims->data, [](int64_t n) { return static_cast<int32_t>(n); });
+  if (context->resize_tensor(context, tensor, dims) != kOk) {
+    throw ModelError("'" + value.name + "' cannot be resized to " + ShapeText(value.shape));
+  }
+}
+
+void Partition::Prepare(Context* context) {
+  for (Slot* slot : order_) {
+    if (slot->role == Role::kEntering) Refresh(context, slot);
+  }
+  for (const std::unique_ptr<Op>& op : ops_) {
+    op->Prepare(kernel_.empty() ? nullptr : kernel_.c_str());
+    op->output->Elements();
+  }
+  for (const Slot* slot : order_) {
+    if (slot->role == Role::kLeaving) ResizeOutput(context, *slot);
+  }
+  Allocate();
+}
+
+void Partition::Allocate() {
+  int64_t total = 0;
+  for (Slot* slot : order_) {
+    if (slot->role != Role::kPrivate) continue;
+    slot->offset = total;
+    total += Aligned(Bytes(slot->value));
+  }
+  workspace_ = total;
+  int64_t workspace_bytes = 0;
+  for (const std::unique_ptr<Op>& op : ops_) workspace_bytes = std::max(workspace_bytes, op->workspace_bytes);
+  memory_.resize(static_cast<size_t>(total + workspace_bytes + kAlignment));
+  const auto address = reinterpret_cast<uintptr_t>(memory_.data());
+  base_ = memory_.data() + (kAlignment - address % kAlignment) % kAlignment;
+  for (Slot* slot : order_) {
+    if (slot->role == Role::kPrivate) slot->value.data = base_ + slot->offset;
+  }
+}
+
+void Partition::Run(Context* context) {
+  for (Slot* slot : order_) {
+    Value& value = slot->value;
+    if (slot->role == Role::kPrivate || value.is_constant) continue;
+    const Tensor& tensor = context->tensors[value.index];
+    if (tensor.data == nullptr || !HasShape(tensor, value.shape) || tensor.type != value.type ||
+        static_cast<int64_t>(tensor.bytes) < Bytes(value)) {
+      throw ModelError("'" + value.name + "' changed since it was prepared; call allocate_tensors again");
+    }
+    value.data = tensor.data;
+  }
+  const RunContext run{base_ + workspace_, pool_->AsParallel()};
+  for (const std::unique_ptr<Op>& op : ops_) op->Run(run);
+}
+
+}  // namespace bnnedge::tflite

@@ -1,0 +1,56 @@
+// Neighbouring LCE operators that run as one node of the interpreter.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "abi.h"
+#include "op.h"
+#include "thread_pool.h"
+
+namespace bnnedge::tflite {
+
+// The interpreter knows the tensors that enter and leave. Those between the operators are *private*: the interpreter
+// gives them no memory, so they get their own here, and the shapes that the file states for them are not relied on.
+class Partition {
+ public:
+  // Throws ModelError for a graph that cannot be run.
+  Partition(Context* context, const DelegateParams& params, std::shared_ptr<ThreadPool> pool, std::string kernel);
+
+  // Shapes, outputs of the interpreter, memory. Everything that inference needs is allocated here.
+  void Prepare(Context* context);
+  void Run(Context* context);
+
+ private:
+  enum class Role { kEntering, kLeaving, kPrivate };
+
+  struct Slot {
+    Value value;
+    Role role = Role::kPrivate;
+    bool is_written = false;  // by an operator seen so far
+    int64_t offset = 0;       // of a private tensor in memory_
+  };
+
+  void AddNode(Context* context, int index);
+  Value* Input(Context* context, int tensor);
+  Value* Output(Context* context, int tensor);
+  Slot& FindOrAdd(Context* context, int tensor);
+  static void Refresh(Context* context, Slot* slot);
+  static void ResizeOutput(Context* context, const Slot& slot);
+  void Allocate();
+
+  std::shared_ptr<ThreadPool> pool_;
+  std::string kernel_;
+  std::unordered_map<int, std::unique_ptr<Slot>> slots_;
+  std::vector<Slot*> order_;  // as they were met
+  std::vector<bool> leaves_;  // by tensor
+  std::vector<std::unique_ptr<Op>> ops_;
+
+  std::vector<unsigned char> memory_;
+  unsigned char* base_ = nullptr;  // first multiple of kAlignment in memory_
+  int64_t workspace_ = 0;          // offset
+};
+
+}  // namespace bnnedge::tflite

@@ -1,0 +1,840 @@
+"""The LiteRT delegate: results equal LCE's interpreter and the arithmetic written out below; nothing crashes."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import platform
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from bnnedge.errors import ConfigError, MissingDependencyError
+from bnnedge.export.passes import optimize
+from bnnedge.export.runtimes import lce as lce_module
+from bnnedge.export.runtimes.lce import Lce
+from bnnedge.export.runtimes.litert import LiteRt
+from bnnedge.export.targets.tflite_reader import parse_model
+from bnnedge.export.targets.tflite_writer import ABSENT, TfliteWriter, schema, serialize
+from bnnedge.export.targets.to_lce import LceTarget, bmaxpool2d_options
+from bnnedge.export.trace import trace
+from bnnedge.kernels import plugins
+from bnnedge.kernels.layout import WORD_BITS, pack, words_for
+from bnnedge.kernels.plugins import litert_delegate
+from bnnedge.methods import METHODS
+from bnnedge.models import MODELS
+from bnnedge.models.create import create_model
+
+Array = NDArray[Any]
+Pair = tuple[int, int]
+SAME, VALID = 0, 1
+NONE, RELU, RELU_N1_TO_1, RELU6 = range(4)
+
+unavailable = plugins.unavailable(plugins.LITERT_DELEGATE) or LiteRt.unavailable()
+pytestmark = pytest.mark.skipif(unavailable is not None, reason=str(unavailable))
+needs_lce = pytest.mark.skipif(Lce.unavailable() is not None, reason=str(Lce.unavailable()))
+
+
+# ---- Running ----
+
+
+def interpreter(data: bytes, delegate: Any = None) -> Any:
+    from ai_edge_litert.interpreter import Interpreter
+
+    return Interpreter(model_content=data, experimental_delegates=[delegate or litert_delegate()])
+
+
+def invoke(loaded: Any, x: Array) -> Array:
+    """Run with the outputs of the last run overwritten."""
+    (entry,), (result,) = loaded.get_input_details(), loaded.get_output_details()
+    if tuple(entry["shape"]) != x.shape:
+        loaded.resize_tensor_input(entry["index"], x.shape)
+    loaded.allocate_tensors()
+    loaded.set_tensor(entry["index"], x)
+    loaded.tensor(result["index"])()[...] = 1  # a value that no result is full of
+    loaded.invoke()
+    return cast(Array, loaded.get_tensor(result["index"]))
+
+
+def run(data: bytes, x: Array, delegate: Any = None) -> Array:
+    return invoke(interpreter(data, delegate), x)
+
+
+def run_in_lce(data: bytes, x: Array, kernel: str = "reference") -> Array:
+    extension = lce_module._extension()
+    loaded = extension.LiteInterpreter(data, 1, kernel == "reference", kernel == "indirect", False)
+    return cast(Array, loaded.predict([x])[0])
+
+
+def model_of(op: str, options: bytes, entry: Array, result: Array, constants: Sequence[Array | None] = ()) -> bytes:
+    """A file of one operator; int8 tensors get scale 1 and zero point 0 (see ``requantized``)."""
+    writer = TfliteWriter()
+    source = writer.tensor("input", entry.shape, cast(Any, entry.dtype.name))
+    weights = [ABSENT if c is None else writer.constant(f"constant{i}", c) for i, c in enumerate(constants)]
+    target = writer.tensor("output", result.shape, cast(Any, result.dtype.name))
+    writer.custom(op, [source, *weights], target, options)
+    return requantized(writer.finish([source], [target], {}), input=(1.0, 0), output=(1.0, 0))
+
+
+def requantized(data: bytes, **parameters: tuple[float, int]) -> bytes:
+    raw = parse_model(data).raw
+    for tensor in raw.subgraphs[0].tensors:
+        if tensor.type == schema().TensorType.INT8 and tensor.name.decode() in parameters:
+            scale, zero_point = parameters[tensor.name.decode()]
+            tensor.quantization = schema().QuantizationParametersT(scale=[scale], zeroPoint=[zero_point])
+    return serialize(raw)
+
+
+def flexbuffer(**values: int) -> bytes:
+    from flatbuffers import flexbuffers
+
+    builder = flexbuffers.Builder()
+    with builder.Map():
+        for key, value in values.items():
+            builder.Int(key, value)
+    return bytes(builder.Finish())
+
+
+# ---- One binary convolution ----
+
+
+@dataclass(frozen=True)
+class Case:
+    channels: int = 64
+    outputs: int = 5
+    size: Pair = (5, 6)
+    kernel: Pair = (3, 3)
+    stride: Pair = (1, 1)
+    dilation: Pair = (1, 1)
+    padding: int = SAME
+    pad_values: int = 0
+    activation: int = NONE
+    groups: int = 1
+    batch: int = 1
+    kind: str = "float32"
+    scale: float = 0.37
+    zero_point: int = -3
+
+    @property
+    def is_zero_padded(self) -> bool:
+        return self.padding == SAME and self.pad_values == 0
+
+    @property
+    def fan_in(self) -> int:
+        return self.kernel[0] * self.kernel[1] * self.channels // self.groups
+
+
+@dataclass(frozen=True)
+class Parameters:
+    signs: NDArray[np.int8]
+    weight: NDArray[np.int8]
+    gamma: NDArray[np.float32]
+    beta: NDArray[np.float32]
+    tau: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, case: Case) -> Parameters:
+        rng = np.random.default_rng([case.channels, case.outputs, case.groups])
+        fan_in = case.fan_in
+        gamma = rng.standard_normal(case.outputs).astype(np.float32)
+        gamma[0] = 0.0
+        tau = rng.integers(fan_in // 2 - 5, fan_in // 2 + 5, case.outputs).astype(np.int32)
+        tau[-1] = (np.iinfo(np.int32).min, np.iinfo(np.int32).max)[case.channels % 2]
+        return cls(
+            signs=rng.choice([-1, 1], (case.batch, *case.size, case.channels)).astype(np.int8),
+            weight=rng.choice([-1, 1], (case.outputs, *case.kernel, case.channels // case.groups)).astype(np.int8),
+            gamma=gamma,
+            beta=rng.standard_normal(case.outputs).astype(np.float32),
+            tau=tau,
+        )
+
+
+def edges(size: int, kernel: int, stride: int, dilation: int, padding: int) -> tuple[int, int, int]:
+    """(pixels before, pixels after, windows) by TensorFlow's rule."""
+    extent = (kernel - 1) * dilation + 1
+    if padding == VALID:
+        return 0, 0, (size - extent) // stride + 1
+    count = -(-size // stride)
+    total = max((count - 1) * stride + extent - size, 0)
+    return total // 2, total - total // 2, count
+
+
+def doubled_popcounts(case: Case, p: Parameters) -> NDArray[np.int64]:
+    """K - s, s the convolution of signs with 0 or +1 around the image."""
+    axes = zip(case.size, case.kernel, case.stride, case.dilation, strict=True)
+    (top, bottom, rows), (left, right, columns) = (edges(*axis, case.padding) for axis in axes)
+    around = ((0, 0), (top, bottom), (left, right), (0, 0))
+    padded = np.pad(p.signs.astype(np.int64), around, constant_values=case.pad_values)
+    sums = np.zeros((case.batch, rows, columns, case.outputs), np.int64)
+    per_group, out_per_group = case.channels // case.groups, case.outputs // case.groups
+    for group, ky, kx in itertools.product(range(case.groups), range(case.kernel[0]), range(case.kernel[1])):
+        y, x = ky * case.dilation[0], kx * case.dilation[1]
+        taps = padded[:, y :: case.stride[0], x :: case.stride[1]][:, :rows, :columns]
+        outputs = slice(group * out_per_group, (group + 1) * out_per_group)
+        taps = taps[..., group * per_group : (group + 1) * per_group]
+        sums[..., outputs] += taps @ p.weight[outputs, ky, kx].astype(np.int64).T
+    return case.fan_in - sums
+
+
+def expected(case: Case, p: Parameters) -> Array:
+    """LCE's arithmetic in its order: float factors formed in double, one float product, one float sum."""
+    doubled, k = doubled_popcounts(case, p), case.fan_in
+    if case.kind == "int32":
+        return pack(np.where(doubled > 2 * p.tau.astype(np.int64), -1, 1)).view(np.int32)
+    low, high = {NONE: (-k, k), RELU: (0, k), RELU_N1_TO_1: (-1, 1), RELU6: (0, 6)}[case.activation]
+    is_int8 = case.kind == "int8"
+    scale = float(np.float32(case.scale)) if is_int8 else 1.0
+    gamma, beta = p.gamma.astype(np.float64), p.beta.astype(np.float64)
+    multiplier = (-gamma / scale).astype(np.float32)
+    bias = ((beta + k * gamma) / scale + (case.zero_point if is_int8 else 0)).astype(np.float32)
+    values = np.clip(doubled, k - high, k - low).astype(np.float32) * multiplier + bias
+    if not is_int8:
+        return np.asarray(values)
+    half_away = np.trunc(values + np.copysign(np.float32(0.5), values))
+    return np.asarray(np.clip(half_away, -128, 127), np.int8)
+
+
+def conv_options(case: Case) -> dict[str, int]:
+    return {
+        "channels_in": case.channels,
+        "dilation_height_factor": case.dilation[0],
+        "dilation_width_factor": case.dilation[1],
+        "fused_activation_function": case.activation,
+        "pad_values": case.pad_values,
+        "padding": case.padding,
+        "stride_height": case.stride[0],
+        "stride_width": case.stride[1],
+    }
+
+
+def conv_model(case: Case, p: Parameters) -> bytes:
+    words = pack(p.weight).view(np.int32)
+    channels = words_for(case.outputs) if case.kind == "int32" else case.outputs
+    axes = zip(case.size, case.kernel, case.stride, case.dilation, strict=True)
+    height, width = (edges(*axis, case.padding)[2] for axis in axes)
+    result = np.zeros((case.batch, height, width, channels), case.kind)
+    entry = pack(p.signs).view(np.int32)
+    # LCE's reference kernel reads gamma even where only thresholds count, if padding is with zeros.
+    needs_gamma = case.kind != "int32" or case.is_zero_padded
+    floats = [p.gamma, p.beta] if needs_gamma else [None, None]
+    constants = [words, *floats, p.tau if case.kind == "int32" else None]
+    data = model_of("LceBconv2d", flexbuffer(**conv_options(case)), entry, result, constants)
+    return requantized(data, output=(case.scale, case.zero_point))
+
+
+def check_conv(case: Case, delegate: Any = None) -> None:
+    p = Parameters.of(case)
+    data, x = conv_model(case, p), pack(p.signs).view(np.int32)
+    found = run(data, x, delegate)
+    np.testing.assert_array_equal(found, expected(case, p), err_msg=str(case))
+    lce_is_exact = not case.is_zero_padded or (case.channels // case.groups) % 2 == 0
+    if Lce.unavailable() is None and lce_is_exact:
+        np.testing.assert_array_equal(found, run_in_lce(data, x), err_msg=f"LCE: {case}")
+
+
+KINDS = ["float32", "int8", "int32"]
+PADDINGS = [(VALID, 0), (SAME, 0), (SAME, 1)]
+CHANNELS = [1, 3, 31, 32, 33, 63, 64, 65, 127, 128, 129]
+GEOMETRIES: dict[str, dict[str, Any]] = {
+    "1x1": {"size": (1, 1), "kernel": (1, 1)},
+    "3x3": {},
+    "3x3 on 7x7": {"size": (7, 7)},
+    "stride 2 on even": {"size": (8, 6), "stride": (2, 2)},
+    "stride 2 on odd": {"size": (7, 5), "stride": (2, 2)},
+    "1x1 stride 2": {"size": (6, 7), "kernel": (1, 1), "stride": (2, 2)},
+    "stride beyond the map": {"size": (6, 7), "stride": (9, 1)},
+    "dilation": {"size": (7, 8), "dilation": (2, 2)},
+    "uneven": {"size": (9, 8), "kernel": (2, 3), "stride": (2, 3), "dilation": (3, 1)},
+    "5x5": {"size": (6, 5), "kernel": (5, 5)},
+}
+BEYOND: dict[str, dict[str, Any]] = {  # SAME only: the filter reaches over the whole map
+    "3x3 on 1x1": {"size": (1, 1)},
+    "3x3 on 2x2": {"size": (2, 2)},
+    "7x7 on 3x2": {"size": (3, 2), "kernel": (7, 7)},
+    "dilated 3x3 on 4x4": {"size": (4, 4), "dilation": (3, 4)},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", [*GEOMETRIES, *BEYOND])
+def test_convolution(name: str, kind: str) -> None:
+    geometry = {**GEOMETRIES, **BEYOND}[name]
+    paddings = [p for p in PADDINGS if name in GEOMETRIES or p[0] == SAME]
+    for channels, (padding, pad_values) in itertools.product(CHANNELS, paddings):
+        case = Case(channels=channels, kind=kind, padding=padding, pad_values=pad_values, **geometry)
+        check_conv(replace(case, outputs=1 + (channels + 3) % 7))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("outputs", [1, 8, 16, 31, 32, 33, 64, 65, 129])
+def test_output_channels_and_batches(outputs: int, kind: str) -> None:
+    for padding, pad_values in PADDINGS:
+        check_conv(Case(outputs=outputs, kind=kind, padding=padding, pad_values=pad_values, batch=3))
+
+
+@pytest.mark.parametrize("activation", [NONE, RELU, RELU_N1_TO_1, RELU6])
+@pytest.mark.parametrize("kind", ["float32", "int8"])
+def test_activations(kind: str, activation: int) -> None:
+    for (padding, pad_values), channels in itertools.product(PADDINGS, (2, 33, 96)):
+        check_conv(Case(channels, 17, kind=kind, activation=activation, padding=padding, pad_values=pad_values))
+    check_conv(Case(2, 17, kernel=(1, 1), kind=kind, activation=activation))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("channels", "outputs", "groups"), [(64, 2, 2), (64, 64, 2), (128, 12, 4), (192, 66, 3)])
+def test_groups(channels: int, outputs: int, groups: int, kind: str) -> None:
+    for padding, pad_values in PADDINGS:
+        case = Case(channels, outputs, kind=kind, padding=padding, pad_values=pad_values, groups=groups)
+        check_conv(case)
+        check_conv(replace(case, stride=(2, 2), size=(6, 6), dilation=(2, 1)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kernel_and_number_of_threads(kind: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        litert_delegate(kernel="?")
+    names = str(refused.value).partition("known: ")[2].split(", ")
+    assert names[-2:] == ["portable", "reference"]
+    case = Case(channels=96, outputs=70, size=(14, 15), kind=kind, batch=2)
+    for kernel, threads in itertools.product(names, (1, 2, 5)):
+        for padding, pad_values in PADDINGS:
+            padded = replace(case, padding=padding, pad_values=pad_values)
+            p = Parameters.of(padded)
+            delegate = litert_delegate(threads, kernel=kernel)
+            found = run(conv_model(padded, p), pack(p.signs).view(np.int32), delegate)
+            np.testing.assert_array_equal(found, expected(padded, p), err_msg=f"{kernel}, {threads} threads")
+
+
+@needs_lce
+@pytest.mark.parametrize("kernel", ["default", "indirect"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kernel_of_lce(kind: str, kernel: str) -> None:
+    for channels, (padding, pad_values) in itertools.product(CHANNELS, ((VALID, 0), (SAME, 1))):
+        case = Case(channels, 37, kind=kind, padding=padding, pad_values=pad_values, stride=(2, 1))
+        p = Parameters.of(case)
+        data, x = conv_model(case, p), pack(p.signs).view(np.int32)
+        np.testing.assert_array_equal(run(data, x), run_in_lce(data, x, kernel), err_msg=str(case))
+
+
+@needs_lce
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
+def test_random_convolutions(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for _ in range(250):
+        groups = int(rng.choice([1, 1, 1, 2, 3]))
+        channels = int(rng.integers(1, 300)) if groups == 1 else groups * WORD_BITS * int(rng.integers(1, 4))
+        kernel, dilation = [tuple(int(v) for v in rng.integers(1, high, 2)) for high in (6, 4)]
+        padding, pad_values = PADDINGS[rng.integers(3)]
+        low = [(k - 1) * d + 1 if padding == VALID else 1 for k, d in zip(kernel, dilation, strict=True)]
+        check_conv(
+            Case(
+                channels=channels,
+                outputs=groups * int(rng.integers(1, 70)),
+                size=(low[0] + int(rng.integers(0, 9)), low[1] + int(rng.integers(0, 9))),
+                kernel=cast(Pair, kernel),
+                stride=(int(rng.integers(1, 4)), int(rng.integers(1, 4))),
+                dilation=cast(Pair, dilation),
+                padding=padding,
+                pad_values=pad_values,
+                activation=int(rng.integers(4)),
+                groups=groups,
+                batch=int(rng.integers(1, 3)),
+                kind=KINDS[rng.integers(3)],
+                scale=float(rng.uniform(0.01, 2.0)),
+                zero_point=int(rng.integers(-128, 128)),
+            ),
+            litert_delegate(int(rng.integers(1, 3))),
+        )
+
+
+# ---- The other operators ----
+
+
+def check_against(data: bytes, x: Array, wanted: Array) -> None:
+    found = run(data, x)
+    np.testing.assert_array_equal(found, wanted)
+    if Lce.unavailable() is None:
+        np.testing.assert_array_equal(found, run_in_lce(data, x))
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_quantize_float(channels: int) -> None:
+    x = np.random.default_rng(channels).standard_normal((2, 3, 5, channels)).astype(np.float32)
+    x.flat[::7] = 0.0
+    x.flat[1::11] = -0.0
+    x.flat[2::13] = np.nan
+    x.flat[3::17] = -np.inf
+    words = pack(x).view(np.int32)
+    check_against(model_of("LceQuantize", b"", x, words), x, words)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_quantize_denormal_numbers(threads: int) -> None:
+    """They are below zero as the bit contract has it; LCE's interpreter flushes them to zero first."""
+    x = np.full((1, 64, 64, 33), -1e-45, np.float32)
+    words = pack(x).view(np.int32)
+    found = run(model_of("LceQuantize", b"", x, words), x, litert_delegate(threads))
+    np.testing.assert_array_equal(found, words)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or sys.platform != "linux", reason="sets glibc's x86-64 fenv_t")
+def test_threads_treat_denormal_numbers_as_the_caller_does() -> None:
+    """Some interpreters flush them to zero while they run, and that is a setting of the calling thread."""
+    libm, mode = ctypes.CDLL("libm.so.6"), (ctypes.c_uint32 * 8)()
+    x = np.full((1, 512, 256, 33), -1e-45, np.float32)  # large, so that all threads get a share
+    data = model_of("LceQuantize", b"", x, pack(x).view(np.int32))
+    alone, together = interpreter(data), interpreter(data, litert_delegate(4))
+    np.testing.assert_array_equal(invoke(together, x), invoke(alone, x))
+    assert libm.fegetenv(mode) == 0
+    saved, mode[7] = mode[7], mode[7] | 0x8040  # MXCSR: flush to zero, denormals are zero
+    try:
+        libm.fesetenv(mode)
+        for _ in range(10):
+            np.testing.assert_array_equal(invoke(together, x), invoke(alone, x))
+    finally:
+        mode[7] = saved
+        libm.fesetenv(mode)
+
+
+@pytest.mark.parametrize("shape", [(33,), (2, 33), (4, 3, 64), (1, 2, 3, 4, 40)])
+def test_quantize_any_rank(shape: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    check_against(model_of("LceQuantize", b"", x, pack(x).view(np.int32)), x, pack(x).view(np.int32))
+
+
+@pytest.mark.parametrize("zero_point", [-128, -127, -1, 0, 1, 126, 127])
+@pytest.mark.parametrize("channels", [1, 31, 33, 64, 129])
+def test_quantize_int8(channels: int, zero_point: int) -> None:
+    x = np.random.default_rng(channels).integers(-128, 128, (1, 4, 5, channels)).astype(np.int8)
+    x.flat[::5] = zero_point
+    words = pack(np.where(x.astype(np.int32) < zero_point, -1, 1)).view(np.int32)
+    check_against(requantized(model_of("LceQuantize", b"", x, words), input=(0.1, zero_point)), x, words)
+
+
+@pytest.mark.parametrize("channels", [1, 31, 33, 64, 129])
+def test_bool_both_ways(channels: int) -> None:
+    x = np.random.default_rng(channels).integers(0, 2, (1, 4, 5, channels)).astype(np.bool_)
+    words = pack(np.where(x, 1, -1)).view(np.int32)
+    check_against(model_of("LceQuantize", b"", x, words), x, words)
+    check_against(model_of("LceDequantize", b"", words, x), words, x)
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_dequantize_float(channels: int) -> None:
+    signs = np.random.default_rng(channels).choice([-1, 1], (2, 3, 5, channels)).astype(np.float32)
+    words = pack(signs).view(np.int32)
+    check_against(model_of("LceDequantize", b"", words, signs), words, signs)
+
+
+@pytest.mark.parametrize(
+    ("scale", "zero_point", "plus", "minus"),
+    [(0.5, 0, 2, -2), (0.4, 10, 13, 7), (0.01, 100, 127, 0), (2.5, 0, 0, 0), (1.0, -128, -127, -128)],
+)
+def test_dequantize_int8(scale: float, zero_point: int, plus: int, minus: int) -> None:
+    signs = np.random.default_rng(0).choice([-1, 1], (1, 3, 5, 33))
+    words, wanted = pack(signs).view(np.int32), np.where(signs > 0, plus, minus).astype(np.int8)
+    data = requantized(model_of("LceDequantize", b"", words, wanted), output=(scale, zero_point))
+    check_against(data, words, wanted)
+
+
+@pytest.mark.parametrize("channels", [1, 33, 64, 129])
+@pytest.mark.parametrize("padding", [SAME, VALID])
+def test_max_pool(padding: int, channels: int) -> None:
+    rng = np.random.default_rng(channels)
+    sizes: list[tuple[Pair, Pair, Pair]] = [
+        ((2, 2), (2, 2), (4, 6)), ((3, 3), (2, 2), (7, 8)), ((3, 2), (1, 3), (5, 5)), ((1, 1), (1, 1), (1, 1)),
+        ((5, 5), (3, 2), (5, 5)), ((2, 2), (5, 7), (4, 6)),
+    ]  # fmt: skip
+    if padding == SAME:
+        sizes += [((3, 3), (2, 2), (2, 2)), ((5, 4), (1, 1), (2, 1))]
+    for kernel, stride, size in sizes:
+        signs = rng.choice([-1, 1], (2, *size, channels), p=[0.8, 0.2]).astype(np.int8)
+        axes = zip(size, kernel, stride, (1, 1), strict=True)
+        (top, bottom, rows), (left, right, columns) = (edges(*axis, padding) for axis in axes)
+        around = ((0, 0), (top, bottom), (left, right), (0, 0))
+        padded: Array = np.pad(signs, around, constant_values=-1)
+        view: Any = np.lib.stride_tricks.sliding_window_view
+        windows = view(padded, kernel, axis=(1, 2))
+        strided = windows[:, :: stride[0], :: stride[1]][:, :rows, :columns]
+        words, wanted = pack(signs).view(np.int32), pack(strided.max(axis=(-2, -1))).view(np.int32)
+        data = model_of("LceBMaxPool2d", bmaxpool2d_options(kernel, stride, padding), words, wanted)
+        check_against(data, words, wanted)
+
+
+# ---- Networks ----
+
+
+def chain(batch: int = 1) -> tuple[bytes, list[tuple[str, Array]]]:
+    """float -> bits -> conv (bits) -> pool -> conv (float) -> bits -> float: one partition, private tensors inside."""
+    rng = np.random.default_rng(3)
+    writer = TfliteWriter()
+    first = pack(rng.choice([-1, 1], (40, 3, 3, 33))).view(np.int32)
+    second = pack(rng.choice([-1, 1], (7, 3, 3, 40))).view(np.int32)
+    tau = rng.integers(140, 158, 40).astype(np.int32)
+    gamma, beta = (rng.standard_normal(7).astype(np.float32) for _ in range(2))
+    valid = Case(channels=33, padding=VALID)
+    image = writer.tensor("image", (batch, 9, 9, 33))
+    bits = writer.custom("LceQuantize", [image], writer.tensor("bits", (batch, 9, 9, 2), "int32"))
+    hidden = writer.tensor("hidden", (batch, 7, 7, 2), "int32")
+    constants = [writer.constant("first", first), ABSENT, ABSENT, writer.constant("tau", tau)]
+    writer.custom("LceBconv2d", [bits, *constants], hidden, flexbuffer(**conv_options(valid)))
+    pooled = writer.tensor("pooled", (batch, 4, 4, 2), "int32")
+    writer.custom("LceBMaxPool2d", [hidden], pooled, bmaxpool2d_options((3, 3), (2, 2), SAME))
+    sums = writer.tensor("sums", (batch, 4, 4, 7))
+    constants = [writer.constant("second", second), writer.constant("gamma", gamma), writer.constant("beta", beta)]
+    same = flexbuffer(**conv_options(Case(channels=40)))
+    writer.custom("LceBconv2d", [pooled, *constants, ABSENT], sums, same)
+    signs = writer.custom("LceQuantize", [sums], writer.tensor("signs", (batch, 4, 4, 1), "int32"))
+    result = writer.custom("LceDequantize", [signs], writer.tensor("result", (batch, 4, 4, 7)))
+    return writer.finish([image], [result], {}), [("sums", sums), ("bits", bits)]  # type: ignore[list-item]
+
+
+def image(batch: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal((batch, 9, 9, 33)).astype(np.float32)
+
+
+def test_neighbours_become_one_node() -> None:
+    loaded = interpreter(chain()[0])
+    loaded.allocate_tensors()
+    names = [op["op_name"] for op in loaded._get_ops_details()]
+    assert names.count("DELEGATE") == 1
+
+
+@needs_lce
+def test_chain_and_its_inner_tensors() -> None:
+    data, inner = chain()
+    for tapped in ((), *((index,) for _, index in inner)):
+        raw = parse_model(data).raw
+        raw.subgraphs[0].outputs = [*tapped, *raw.subgraphs[0].outputs]
+        changed = serialize(raw)
+        loaded = interpreter(changed)
+        for seed in range(3):
+            x = image(1, seed)
+            loaded.allocate_tensors()
+            loaded.set_tensor(loaded.get_input_details()[0]["index"], x)
+            loaded.invoke()
+            extension = lce_module._extension().LiteInterpreter(changed, 1, True, False, False)
+            for detail, wanted in zip(loaded.get_output_details(), extension.predict([x]), strict=True):
+                np.testing.assert_array_equal(loaded.get_tensor(detail["index"]), wanted)
+
+
+def test_batches_are_resized() -> None:
+    data, _ = chain()
+    loaded = interpreter(data)
+    singles = {seed: run(data, image(1, seed)) for seed in range(4)}
+    assert len({one.tobytes() for one in singles.values()}) == 4
+    for seeds in ([0, 1, 2, 3], [2], [3, 3, 0], [1, 2]):
+        batch = np.concatenate([image(1, seed) for seed in seeds])
+        found = invoke(loaded, batch)
+        np.testing.assert_array_equal(found, np.concatenate([singles[seed] for seed in seeds]))
+
+
+def test_images_are_resized() -> None:
+    """The padding of SAME changes with the size, so the convolution is prepared anew."""
+    case = Case(size=(8, 8), stride=(2, 2))
+    loaded = interpreter(conv_model(case, Parameters.of(case)))
+    for size in ((8, 8), (7, 8), (8, 8), (9, 5), (2, 1), (6, 6)):
+        resized = replace(case, size=size)
+        p = Parameters.of(resized)
+        p = replace(p, **{name: getattr(Parameters.of(case), name) for name in ("weight", "gamma", "beta")})
+        np.testing.assert_array_equal(invoke(loaded, pack(p.signs).view(np.int32)), expected(resized, p))
+
+
+def test_interpreters_in_threads_share_a_delegate_or_not() -> None:
+    data, _ = chain()
+    wanted = [run(data, image(4, seed)) for seed in range(4)]
+    shared = litert_delegate(threads=2)
+    failures: list[str] = []
+
+    def work(number: int) -> None:
+        loaded = interpreter(data, shared if number % 2 else litert_delegate(threads=2))
+        for repeat in range(30):
+            seed = (number + repeat) % 4
+            if not np.array_equal(invoke(loaded, image(4, seed)), wanted[seed]):
+                failures.append(f"thread {number}, repeat {repeat}")
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+@pytest.fixture(scope="module", params=itertools.product(MODELS, METHODS), ids="-".join)
+def network(request: pytest.FixtureRequest) -> bytes:
+    name, method_name = request.param
+    torch.manual_seed(0)
+    model = create_model(name, num_classes=10, in_channels=3, image_size=32)
+    method = METHODS.load(method_name)
+    method(method.Options()).attach(model)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.normal_()
+                module.bias.normal_()
+    return LceTarget().write(optimize(trace(model, torch.zeros(2, 3, 32, 32))))
+
+
+@needs_lce
+def test_networks_agree_with_lce_in_every_layer(network: bytes) -> None:
+    """LCE's float operators are built-in kernels, LiteRT's are XNNPACK's: a sign near zero may turn, and what follows
+    it then differs. So integers are compared layer by layer for the same signs."""
+    x = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    output, signs = LiteRt.tap(network, x)
+    np.testing.assert_allclose(output, LiteRt.open(network, threads=2).run(x), rtol=0, atol=1e-4)
+    _, others = Lce.tap(network, x)
+    assert list(signs) == list(others) and len(signs) >= 5
+    first = next(iter(signs))
+    assert np.count_nonzero(signs[first] != others[first]) <= 1e-5 * signs[first].size + 1
+    for layer, values in signs.items():
+        np.testing.assert_array_equal(LiteRt.integers(network, layer, values), Lce.integers(network, layer, values))
+
+
+# ---- What is wrong is said ----
+
+
+def test_options_of_the_delegate() -> None:
+    with pytest.raises(ConfigError, match="threads must be a number from 1 to 256, found '0'"):
+        litert_delegate(0)
+    with pytest.raises(ConfigError, match=r"kernel: 'abacus' does not run on this CPU; known: .*reference"):
+        litert_delegate(kernel="abacus")
+    from ai_edge_litert.interpreter import load_delegate
+
+    with pytest.raises(ValueError, match="unknown option 'speed'; known: threads, kernel"):
+        load_delegate(str(plugins.library_path(plugins.LITERT_DELEGATE)), {"speed": "high"})
+
+
+def test_a_library_that_was_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "LITERT_DELEGATE", "bnnedge_no_such_plugin")
+    with pytest.raises(MissingDependencyError, match=r"plug-in bnnedge_no_such_plugin was not built: install a C"):
+        litert_delegate()
+    with pytest.raises(MissingDependencyError, match=r"stock LiteRT does not know LceBMaxPool2d, LceBconv2d, .*, and "):
+        LiteRt.open(chain()[0])
+    assert "was not built" in (plugins.unavailable("bnnedge_no_such_plugin") or "")
+
+
+def test_a_library_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "broken.so").write_bytes(b"no library")
+    monkeypatch.setattr(plugins, "library_path", lambda name: tmp_path / "broken.so")
+    with pytest.raises(MissingDependencyError, match="bnnedge_litert_delegate cannot be loaded, reinstall bnnedge"):
+        litert_delegate()
+
+
+def with_options(data: bytes, blob: bytes | None) -> bytes:
+    raw = parse_model(data).raw
+    raw.subgraphs[0].operators[0].customOptions = None if blob is None else np.frombuffer(blob, np.uint8)
+    return serialize(raw)
+
+
+GOOD = Case(channels=64, outputs=5, size=(5, 6))
+WRONG_OPTIONS: list[tuple[dict[str, int | None], str]] = [
+    ({"stride_height": 0}, "stride_height must be an integer in"),
+    ({"stride_width": -1}, "stride_width must be an integer in"),
+    ({"stride_width": 2**40}, "stride_width must be an integer in"),
+    ({"dilation_height_factor": 0}, "dilation_height_factor"),
+    ({"dilation_width_factor": 2**31 - 1}, "reaches too far"),
+    ({"dilation_height_factor": 2**31 - 1, "padding": VALID}, "filter does not fit"),
+    ({"padding": 2}, "padding must be"),
+    ({"pad_values": 2}, "pad_values must be"),
+    ({"channels_in": 0}, "channels_in must be"),
+    ({"channels_in": 65}, "groups|words"),
+    ({"channels_in": 32}, "groups|words"),
+    ({"channels_in": 2**31 - 1}, "groups|words"),
+    ({"channels_in": None}, "channels_in must be .* found none"),
+    ({"fused_activation_function": None}, "fused_activation_function must be .* found none"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG_OPTIONS, ids=lambda value: str(value)[:50])
+def test_wrong_options_of_a_convolution(changes: dict[str, int | None], message: str) -> None:
+    merged: dict[str, int | None] = {**conv_options(GOOD), **changes}
+    blob = flexbuffer(**{key: value for key, value in merged.items() if value is not None})
+    data = with_options(conv_model(GOOD, Parameters.of(GOOD)), blob)
+    with pytest.raises(RuntimeError, match=message) as failure:
+        interpreter(data).allocate_tensors()
+    assert "bnnedge: LceBconv2d" in str(failure.value)
+
+
+def wrong_inputs() -> list[tuple[str, bytes, str]]:
+    """(what, file, message): a good convolution with one thing changed."""
+    good = conv_model(GOOD, Parameters.of(GOOD))
+
+    def changed(change: Any) -> bytes:
+        raw = parse_model(good).raw
+        change(raw.subgraphs[0], raw.subgraphs[0].operators[0])
+        return serialize(raw)
+
+    def inputs(*values: int) -> bytes:
+        return changed(lambda graph, op: setattr(op, "inputs", list(values)))
+
+    def tensor(index: int, **fields: Any) -> bytes:
+        return changed(lambda graph, op: vars(graph.tensors[index]).update(fields))
+
+    def constant_output(_: Any, op: Any) -> None:
+        op.inputs, op.outputs = [source, weight, gamma, gamma, -1], [beta]
+
+    def uninitialised(index: int) -> bytes:
+        return tensor(index, buffer=0)
+
+    types = schema().TensorType
+    source, weight, gamma, beta, target = range(5)
+    return [
+        ("4 inputs", inputs(source, weight, gamma, beta), "needs 5 inputs, found 4"),
+        ("no inputs", inputs(), "needs 5 inputs, found 0"),
+        ("no activations", inputs(-1, weight, gamma, beta, -1), "input and filter must be there"),
+        ("no filter", inputs(source, -1, gamma, beta, -1), "input and filter must be there"),
+        ("no multiplier", inputs(source, weight, -1, beta, -1), "needs a multiplier"),
+        ("no bias", inputs(source, weight, gamma, -1, -1), "needs a bias"),
+        ("float filter", inputs(source, gamma, gamma, beta, -1), "filter must be int32, found float32"),
+        ("filter as bias", inputs(source, weight, gamma, weight, -1), "bias must be float32, found int32"),
+        ("no constant filter", uninitialised(weight), "filter must be a constant"),
+        ("no constant bias", uninitialised(beta), "bias must be a constant"),
+        ("float activations", tensor(source, type=types.FLOAT32), "input must be int32, found float32"),
+        ("no threshold", tensor(target, type=types.INT32), "needs a threshold"),
+        ("int16 output", tensor(target, type=types.INT16), r"output must be float32, int8 or int32 \(bits\)"),
+        ("int8 without scale", tensor(target, type=types.INT8), "int8 output needs a finite scale"),
+        ("rank 3", tensor(source, shape=[5, 6, 2]), r"input must be \[N, H, W, words\], found \[5, 6, 2\]"),
+        ("rank 3 filter", tensor(weight, shape=[15, 3, 2]), r"filter must be \[O, kh, kw, words\]"),
+        ("3 words", tensor(source, shape=[1, 5, 6, 3]), r"64 channels take 2 words, found input \[1, 5, 6, 3\]"),
+        ("other outputs", tensor(weight, shape=[3, 3, 5, 2]), r"multiplier must be \[3\], found \[5\]"),
+        ("groups", tensor(weight, shape=[10, 3, 3, 1]), "10|do not divide|must be"),
+        ("no pixels", tensor(source, shape=[1, 0, 6, 2]), "empty|fit"),
+        ("constant output", changed(constant_output), "'constant2' is a constant and cannot be written"),
+    ]
+
+
+WRONG_INPUTS = {what: (data, message) for what, data, message in (wrong_inputs() if unavailable is None else [])}
+
+
+@pytest.mark.parametrize("what", WRONG_INPUTS)
+def test_wrong_inputs_of_a_convolution(what: str) -> None:
+    data, message = WRONG_INPUTS[what]
+    with pytest.raises(RuntimeError, match=message):
+        interpreter(data).allocate_tensors()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"filter_height": 0}, "filter_height must be"),
+        ({"stride_width": 0}, "stride_width must be"),
+        ({"stride_height": None}, "stride_height must be .* found none"),
+        ({"padding": 7}, "padding must be"),
+        ({"filter_width": 9}, "window does not fit"),
+    ],
+)
+def test_wrong_options_of_a_pool(changes: dict[str, int | None], message: str) -> None:
+    words = np.zeros((1, 4, 4, 1), np.int32)
+    good: dict[str, int | None] = {"filter_height": 2, "filter_width": 2, "stride_height": 2, "stride_width": 2}
+    merged = {**good, "padding": VALID, **changes}
+    blob = flexbuffer(**{key: value for key, value in merged.items() if value is not None})
+    with pytest.raises(RuntimeError, match=f"LceBMaxPool2d.*{message}"):
+        interpreter(model_of("LceBMaxPool2d", blob, words, words[:, :2, :2])).allocate_tensors()
+
+
+@pytest.mark.parametrize("blob", [None, b"", b"\0", b"\x24\x01", bytes(64), b"\xff" * 64, b"no flexbuffer at all"])
+def test_options_that_are_no_map(blob: bytes | None) -> None:
+    data = with_options(conv_model(GOOD, Parameters.of(GOOD)), blob)
+    with pytest.raises(RuntimeError, match=r"channels_in must be an integer .* found none"):
+        interpreter(data).allocate_tensors()
+
+
+# ---- Hostile files: in a process of their own, which must not die ----
+
+
+def survives(data: bytes, x: Array) -> bool:
+    """Whether the file ran; False if it was refused."""
+    try:
+        loaded = interpreter(data)
+        loaded.allocate_tensors()
+        entry = loaded.get_input_details()[0]
+        loaded.set_tensor(entry["index"], np.resize(x, entry["shape"]).astype(entry["dtype"]))
+        loaded.invoke()
+    except (RuntimeError, ValueError):
+        return False
+    return True
+
+
+def hostile_models() -> list[tuple[bytes, Array]]:
+    p = Parameters.of(GOOD)
+    words = pack(p.signs).view(np.int32)
+    pooled = model_of("LceBMaxPool2d", bmaxpool2d_options((2, 2), (2, 2), SAME), words, words[:, :3, :3])
+    return [(conv_model(GOOD, p), words), (pooled, words)]
+
+
+def hostile_options() -> list[bool]:
+    """Every byte of the options changed, the options cut off anywhere, and noise."""
+    rng = np.random.default_rng(0)
+    ran = []
+    for data, x in hostile_models():
+        blob = bytes(parse_model(data).raw.subgraphs[0].operators[0].customOptions)
+        blobs = [blob[:size] for size in range(len(blob))] + [blob[start:] for start in range(len(blob))]
+        for position, value in itertools.product(range(len(blob)), (0, 1, 0x24, 0x7F, 0x80, 0xFF)):
+            blobs.append(blob[:position] + bytes([value]) + blob[position + 1 :])
+        for _ in range(200):
+            noise = np.frombuffer(blob, np.uint8).copy()
+            noise[rng.integers(0, len(blob), 4)] = rng.integers(0, 256, 4)
+            blobs.append(noise.tobytes())
+        raw = parse_model(data).raw
+        for changed in blobs:
+            raw.subgraphs[0].operators[0].customOptions = np.frombuffer(changed, np.uint8)
+            ran.append(survives(serialize(raw), x))
+    return ran
+
+
+def hostile_tensors() -> list[bool]:
+    """Every tensor with another type, shape or buffer, every index another one."""
+    string = schema().TensorType.STRING
+    shapes = [[], [1], [0], [5], [2**31 - 1], [1, 5, 6, 2, 1], [2, 5, 6, 2], [1, 2**20, 2**20, 2], [1, 1, 1, 1]]
+    ran = []
+    for data, x in [*hostile_models(), (chain()[0], image(1))]:
+        count = len(parse_model(data).subgraph.tensors)
+        for index in range(count):
+            fields: list[dict[str, Any]] = [{"type": code} for code in range(11) if code != string]
+            fields += [{"shape": shape} for shape in shapes] + [{"buffer": buffer} for buffer in range(4)]
+            for changes in fields:
+                raw = parse_model(data).raw
+                for name, value in changes.items():
+                    setattr(raw.subgraphs[0].tensors[index], name, value)
+                ran.append(survives(serialize(raw), x))
+        for number, op in enumerate(parse_model(data).subgraph.operators):
+            for field in ("inputs", "outputs"):
+                length = len(getattr(op, field))
+                for position, index in itertools.product(range(length), range(-1, count + 1)):
+                    raw = parse_model(data).raw
+                    indices = [int(i) for i in getattr(op, field)]
+                    indices[position] = index
+                    setattr(raw.subgraphs[0].operators[number], field, indices)
+                    ran.append(survives(serialize(raw), x))
+                for indices in ([], [0] * 9, [count - 1, count - 1]):
+                    raw = parse_model(data).raw
+                    setattr(raw.subgraphs[0].operators[number], field, indices)
+                    ran.append(survives(serialize(raw), x))
+    return ran
+
+
+HOSTILE = {"options": hostile_options, "tensors": hostile_tensors}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_do_not_crash(name: str) -> None:
+    done = subprocess.run([sys.executable, __file__, name], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    ran, refused = map(int, done.stdout.split()[-2:])
+    assert ran > 0 and refused > 100
+
+
+if __name__ == "__main__":
+    outcomes = HOSTILE[sys.argv[1]]()
+    print(sum(outcomes), len(outcomes) - sum(outcomes))
