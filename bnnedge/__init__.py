@@ -10,13 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bnnedge.export.api import export as export
+    from bnnedge.kernels.plugins import litert_delegate as litert_delegate
+    from bnnedge.kernels.plugins import register_onnxruntime as register_onnxruntime
     from bnnedge.methods.binarize import binarize as binarize
     from bnnedge.models.create import create_model as create_model
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "binarize", "create_model", "export"]
+__all__ = ["__version__", "binarize", "create_model", "export", "litert_delegate", "register_onnxruntime"]
 
-_PUBLIC = {"create_model": "bnnedge.models.create", "binarize": "bnnedge.methods.binarize"}
+_PUBLIC = {
+    "binarize": "bnnedge.methods.binarize",
+    "create_model": "bnnedge.models.create",
+    "litert_delegate": "bnnedge.kernels.plugins",
+    "register_onnxruntime": "bnnedge.kernels.plugins",
+}
 
 
 def __getattr__(name: str) -> Any:

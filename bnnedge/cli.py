@@ -280,6 +280,15 @@ def report(
     print(f"wrote {picture}")
 
 
+@app.command()
+def doctor() -> None:
+    """Show what was found on this machine: kernels and the chosen one, plug-ins, runtimes, optional packages, GPU."""
+    from bnnedge.benchmarks.doctor import doctor as examine
+
+    for what, found in examine():
+        print(f"{what}: {found}")
+
+
 @app.command("list")
 def list_(
     kind: Annotated[str, typer.Argument(metavar="|".join(REGISTRIES), help="What to list.")],

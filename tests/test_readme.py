@@ -29,7 +29,15 @@ def test_make_targets_exist() -> None:
 def test_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("bnnedge ")]
-    assert {shlex.split(c)[1] for c in commands} == {"train", "export", "bench", "evaluate", "summary", "list"}
+    assert {shlex.split(c)[1] for c in commands} == {
+        "train",
+        "export",
+        "bench",
+        "evaluate",
+        "summary",
+        "list",
+        "doctor",
+    }
     for command in commands:
         arguments = shlex.split(re.sub(r"--epochs \d+", "--epochs 1", command))[1:]
         if arguments[0] == "bench":
@@ -39,8 +47,9 @@ def test_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    (code,) = blocks("python")
-    exec(compile(code, "README.md", "exec"), {})
+    names: dict[str, object] = {}
+    for code in blocks("python"):
+        exec(compile(code, "README.md", "exec"), names)
     assert "verified in onnxruntime on 64 images" in capsys.readouterr().out
     assert (tmp_path / "net.onnx").stat().st_size > 0
 

@@ -70,6 +70,13 @@ def signs(shape: ConvShape, seed: int = 0) -> tuple[NDArray[np.float32], NDArray
     return x, w
 
 
+def aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """An empty array at a multiple of 64 bytes, as the runtimes lay out their tensors and NumPy does not."""
+    room = np.empty(4 * int(np.prod(shape)) + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    return room[start : start + 4 * int(np.prod(shape))].view(np.float32).reshape(shape)
+
+
 class Native(Engine):
     """Our C++ kernel: pack the float input, convolve, scale into a float output, NHWC."""
 
@@ -102,8 +109,9 @@ class Native(Engine):
             kind="float", multiplier=np.ones(count, np.float32), bias=np.zeros(count, np.float32)
         )
         conv = native.Conv(native.to_params(geometry), filters, transform, kernel=self.kernel, threads=threads)
-        out = np.empty(conv.output_shape, np.float32)
-        return native.bind_pack_nhwc(x[None], words, kernel=self.kernel), conv.bind(words, out), out
+        values, out = aligned((1, *x.shape)), aligned(conv.output_shape)
+        values[:] = x
+        return native.bind_pack_nhwc(values, words, kernel=self.kernel), conv.bind(words, out), out
 
     def check(self, shape: ConvShape) -> None:
         """Raise ``BenchmarkError`` unless the result equals that of PyTorch: sums of +-1 are exact in float32."""

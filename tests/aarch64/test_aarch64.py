@@ -40,7 +40,7 @@ def test_python_tests_of_the_kernels(stage: Path, emulated_python: Path, run: Ru
     tests = REPOSITORY / "tests" / "kernels"
     pytest_alone = ["-c", os.devnull, "--rootdir", str(tests), "--noconftest", "-p", "no:cacheprovider"]
     arguments = [*pytest_alone, "--import-mode=importlib", "-q", "-x", *(str(tests / name) for name in KERNEL_TESTS)]
-    output = run(emulated_python, "-m", "pytest", *arguments, BNNEDGE_PYTHONPATH=str(stage))
+    output = run(emulated_python, "-P", "-m", "pytest", *arguments, BNNEDGE_PYTHONPATH=str(stage))
     assert "passed" in output and "skipped" not in output
 
 

@@ -100,9 +100,7 @@ class StripTest {
         input_(static_cast<size_t>(InputWords()) * 4),
         filter_(static_cast<size_t>(shape.channels * shape.KWords()) * 4),
         weights_(static_cast<size_t>(kernel.packed_bytes(shape.channels, shape.KWords())), kAlignment),
-        scratch_(static_cast<size_t>(kernel.scratch_bytes == nullptr ? 0
-                                                                     : kernel.scratch_bytes(shape.pixels, shape.KWords())),
-                 kAlignment),
+        scratch_(ScratchBytes(kernel, shape), kAlignment),
         base_(static_cast<size_t>(2 * kernel.block) * 4),
         multiplier_(static_cast<size_t>(kernel.block) * 4),
         bias_(static_cast<size_t>(kernel.block) * 4) {
@@ -110,7 +108,8 @@ class StripTest {
     FillBits();
     kernel.pack_weights(filter_.As<uint32_t>(), shape.channels, shape.KWords(), weights_.As<void>());
     Count();
-    for (int64_t i = 0; i < shape.pixels; ++i) base_offset_.push_back(i % 3 == 1 ? static_cast<int32_t>(kernel.block) : 0);
+    const int32_t second_class = static_cast<int32_t>(kernel.block);
+    for (int64_t i = 0; i < shape.pixels; ++i) base_offset_.push_back(i % 3 == 1 ? second_class : 0);
   }
 
   void Run(OutputKind kind, int32_t doubled, bool clamps) {
@@ -156,6 +155,11 @@ class StripTest {
   }
 
  private:
+  static size_t ScratchBytes(const ConvKernel& kernel, const Shape& shape) {
+    if (kernel.scratch_bytes == nullptr) return 0;
+    return static_cast<size_t>(kernel.scratch_bytes(shape.pixels, shape.KWords()));
+  }
+
   int64_t InputWords() const {
     return (shape_.pixels - 1) * shape_.pixel_step + shape_.run_count * (shape_.run_words + shape_.gap) - shape_.gap;
   }
