@@ -11,12 +11,13 @@ CPP := $(shell find kernels/cpp -type f)
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint clean
+.PHONY: help install demo test test-slow test-aarch64 lint clean
 
 help:
 	@echo "make demo       train, export, evaluate, benchmark and report a small network (minutes, CPU)"
 	@echo "make test       quick tests with coverage"
 	@echo "make test-slow  the long tests"
+	@echo "make test-aarch64  kernels and plug-ins on emulated AArch64 (needs g++-aarch64-linux-gnu, qemu-user-static)"
 	@echo "make lint       ruff and mypy"
 	@echo "make clean      remove the environment, caches and build products (runs/ stays)"
 
@@ -45,6 +46,9 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+test-aarch64: $(INSTALLED)
+	PATH="$(abspath $(BIN)):$$PATH" PYTHON="$(abspath $(BIN))/python" $(BIN)/python -m pytest -m slow tests/aarch64
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

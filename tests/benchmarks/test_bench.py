@@ -72,7 +72,7 @@ def expected_top1(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> flo
 
 
 def test_rows_of_a_real_file(tmp_path: Path, onnx_file: Path, digits: Dataset, digits_classifier: Classifier) -> None:
-    rows = bench([onnx_file, str(onnx_file)], json_path=tmp_path / "rows.jsonl", **QUICK)
+    rows = bench([onnx_file, str(onnx_file)], runtime="onnxruntime", json_path=tmp_path / "rows.jsonl", **QUICK)
     assert [row.file for row in rows] == [str(onnx_file)] * 2
     for row in rows:
         assert (row.runtime, row.device, row.threads, row.warmup, row.runs) == ("onnxruntime", "local", 1, 1, 5)

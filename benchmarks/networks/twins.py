@@ -1,0 +1,152 @@
+"""One topology in all the forms that are compared: binary, float32 and int8; as ONNX, as TFLite and in PyTorch.
+
+The weights are untrained, which no runtime's speed depends on, but the batch norms know their statistics: without them
+values would grow from layer to layer, signs would hang on rounding and eight bits would not suffice.
+
+A twin is the network with its signs taken out and its weights, +-1 times a channel's scale, as ordinary numbers.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.experimental.optimization import fuse
+
+from bnnedge.benchmarks.networks.int8_onnx import quantize_onnx
+from bnnedge.benchmarks.networks.int8_tflite import quantize_tflite
+from bnnedge.errors import BenchmarkError
+from bnnedge.export.api import export
+from bnnedge.export.float_twin import float_twin
+from bnnedge.export.passes import optimize
+from bnnedge.export.runtimes.runtime import Images
+from bnnedge.export.targets import TARGETS
+from bnnedge.export.trace import trace
+from bnnedge.layers.deploy import DeployedBinaryConv2d, DeployedLayer, deploy, deployed_layers
+from bnnedge.methods import METHODS
+from bnnedge.models.create import create_model
+
+METHOD = "ste"
+CALIBRATION_IMAGES = 8
+SMALLEST_IMAGE = 8
+
+
+@dataclass(frozen=True)
+class Network:
+    """The forms of one topology. Files are bytes, as they would lie on a disk."""
+
+    name: str
+    input_shape: tuple[int, int, int]
+    binary: nn.Module
+    """In its deploy form: what the binary files must compute."""
+    twin: nn.Module
+    """Float32 in PyTorch, batch norms folded, channels last: what the other twins must compute."""
+    binary_onnx: bytes
+    binary_tflite: bytes
+    float_onnx: bytes
+    float_tflite: bytes
+    int8_onnx: bytes
+    int8_tflite: bytes
+    metadata: dict[str, Any]
+    """Of the binary files."""
+
+
+def build(name: str, image_size: int, num_classes: int, channels: int = 3) -> Network:
+    """``name`` as in ``create_model``, in all its forms. Raises as ``create_model``, ``export`` and the quantizers do."""
+    if image_size < SMALLEST_IMAGE:
+        raise BenchmarkError(f"expected an image size of at least {SMALLEST_IMAGE}, found {image_size}")
+    shape = (channels, image_size, image_size)
+    images = np.random.default_rng(1).standard_normal((CALIBRATION_IMAGES, *shape), dtype=np.float32)
+    torch.manual_seed(0)
+    model = create_model(name, num_classes=num_classes, in_channels=channels, image_size=image_size)
+    method = METHODS.load(METHOD)
+    method(method.Options()).attach(model)
+    settle_batch_norms(model, torch.from_numpy(images))
+    metadata = {"model": name, "method": METHOD, "num_classes": num_classes, "input_shape": list(shape), "dataset": None}
+    files = _float_files(model, metadata)
+    return Network(
+        name=name,
+        input_shape=shape,
+        binary=deploy(model),
+        twin=torch_twin(model),
+        binary_onnx=_exported(model, "onnx", metadata),
+        binary_tflite=_exported(model, "lce", metadata),
+        float_onnx=files["onnx"],
+        float_tflite=files["lce"],
+        int8_onnx=quantize_onnx(files["onnx"], images),
+        int8_tflite=quantize_tflite(files["lce"], images),
+        metadata=metadata,
+    )
+
+
+def settle_batch_norms(model: nn.Module, images: Tensor) -> None:
+    """Leave ``model`` in eval mode, its batch norms with the statistics of ``images`` and small random shifts."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain average over all batches
+        if norm.bias is not None:
+            nn.init.uniform_(norm.bias, -0.25, 0.25)
+    with torch.no_grad():
+        model.train()(images)
+    model.eval()
+
+
+def torch_twin(model: nn.Module) -> nn.Module:
+    """The float32 twin as PyTorch would deploy it without a compiler."""
+    twin = deploy(model)
+    for path, layer in deployed_layers(twin).items():
+        twin.set_submodule(path, _plain(layer))
+    try:
+        twin = fuse(twin)
+    except fx.proxy.TraceError:  # the model's own control flow; its batch norms stay
+        pass
+    return twin.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _plain(layer: DeployedLayer) -> nn.Module:
+    outputs = len(layer.weight)
+    weight = layer.weight * layer.scale.view(-1, *[1] * (layer.weight.dim() - 1))
+    plain: nn.Conv2d | nn.Linear
+    if isinstance(layer, DeployedBinaryConv2d):
+        _, group_channels, height, width = layer.weight.shape
+        plain = nn.Conv2d(
+            group_channels * layer.groups,
+            outputs,
+            (height, width),
+            (layer.stride[0], layer.stride[-1]),
+            (layer.padding[0], layer.padding[-1]),
+            (layer.dilation[0], layer.dilation[-1]),
+            layer.groups,
+        )
+    else:
+        plain = nn.Linear(layer.weight.shape[1], outputs)
+    plain.weight = nn.Parameter(weight, requires_grad=False)
+    plain.bias = nn.Parameter(layer.bias.clone(), requires_grad=False)
+    return plain
+
+
+def _float_files(model: nn.Module, metadata: dict[str, Any]) -> dict[str, bytes]:
+    graph = optimize(float_twin(trace(model, torch.zeros(2, *metadata["input_shape"]))))
+    graph.metadata = {**metadata, "method": "float32 twin"}
+    return {name: TARGETS.load(name)().write(graph) for name in TARGETS}
+
+
+def _exported(model: nn.Module, target: str, metadata: dict[str, Any]) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "network")
+        # Every contender's output is compared with PyTorch's before it is timed.
+        export(model, torch.zeros(1, *metadata["input_shape"]), path, target, check=False, metadata=metadata)
+        return path.read_bytes()
+
+
+def run_torch(model: nn.Module, images: Images) -> Images:
+    """Outputs [N, ...] of ``model``."""
+    with torch.inference_mode():
+        output: Images = model(torch.from_numpy(images)).numpy()
+    return output
