@@ -103,7 +103,7 @@ def torch_twin(model: nn.Module) -> nn.Module:
     for path, layer in deployed_layers(twin).items():
         twin.set_submodule(path, _plain(layer))
     try:
-        twin = fuse(twin)
+        twin = fuse(twin.eval())
     except fx.proxy.TraceError:  # the model's own control flow; its batch norms stay
         pass
     return twin.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

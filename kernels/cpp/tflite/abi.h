@@ -25,6 +25,13 @@ constexpr int kOptionalTensor = -1;
 constexpr int64_t kAllowDynamicTensors = 1;
 constexpr int kBuiltinDelegate = 51;
 
+// Numbers of BuiltinOperator.
+enum class Builtin : int { kAdd = 0, kReluN1To1 = 20, kPad = 34, kGather = 36, kSub = 41, kStridedSlice = 45 };
+
+// Numbers of TfLiteFusedActivation.
+constexpr int kActivationNone = 0;
+constexpr int kActivationReluN1To1 = 2;
+
 struct IntArray {
   int32_t size;
   int32_t data[1];  // really [size]
@@ -60,6 +67,20 @@ struct Node {
   const void* custom_initial_data;
   int custom_initial_data_size;
   void* delegate;
+};
+
+// What Node.builtin_data points to, as far as it is read here; the interpreter fills it in.
+struct ArithmeticParams {  // of ADD and SUB
+  int activation;
+};
+
+struct GatherParams {
+  int axis;
+  int batch_dims;
+};
+
+struct StridedSliceParams {
+  int begin_mask, end_mask, ellipsis_mask, new_axis_mask, shrink_axis_mask;
 };
 
 struct Context;
@@ -128,6 +149,7 @@ BNNEDGE_AT(Tensor, dims_signature, 104);
 static_assert(sizeof(Tensor) == 112, "Tensor");
 BNNEDGE_AT(Node, outputs, 8);
 BNNEDGE_AT(Node, user_data, 32);
+BNNEDGE_AT(Node, builtin_data, 40);
 BNNEDGE_AT(Node, custom_initial_data, 48);
 BNNEDGE_AT(Node, custom_initial_data_size, 56);
 BNNEDGE_AT(Node, delegate, 64);

@@ -1,5 +1,6 @@
-// The delegate: claims the operators of Larq Compute Engine in a graph and runs them on bnnedge's kernels, so that LCE
-// files run in any TensorFlow Lite or LiteRT interpreter that loads external delegates.
+// The delegate: claims the operators of Larq Compute Engine in a graph, and what lies between them (claim.h), and runs
+// them on bnnedge's kernels, so that LCE files run in any TensorFlow Lite or LiteRT interpreter that loads external
+// delegates.
 //
 // Options: `threads` (default: the interpreter's), `kernel` (default: the fastest that this CPU supports).
 #include <cerrno>
@@ -14,6 +15,7 @@
 
 #include "abi.h"
 #include "bnnedge/conv.h"
+#include "claim.h"
 #include "op.h"
 #include "partition.h"
 #include "thread_pool.h"
@@ -134,19 +136,9 @@ Registration PartitionRegistration() {
 
 Status BnnedgeDelegate::Prepare(Context* context, Delegate* delegate) {
   return Guard(context, [&] {
-    IntArray* plan = nullptr;
-    if (context->get_execution_plan(context, &plan) != kOk) throw ModelError("the graph cannot be read");
-    // The plan is good only until the next call of the context; [0] is the count of what follows, as in an IntArray.
-    const std::vector<int> nodes(plan->data, plan->data + plan->size);
-    std::vector<int32_t> claimed(1, 0);
-    for (const int index : nodes) {
-      Node* node = nullptr;
-      Registration* registration = nullptr;
-      if (context->get_node_and_registration(context, index, &node, &registration) != kOk) {
-        throw ModelError("node " + std::to_string(index) + " cannot be read");
-      }
-      if (IsLceOp(registration->custom_name)) claimed.push_back(index);
-    }
+    // [0] is the count of what follows, as in an IntArray.
+    std::vector<int32_t> claimed = ClaimedNodes(context);
+    claimed.insert(claimed.begin(), 0);
     claimed[0] = static_cast<int32_t>(claimed.size() - 1);
     if (claimed[0] == 0) return;
     const auto* const list = reinterpret_cast<const IntArray*>(claimed.data());

@@ -7,6 +7,10 @@ namespace bnnedge::tflite {
 namespace {
 
 constexpr int64_t kMaxElements = int64_t{1} << 40;
+constexpr int64_t kFreeBytes = int64_t{256} << 20;
+constexpr int64_t kBytesPerInputByte = 16;
+
+int64_t Bytes(const Value& value) { return value.Elements() * ElementBytes(value.type); }
 
 }  // namespace
 
@@ -62,6 +66,24 @@ void Op::RequireType(const Value& value, const char* role, Type wanted) const {
                                 TypeName(value.type));
 }
 
+void Op::RequireProportion() const {
+  int64_t limit = kFreeBytes;
+  for (const Value* input : inputs) limit += input == nullptr ? 0 : kBytesPerInputByte * Bytes(*input);
+  Require(Bytes(*output) <= limit, "output " + ShapeText(output->shape) + " is out of proportion to the inputs");
+}
+
+int64_t PixelwiseOp::PixelBytes() const {
+  const int64_t pixels = output->Pixels();
+  int64_t bytes = Bytes(*output);
+  for (const Value* input : inputs) bytes += Bytes(*input);
+  return (bytes + pixels - 1) / pixels;
+}
+
+void PixelwiseOp::Run(const RunContext& context) const {
+  ForSlices(context.parallel, output->Pixels(), PixelBytes(),
+            [this](int64_t first, int64_t count) { RunPixels(first, count); });
+}
+
 bool IsLceOp(const char* code) {
   if (code == nullptr) return false;
   for (const char* known : {"LceQuantize", "LceDequantize", "LceBconv2d", "LceBMaxPool2d"}) {
@@ -76,6 +98,24 @@ std::unique_ptr<Op> MakeOp(const char* code, const FlexMap& options) {
   if (name == "LceDequantize") return MakeDequantize();
   if (name == "LceBconv2d") return MakeBConv2d(options);
   if (name == "LceBMaxPool2d") return MakeBMaxPool2d(options);
+  return nullptr;
+}
+
+std::unique_ptr<Op> MakeBuiltinOp(int code, const void* params) {
+  switch (static_cast<Builtin>(code)) {
+    case Builtin::kAdd:
+    case Builtin::kSub:
+      return MakeArithmetic(static_cast<Builtin>(code) == Builtin::kSub,
+                            static_cast<const ArithmeticParams*>(params)->activation);
+    case Builtin::kReluN1To1:
+      return MakeClip();
+    case Builtin::kPad:
+      return MakePad();
+    case Builtin::kGather:
+      return MakeGather(static_cast<const GatherParams*>(params)->axis);
+    case Builtin::kStridedSlice:
+      return MakeSubsample();
+  }
   return nullptr;
 }
 

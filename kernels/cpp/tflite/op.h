@@ -1,4 +1,4 @@
-// One operator of Larq Compute Engine inside a partition: its shapes, then its work.
+// One operator inside a partition: its shapes, then its work.
 #pragma once
 
 #include <cstdint>
@@ -60,6 +60,10 @@ class Op {
   virtual void Prepare(const char* kernel) = 0;
   // Allocates nothing and does not fail.
   virtual void Run(const RunContext& context) const = 0;
+  // Whether a pixel of the output (all axes but the last) needs no other pixel of those inputs that have as many pixels
+  // as the output. Then `RunPixels` does part of the work, and neighbours can pass pixels on while they are in cache.
+  virtual bool IsPixelwise() const { return false; }
+  virtual void RunPixels(int64_t /*first*/, int64_t /*count*/) const {}
 
   // One an input; nullptr for an optional one that is absent.
   std::vector<Value*> inputs;
@@ -72,16 +76,34 @@ class Op {
     if (!holds) Fail(what);
   }
   void RequireType(const Value& value, const char* role, Type wanted) const;
+  // A few bytes of a file can ask for an output of any size.
+  void RequireProportion() const;
+};
+
+// An operator of which each output pixel depends on the same pixel of its inputs only.
+class PixelwiseOp : public Op {
+ public:
+  bool IsPixelwise() const final { return true; }
+  void Run(const RunContext& context) const final;
+  // Bytes touched for one pixel.
+  int64_t PixelBytes() const;
 };
 
 // nullptr if `code` is none of LCE's operators.
 std::unique_ptr<Op> MakeOp(const char* code, const FlexMap& options);
 bool IsLceOp(const char* code);
+// nullptr if the builtin operator is none of those that claim.h lists. `params` is its builtin_data.
+std::unique_ptr<Op> MakeBuiltinOp(int code, const void* params);
 
 std::unique_ptr<Op> MakeQuantize();
 std::unique_ptr<Op> MakeDequantize();
 std::unique_ptr<Op> MakeBConv2d(const FlexMap& options);
 std::unique_ptr<Op> MakeBMaxPool2d(const FlexMap& options);
+std::unique_ptr<Op> MakeArithmetic(bool subtracts, int activation);
+std::unique_ptr<Op> MakeClip();
+std::unique_ptr<Op> MakePad();
+std::unique_ptr<Op> MakeSubsample();
+std::unique_ptr<Op> MakeGather(int axis);
 
 // An option within [least, most]. `otherwise` is taken for a missing one unless it is outside of these bounds too.
 int64_t Option(const FlexMap& options, const char* op, const char* key, int64_t least, int64_t most,
@@ -94,12 +116,16 @@ struct Windows {
   static Windows Of(int64_t size, int64_t extent, int64_t stride, bool same);
 };
 
-// Calls body(first, count) for slices of [0, total), in parallel if `total * cost` is worth it. `cost`: bytes touched
-// per element.
+// How many elements make a slice. `cost`: bytes touched per element.
+inline int64_t SliceLength(int64_t cost) {
+  constexpr int64_t kSliceBytes = 32 * 1024;
+  return cost >= kSliceBytes ? 1 : kSliceBytes / (cost > 0 ? cost : 1);
+}
+
+// Calls body(first, count) for slices of [0, total), in parallel if `total * cost` is worth it.
 template <typename Body>
 void ForSlices(const Parallel& parallel, int64_t total, int64_t cost, const Body& body) {
-  constexpr int64_t kSliceBytes = 32 * 1024;
-  const int64_t slice = cost >= kSliceBytes ? 1 : kSliceBytes / (cost > 0 ? cost : 1);
+  const int64_t slice = SliceLength(cost);
   if (parallel.threads <= 1 || total <= 2 * slice) {
     body(int64_t{0}, total);
     return;

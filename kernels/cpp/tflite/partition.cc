@@ -55,14 +55,18 @@ void Partition::AddNode(Context* context, int index) {
   if (context->get_node_and_registration(context, index, &node, &registration) != kOk) {
     throw ModelError("node " + std::to_string(index) + " cannot be read");
   }
-  const FlexMap options(node->custom_initial_data, node->custom_initial_data_size);
   std::unique_ptr<Op> op;
-  try {
-    op = MakeOp(registration->custom_name, options);
-  } catch (const ModelError& error) {
-    throw ModelError(error.what() + (" (node " + std::to_string(index) + ")"));
+  if (IsLceOp(registration->custom_name)) {
+    const FlexMap options(node->custom_initial_data, node->custom_initial_data_size);
+    try {
+      op = MakeOp(registration->custom_name, options);
+    } catch (const ModelError& error) {
+      throw ModelError(error.what() + (" (node " + std::to_string(index) + ")"));
+    }
+  } else {
+    op = MakeBuiltinOp(registration->builtin_code, node->builtin_data);
   }
-  if (op == nullptr) throw ModelError("node " + std::to_string(index) + " is no operator of LCE");
+  if (op == nullptr) throw ModelError("node " + std::to_string(index) + " is no operator of this delegate");
   // Inputs first: an operator that reads its own output reads it before it is written.
   for (const int tensor : Items(node->inputs)) {
     op->inputs.push_back(tensor == kOptionalTensor ? nullptr : Input(context, tensor));
@@ -154,28 +158,95 @@ void Partition::Prepare(Context* context) {
   Allocate();
 }
 
-void Partition::Allocate() {
-  int64_t total = 0;
-  for (Slot* slot : order_) {
-    if (slot->role != Role::kPrivate) continue;
-    slot->offset = total;
-    total += Aligned(Bytes(slot->value));
+// The pixels of neighbours that are pixelwise stay in cache from one to the next.
+void Partition::MakeSteps() {
+  steps_.clear();
+  for (const std::unique_ptr<Op>& op : ops_) {
+    if (!op->IsPixelwise()) {
+      steps_.push_back({{}, op.get(), 0, 0});
+      continue;
+    }
+    const auto* const pixelwise = static_cast<const PixelwiseOp*>(op.get());
+    const int64_t pixels = op->output->Pixels();
+    if (steps_.empty() || steps_.back().pixelwise.empty() || steps_.back().pixels != pixels) {
+      steps_.push_back({{}, nullptr, pixels, 0});
+    }
+    steps_.back().pixelwise.push_back(pixelwise);
+    steps_.back().pixel_bytes += pixelwise->PixelBytes();
   }
-  workspace_ = total;
+}
+
+void Partition::NoteLifetimes() {
+  std::unordered_map<const Value*, Slot*> slots;
+  for (Slot* slot : order_) slots[&slot->value] = slot;
+  const auto note = [&](const Op& op, size_t step) {
+    for (const Value* input : op.inputs) {
+      if (input != nullptr) slots[input]->last_step = step;
+    }
+    slots[op.output]->first_step = slots[op.output]->last_step = step;
+  };
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    if (steps_[i].op != nullptr) note(*steps_[i].op, i);
+    for (const Op* op : steps_[i].pixelwise) note(*op, i);
+  }
+}
+
+// The largest first, each at the lowest place that is free during its steps. Returns the bytes taken by all.
+int64_t Partition::PlacePrivate() {
+  std::vector<Slot*> waiting, placed;  // `placed` in order of offsets
+  for (Slot* slot : order_) {
+    if (slot->role != Role::kPrivate || slot->value.is_constant) continue;
+    slot->bytes = Aligned(Bytes(slot->value));
+    waiting.push_back(slot);
+  }
+  std::stable_sort(waiting.begin(), waiting.end(), [](const Slot* a, const Slot* b) { return a->bytes > b->bytes; });
+  int64_t total = 0;
+  for (Slot* slot : waiting) {
+    slot->offset = 0;
+    for (const Slot* other : placed) {
+      if (other->last_step < slot->first_step || slot->last_step < other->first_step) continue;
+      if (slot->offset + slot->bytes <= other->offset) break;
+      slot->offset = std::max(slot->offset, other->offset + other->bytes);
+    }
+    const auto after = [](const Slot* a, const Slot* b) { return a->offset < b->offset; };
+    placed.insert(std::upper_bound(placed.begin(), placed.end(), slot, after), slot);
+    total = std::max(total, slot->offset + slot->bytes);
+  }
+  return total;
+}
+
+void Partition::Allocate() {
+  MakeSteps();
+  NoteLifetimes();
+  workspace_ = PlacePrivate();
   int64_t workspace_bytes = 0;
   for (const std::unique_ptr<Op>& op : ops_) workspace_bytes = std::max(workspace_bytes, op->workspace_bytes);
-  memory_.resize(static_cast<size_t>(total + workspace_bytes + kAlignment));
+  memory_.resize(static_cast<size_t>(workspace_ + workspace_bytes + kAlignment));
   const auto address = reinterpret_cast<uintptr_t>(memory_.data());
   base_ = memory_.data() + (kAlignment - address % kAlignment) % kAlignment;
   for (Slot* slot : order_) {
-    if (slot->role == Role::kPrivate) slot->value.data = base_ + slot->offset;
+    if (slot->role == Role::kPrivate && !slot->value.is_constant) slot->value.data = base_ + slot->offset;
   }
+}
+
+void Partition::RunStep(const Step& step, const RunContext& run) {
+  if (step.op != nullptr) {
+    step.op->Run(run);
+    return;
+  }
+  const int64_t slice = SliceLength(step.pixel_bytes);
+  ForSlices(run.parallel, step.pixels, step.pixel_bytes, [&](int64_t first, int64_t count) {
+    const int64_t end = first + count;
+    for (int64_t at = first; at < end; at += slice) {
+      for (const PixelwiseOp* op : step.pixelwise) op->RunPixels(at, std::min(slice, end - at));
+    }
+  });
 }
 
 void Partition::Run(Context* context) {
   for (Slot* slot : order_) {
     Value& value = slot->value;
-    if (slot->role == Role::kPrivate || value.is_constant) continue;
+    if (slot->role == Role::kPrivate || (slot->role == Role::kEntering && value.is_constant)) continue;
     const Tensor& tensor = context->tensors[value.index];
     if (tensor.data == nullptr || !HasShape(tensor, value.shape) || tensor.type != value.type ||
         static_cast<int64_t>(tensor.bytes) < Bytes(value)) {
@@ -184,7 +255,7 @@ void Partition::Run(Context* context) {
     value.data = tensor.data;
   }
   const RunContext run{base_ + workspace_, pool_->AsParallel()};
-  for (const std::unique_ptr<Op>& op : ops_) op->Run(run);
+  for (const Step& step : steps_) RunStep(step, run);
 }
 
 }  // namespace bnnedge::tflite

@@ -1,4 +1,4 @@
-// Neighbouring LCE operators that run as one node of the interpreter.
+// Neighbouring operators that run as one node of the interpreter.
 #pragma once
 
 #include <memory>
@@ -30,7 +30,16 @@ class Partition {
     Value value;
     Role role = Role::kPrivate;
     bool is_written = false;  // by an operator seen so far
-    int64_t offset = 0;       // of a private tensor in memory_
+    // Of a private tensor: its place in memory_, which others share that are not needed in the same steps.
+    int64_t offset = 0, bytes = 0;
+    size_t first_step = 0, last_step = 0;
+  };
+
+  // Operators that run one after another, or pixel by pixel all of them.
+  struct Step {
+    std::vector<const PixelwiseOp*> pixelwise;  // empty: `op` alone
+    const Op* op;
+    int64_t pixels, pixel_bytes;
   };
 
   void AddNode(Context* context, int index);
@@ -39,7 +48,11 @@ class Partition {
   Slot& FindOrAdd(Context* context, int tensor);
   static void Refresh(Context* context, Slot* slot);
   static void ResizeOutput(Context* context, const Slot& slot);
+  void MakeSteps();
+  void NoteLifetimes();
+  int64_t PlacePrivate();
   void Allocate();
+  static void RunStep(const Step& step, const RunContext& run);
 
   std::shared_ptr<ThreadPool> pool_;
   std::string kernel_;
@@ -47,6 +60,7 @@ class Partition {
   std::vector<Slot*> order_;  // as they were met
   std::vector<bool> leaves_;  // by tensor
   std::vector<std::unique_ptr<Op>> ops_;
+  std::vector<Step> steps_;
 
   std::vector<unsigned char> memory_;
   unsigned char* base_ = nullptr;  // first multiple of kAlignment in memory_

@@ -7,7 +7,7 @@
 namespace bnnedge::tflite {
 namespace {
 
-class Quantize : public Op {
+class Quantize : public PixelwiseOp {
  public:
   const char* code() const override { return "LceQuantize"; }
 
@@ -22,24 +22,21 @@ class Quantize : public Op {
     output->shape.back() = WordsFor(input.Channels());
   }
 
-  void Run(const RunContext& context) const override {
+  void RunPixels(int64_t first, int64_t count) const override {
     const Value& input = *inputs[0];
-    const int64_t channels = input.Channels(), words = WordsFor(channels);
-    auto* const packed = output->As<uint32_t>();
-    ForSlices(context.parallel, input.Pixels(), channels * ElementBytes(input.type), [&](int64_t first, int64_t count) {
-      uint32_t* const to = packed + first * words;
-      if (input.Is(Type::kFloat32)) {
-        PackNhwc(input.As<const float>() + first * channels, count, channels, to);
-      } else {
-        // True is +1, so false is what lies below 1.
-        const int32_t zero_point = input.Is(Type::kBool) ? 1 : input.zero_point;
-        PackNhwc(input.As<const int8_t>() + first * channels, zero_point, count, channels, to);
-      }
-    });
+    const int64_t channels = input.Channels();
+    uint32_t* const to = output->As<uint32_t>() + first * WordsFor(channels);
+    if (input.Is(Type::kFloat32)) {
+      PackNhwc(input.As<const float>() + first * channels, count, channels, to);
+    } else {
+      // True is +1, so false is what lies below 1.
+      const int32_t zero_point = input.Is(Type::kBool) ? 1 : input.zero_point;
+      PackNhwc(input.As<const int8_t>() + first * channels, zero_point, count, channels, to);
+    }
   }
 };
 
-class Dequantize : public Op {
+class Dequantize : public PixelwiseOp {
  public:
   const char* code() const override { return "LceDequantize"; }
 
@@ -57,18 +54,14 @@ class Dequantize : public Op {
     if (output->Is(Type::kInt8)) ChooseInt8();
   }
 
-  void Run(const RunContext& context) const override {
-    const int64_t channels = output->Channels(), words = WordsFor(channels);
-    const auto* const packed = inputs[0]->As<const uint32_t>();
-    const int64_t cost = channels * ElementBytes(output->type);
-    ForSlices(context.parallel, output->Pixels(), cost, [&](int64_t first, int64_t count) {
-      const uint32_t* const from = packed + first * words;
-      if (output->Is(Type::kFloat32)) {
-        UnpackNhwc(from, count, channels, output->As<float>() + first * channels);
-      } else {
-        UnpackBytes(from, count, channels, output->As<int8_t>() + first * channels);
-      }
-    });
+  void RunPixels(int64_t first, int64_t count) const override {
+    const int64_t channels = output->Channels();
+    const uint32_t* const from = inputs[0]->As<const uint32_t>() + first * WordsFor(channels);
+    if (output->Is(Type::kFloat32)) {
+      UnpackNhwc(from, count, channels, output->As<float>() + first * channels);
+    } else {
+      UnpackBytes(from, count, channels, output->As<int8_t>() + first * channels);
+    }
   }
 
  private:

@@ -1,0 +1,155 @@
+#include "claim.h"
+
+#include <string>
+#include <unordered_set>
+#include <utility>
+
+#include "op.h"
+
+namespace bnnedge::tflite {
+namespace {
+
+constexpr int kLongestRank = 8;
+
+class Graph {
+ public:
+  explicit Graph(const Context* context) : context_(context) {}
+
+  const Tensor* At(const IntArray* indices, int position) const {
+    if (indices == nullptr || position >= indices->size) return nullptr;
+    const int index = indices->data[position];
+    return index >= 0 && static_cast<size_t>(index) < context_->tensors_size ? &context_->tensors[index] : nullptr;
+  }
+
+ private:
+  const Context* context_;
+};
+
+bool Is(const Tensor* tensor, Type type) { return tensor != nullptr && tensor->type == static_cast<int>(type); }
+
+// A tensor of 4-byte elements with axes that the kernels here can walk.
+bool IsMap(const Tensor* tensor) {
+  return (Is(tensor, Type::kFloat32) || Is(tensor, Type::kInt32)) && tensor->dims != nullptr &&
+         tensor->dims->size >= 1 && tensor->dims->size <= kLongestRank;
+}
+
+bool IsFloatMap(const Tensor* tensor) { return Is(tensor, Type::kFloat32) && IsMap(tensor); }
+
+bool IsConstant(const Tensor* tensor) {
+  return tensor != nullptr && (tensor->allocation_type == kMmapRo || tensor->allocation_type == kPersistentRo) &&
+         tensor->data != nullptr;
+}
+
+bool IsConstantInts(const Tensor* tensor) { return Is(tensor, Type::kInt32) && IsConstant(tensor); }
+
+int32_t Count(const IntArray* array) { return array == nullptr ? 0 : array->size; }
+
+bool IsSubsample(const StridedSliceParams& params, const Tensor& input, const Tensor* steps) {
+  const int rank = input.dims->size, all = (1 << rank) - 1;
+  if ((params.begin_mask & all) != all || (params.end_mask & all) != all) return false;
+  if (params.ellipsis_mask != 0 || params.new_axis_mask != 0 || params.shrink_axis_mask != 0) return false;
+  if (!IsConstantInts(steps) || steps->bytes != static_cast<size_t>(rank) * sizeof(int32_t)) return false;
+  for (int axis = 0; axis < rank; ++axis) {
+    if (static_cast<const int32_t*>(steps->data)[axis] < 1) return false;
+  }
+  return true;
+}
+
+bool IsGlue(const Graph& graph, const Node& node, int builtin_code) {
+  const Tensor* const input = graph.At(node.inputs, 0);
+  const Tensor* const second = graph.At(node.inputs, 1);
+  const Tensor* const output = graph.At(node.outputs, 0);
+  const int32_t inputs = Count(node.inputs);
+  if (Count(node.outputs) != 1 || !IsMap(input) || !IsMap(output) || input->type != output->type) return false;
+  switch (static_cast<Builtin>(builtin_code)) {
+    case Builtin::kAdd:
+    case Builtin::kSub: {
+      if (inputs != 2 || node.builtin_data == nullptr || !IsFloatMap(input) || !IsFloatMap(second)) return false;
+      const int activation = static_cast<const ArithmeticParams*>(node.builtin_data)->activation;
+      return activation == kActivationNone || activation == kActivationReluN1To1;
+    }
+    case Builtin::kReluN1To1:
+      return inputs == 1 && IsFloatMap(input);
+    case Builtin::kPad:
+      return inputs == 2 && IsConstantInts(second);
+    case Builtin::kGather:
+      return inputs == 2 && node.builtin_data != nullptr && IsFloatMap(input) && IsConstantInts(second) &&
+             second->dims != nullptr && second->dims->size == 1 &&
+             static_cast<const GatherParams*>(node.builtin_data)->batch_dims == 0;
+    case Builtin::kStridedSlice:
+      return inputs == 4 && node.builtin_data != nullptr &&
+             IsSubsample(*static_cast<const StridedSliceParams*>(node.builtin_data), *input, graph.At(node.inputs, 3));
+  }
+  return false;
+}
+
+// kGlue: after an LCE operator. kTable: a GATHER of constants alone, which may serve glue.
+enum class Kind { kOther, kLce, kGlue, kTable };
+
+struct Candidate {
+  int32_t index;
+  Kind kind;
+  std::vector<int32_t> inputs, outputs;
+};
+
+std::vector<int32_t> Items(const IntArray* array) {
+  if (Count(array) <= 0) return {};
+  return {array->data, array->data + array->size};
+}
+
+bool AnyIn(const std::vector<int32_t>& items, const std::unordered_set<int32_t>& set) {
+  for (const int32_t item : items) {
+    if (set.count(item) != 0) return true;
+  }
+  return false;
+}
+
+std::vector<Candidate> Candidates(Context* context) {
+  IntArray* plan = nullptr;
+  if (context->get_execution_plan(context, &plan) != kOk) throw ModelError("the graph cannot be read");
+  // The plan is good only until the next call of the context.
+  std::vector<Candidate> candidates;
+  std::unordered_set<int32_t> after_lce, tables;
+  const Graph graph(context);
+  for (const int32_t index : Items(plan)) {
+    Node* node = nullptr;
+    Registration* registration = nullptr;
+    if (context->get_node_and_registration(context, index, &node, &registration) != kOk) {
+      throw ModelError("node " + std::to_string(index) + " cannot be read");
+    }
+    Candidate candidate{index, Kind::kOther, Items(node->inputs), Items(node->outputs)};
+    if (IsLceOp(registration->custom_name)) {
+      candidate.kind = Kind::kLce;
+    } else if (IsGlue(graph, *node, registration->builtin_code)) {
+      const bool gathers = registration->builtin_code == static_cast<int>(Builtin::kGather);
+      if (AnyIn(candidate.inputs, after_lce)) {
+        candidate.kind = Kind::kGlue;
+      } else if (gathers && (IsConstant(graph.At(node->inputs, 0)) || AnyIn(candidate.inputs, tables))) {
+        candidate.kind = Kind::kTable;
+        tables.insert(candidate.outputs.begin(), candidate.outputs.end());
+      }
+    }
+    if (candidate.kind == Kind::kLce || candidate.kind == Kind::kGlue) {
+      after_lce.insert(candidate.outputs.begin(), candidate.outputs.end());
+    }
+    candidates.push_back(std::move(candidate));
+  }
+  return candidates;
+}
+
+}  // namespace
+
+std::vector<int32_t> ClaimedNodes(Context* context) {
+  const std::vector<Candidate> candidates = Candidates(context);
+  std::unordered_set<int32_t> before_lce;
+  std::vector<int32_t> claimed;
+  for (auto candidate = candidates.rbegin(); candidate != candidates.rend(); ++candidate) {
+    const bool serves = candidate->kind != Kind::kOther && AnyIn(candidate->outputs, before_lce);
+    if (candidate->kind != Kind::kLce && !serves) continue;
+    claimed.push_back(candidate->index);
+    before_lce.insert(candidate->inputs.begin(), candidate->inputs.end());
+  }
+  return {claimed.rbegin(), claimed.rend()};
+}
+
+}  // namespace bnnedge::tflite

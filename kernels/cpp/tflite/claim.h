@@ -1,0 +1,25 @@
+// Which nodes of a graph the delegate runs.
+//
+// All operators of LCE; and *glue*, builtin operators on a way from one LCE operator to another that is glue throughout.
+// Left alone, each would end a partition and start one of another delegate. Glue is what has one exact result, so that
+// claiming it turns no bit:
+//   ADD, SUB                 float32, with broadcasting, activation NONE or RELU_N1_TO_1
+//   RELU_N1_TO_1             float32
+//   PAD                      float32 or int32 (packed bits), constant amounts
+//   STRIDED_SLICE            float32 or int32, whole axes with constant steps above 0
+//   GATHER                   float32 with constant indices; computed once if the table is constant too
+// Sums of many numbers (MEAN, pools) are left to the interpreter: their last bit depends on the order of adding.
+// Denormal numbers are the exception: they are kept here as IEEE 754 has it, where XNNPACK makes zeros of them.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "abi.h"
+
+namespace bnnedge::tflite {
+
+// Indices of nodes in the order of execution. Throws ModelError for a graph that cannot be read.
+std::vector<int32_t> ClaimedNodes(Context* context);
+
+}  // namespace bnnedge::tflite
