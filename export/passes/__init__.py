@@ -6,8 +6,9 @@ from bnnedge.export.graph import Graph
 from bnnedge.export.passes.fold_affine import fold_affine
 from bnnedge.export.passes.fuse_threshold import fuse_threshold
 from bnnedge.export.passes.hoist_binarize import hoist_binarize
+from bnnedge.export.passes.merge_duplicates import merge_duplicates
 
-PASSES = (fold_affine, hoist_binarize, fuse_threshold)
+PASSES = (fold_affine, hoist_binarize, merge_duplicates, fuse_threshold)
 """In the order in which they are applied."""
 
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from bnnedge.export.graph import Affine, Binarize, BinaryConv2d, Clip, Graph, Linear, MaxPool2d
+from bnnedge.export.graph import Affine, Binarize, BinaryConv2d, Clip, Graph, Linear, MaxPool2d, Mean
 from bnnedge.export.passes import optimize
 from bnnedge.export.passes.fuse_threshold import integer_thresholds
 from bnnedge.export.trace import trace
@@ -109,6 +109,16 @@ def test_every_model_keeps_its_results(name: str, method: str, evaluate: Evaluat
             module.load_state_dict(normed(module.num_features, gain="mixed").state_dict())
     graph = check(model, torch.randn(2, 1, 16, 16), evaluate)
     assert all(not isinstance(node, Affine) or name == "vgg_small_1w1a" for node in graph.nodes)
+
+
+@pytest.mark.parametrize(("method", "signs", "means"), [("ste", 8, 1), ("rbnn", 16, 17)])
+def test_a_block_and_its_shortcut_share_the_signs_of_their_input(method: str, signs: int, means: int) -> None:
+    """resnet18 has 19 binary layers of which 3 are shortcuts; with ste the 8 second convolutions take thresholded bits."""
+    model = create_model("resnet18_1w1a", num_classes=10, in_channels=1, image_size=16)
+    training_method = METHODS.load(method)
+    training_method(training_method.Options()).attach(model)
+    graph = optimize(trace(model.eval(), torch.zeros(2, 1, 16, 16)))
+    assert (kinds(graph).count(Binarize), kinds(graph).count(Mean)) == (signs, means)
 
 
 def test_thresholds_against_exact_rational_arithmetic() -> None:

@@ -2,6 +2,10 @@
 // each rounded by itself, so that the result is that of any other implementation. A NaN stays one through a clip.
 #include <algorithm>
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 #include "op.h"
 
 namespace bnnedge::tflite {
@@ -9,40 +13,46 @@ namespace {
 
 constexpr float kLow = -1.0f, kHigh = 1.0f;
 
-float Clipped(float value) {
-  const float raised = value < kLow ? kLow : value;
-  return raised > kHigh ? kHigh : raised;
+// In place too.
+void ClipAll(const float* from, int64_t count, float* to) {
+  int64_t i = 0;
+#if defined(__SSE2__)
+  // Both instructions return their second operand if one is NaN, which compilers do not make of the loop below.
+  const __m128 low = _mm_set1_ps(kLow), high = _mm_set1_ps(kHigh);
+  for (; i + 4 <= count; i += 4) {
+    _mm_storeu_ps(to + i, _mm_min_ps(high, _mm_max_ps(low, _mm_loadu_ps(from + i))));
+  }
+#endif
+  for (; i < count; ++i) {
+    const float raised = from[i] < kLow ? kLow : from[i];
+    to[i] = raised > kHigh ? kHigh : raised;
+  }
 }
 
-void ClipAll(const float* __restrict from, int64_t count, float* __restrict to) {
-  for (int64_t i = 0; i < count; ++i) to[i] = Clipped(from[i]);
-}
-
-template <bool subtracts, bool clips>
+template <bool subtracts>
 float Combined(float a, float b) {
-  const float result = subtracts ? a - b : a + b;
-  return clips ? Clipped(result) : result;
+  return subtracts ? a - b : a + b;
 }
 
 // to[i] = a[i or 0] +- b[i or 0]. Three loops, because a step that is known makes them vectors. `a` may be `b`.
-template <bool subtracts, bool clips>
+template <bool subtracts>
 void CombineAll(const float* a, bool a_moves, const float* b, bool b_moves, int64_t count, float* __restrict to) {
   if (a_moves && b_moves) {
-    for (int64_t i = 0; i < count; ++i) to[i] = Combined<subtracts, clips>(a[i], b[i]);
+    for (int64_t i = 0; i < count; ++i) to[i] = Combined<subtracts>(a[i], b[i]);
   } else if (a_moves) {
     const float other = *b;
-    for (int64_t i = 0; i < count; ++i) to[i] = Combined<subtracts, clips>(a[i], other);
+    for (int64_t i = 0; i < count; ++i) to[i] = Combined<subtracts>(a[i], other);
   } else if (b_moves) {
     const float other = *a;
-    for (int64_t i = 0; i < count; ++i) to[i] = Combined<subtracts, clips>(other, b[i]);
+    for (int64_t i = 0; i < count; ++i) to[i] = Combined<subtracts>(other, b[i]);
   } else {
-    std::fill_n(to, count, Combined<subtracts, clips>(*a, *b));
+    std::fill_n(to, count, Combined<subtracts>(*a, *b));
   }
 }
 
 class Arithmetic : public PixelwiseOp {
  public:
-  Arithmetic(bool subtracts, bool clips) : subtracts_(subtracts), combine_(Choose(subtracts, clips)) {}
+  Arithmetic(bool subtracts, bool clips) : subtracts_(subtracts), clips_(clips) {}
 
   const char* code() const override { return subtracts_ ? "SUB" : "ADD"; }
 
@@ -65,11 +75,11 @@ class Arithmetic : public PixelwiseOp {
     float* to = output->As<float>() + first * channels;
     const auto *const a = inputs[0]->As<const float>(), *const b = inputs[1]->As<const float>();
     if (operands_[0].is_whole && operands_[1].is_whole) {
-      combine_(a + first * channels, true, b + first * channels, true, count * channels, to);
+      Combine(a + first * channels, true, b + first * channels, true, count * channels, to);
       return;
     }
     for (int64_t pixel = first; pixel < first + count; ++pixel, to += channels) {
-      combine_(a + operands_[0].Offset(pixel, output->shape), operands_[0].has_channels,
+      Combine(a + operands_[0].Offset(pixel, output->shape), operands_[0].has_channels,
               b + operands_[1].Offset(pixel, output->shape), operands_[1].has_channels, channels, to);
     }
   }
@@ -122,15 +132,16 @@ class Arithmetic : public PixelwiseOp {
     return shape;
   }
 
-  using Loop = void (*)(const float*, bool, const float*, bool, int64_t, float*);
-
-  static Loop Choose(bool subtracts, bool clips) {
-    if (subtracts) return clips ? CombineAll<true, true> : CombineAll<true, false>;
-    return clips ? CombineAll<false, true> : CombineAll<false, false>;
+  void Combine(const float* a, bool a_moves, const float* b, bool b_moves, int64_t count, float* to) const {
+    if (subtracts_) {
+      CombineAll<true>(a, a_moves, b, b_moves, count, to);
+    } else {
+      CombineAll<false>(a, a_moves, b, b_moves, count, to);
+    }
+    if (clips_) ClipAll(to, count, to);
   }
 
-  const bool subtracts_;
-  const Loop combine_;
+  const bool subtracts_, clips_;
   Operand operands_[kOperands];
 };
 

@@ -109,7 +109,8 @@ std::vector<Candidate> Candidates(Context* context) {
   if (context->get_execution_plan(context, &plan) != kOk) throw ModelError("the graph cannot be read");
   // The plan is good only until the next call of the context.
   std::vector<Candidate> candidates;
-  std::unordered_set<int32_t> after_lce, tables;
+  // Tensors from an LCE operator by glue alone; by other operators too; from constants alone.
+  std::unordered_set<int32_t> after_lce, after_others, tables;
   const Graph graph(context);
   for (const int32_t index : Items(plan)) {
     Node* node = nullptr;
@@ -122,7 +123,8 @@ std::vector<Candidate> Candidates(Context* context) {
       candidate.kind = Kind::kLce;
     } else if (IsGlue(graph, *node, registration->builtin_code)) {
       const bool gathers = registration->builtin_code == static_cast<int>(Builtin::kGather);
-      if (AnyIn(candidate.inputs, after_lce)) {
+      // What waits for another operator's work on the results of LCE's cannot join their partition.
+      if (AnyIn(candidate.inputs, after_lce) && !AnyIn(candidate.inputs, after_others)) {
         candidate.kind = Kind::kGlue;
       } else if (gathers && (IsConstant(graph.At(node->inputs, 0)) || AnyIn(candidate.inputs, tables))) {
         candidate.kind = Kind::kTable;
@@ -131,6 +133,8 @@ std::vector<Candidate> Candidates(Context* context) {
     }
     if (candidate.kind == Kind::kLce || candidate.kind == Kind::kGlue) {
       after_lce.insert(candidate.outputs.begin(), candidate.outputs.end());
+    } else if (AnyIn(candidate.inputs, after_lce) || AnyIn(candidate.inputs, after_others)) {
+      after_others.insert(candidate.outputs.begin(), candidate.outputs.end());
     }
     candidates.push_back(std::move(candidate));
   }

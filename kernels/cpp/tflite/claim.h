@@ -1,6 +1,7 @@
 // Which nodes of a graph the delegate runs.
 //
-// All operators of LCE; and *glue*, builtin operators on a way from one LCE operator to another that is glue throughout.
+// All operators of LCE; and *glue*, builtin operators on a way from one LCE operator to another that is glue throughout,
+// unless they also wait for another operator that reads results of LCE's (x - MEAN(x)): the partition ends there anyway.
 // Left alone, each would end a partition and start one of another delegate. Glue is what has one exact result, so that
 // claiming it turns no bit:
 //   ADD, SUB                 float32, with broadcasting, activation NONE or RELU_N1_TO_1

@@ -1,0 +1,32 @@
+"""Compute once what two layers read."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+
+from bnnedge.export.graph import Graph, Node
+
+
+def merge_duplicates(graph: Graph) -> Graph:
+    """Nodes of one kind with the same inputs and settings become one; its first output serves all readers.
+
+    That is what a block and its shortcut make when both binarize the block's input. Nodes with weights are left alone.
+    """
+    renamed: dict[str, str] = {}
+    first: dict[tuple[object, ...], str] = {}
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        node = replace(node, inputs=tuple(renamed.get(tensor, tensor) for tensor in node.inputs))
+        settings = [getattr(node, f.name) for f in fields(node) if f.name not in ("name", "inputs", "output")]
+        key = (type(node), node.inputs, *settings)
+        mergeable = not any(isinstance(value, np.ndarray) for value in settings) and node.output != graph.output
+        if mergeable and key in first:
+            renamed[node.output] = first[key]
+            continue
+        if mergeable:
+            first[key] = node.output
+        nodes.append(node)
+    tensors = {name: spec for name, spec in graph.tensors.items() if name not in renamed}
+    return replace(graph, nodes=nodes, tensors=tensors)
