@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from bnnedge.export.runtimes.runtime import Images
 
@@ -21,9 +23,11 @@ def quantize_onnx(data: bytes, images: Images) -> bytes:
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    name = onnx.load_model_from_string(data).graph.input[0].name
+    model = onnx.load_model_from_string(data)
+    name = model.graph.input[0].name
+    _pad_all_axes(model)
 
-    class Images_(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self._images: Iterator[Any] = iter([{name: images[i : i + 1]} for i in range(len(images))])
 
@@ -37,11 +41,11 @@ def quantize_onnx(data: bytes, images: Images) -> bytes:
     try:
         with tempfile.TemporaryDirectory() as folder:
             source, target = Path(folder, "float32.onnx"), Path(folder, "int8.onnx")
-            source.write_bytes(data)
+            source.write_bytes(model.SerializeToString())
             quantize_static(
                 source,
                 target,
-                Images_(),
+                Reader(),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
                 activation_type=QuantType.QUInt8 if unsigned else QuantType.QInt8,
@@ -50,3 +54,24 @@ def quantize_onnx(data: bytes, images: Images) -> bytes:
             return target.read_bytes()
     finally:
         root.setLevel(level)
+
+
+def _pad_all_axes(model: onnx.ModelProto) -> None:
+    """Write each Pad of some axes as one of all four.
+
+    ONNX Runtime 1.31 transposes the input of a quantized Pad and fails at run time if it has ``axes``.
+    """
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type != "Pad" or len(node.input) < 4 or {node.input[1], node.input[3]} - constants.keys():
+            continue
+        pads = np.zeros((2, 4), np.int64)  # only maps are padded here: [N, C, H, W]
+        pads[:, constants[node.input[3]]] = constants[node.input[1]].reshape(2, -1)
+        model.graph.initializer.append(numpy_helper.from_array(pads.ravel(), f"{node.output[0]}/pads"))
+        value = node.input[2]
+        del node.input[1:]
+        node.input.extend([f"{node.output[0]}/pads", *([value] if value else [])])
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)

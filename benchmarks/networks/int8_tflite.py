@@ -82,6 +82,10 @@ class _Quantizer:
         operators = self._model.subgraph.operators
         operators.insert(0, self._conversion("QUANTIZE", "QuantizeOptions", outside[0], source))
         operators.append(self._conversion("DEQUANTIZE", "DequantizeOptions", result, outside[1]))
+        used = {tensor.buffer for tensor in self._tensors} | {entry.buffer for entry in self._raw.metadata or ()}
+        for index, buffer in enumerate(self._raw.buffers):
+            if index not in used:
+                buffer.data = None
 
     def _operator(self, operator: Operator) -> None:
         first, output = operator.inputs[0], operator.outputs[0]

@@ -1,7 +1,9 @@
 """One topology in all the forms that are compared: binary, float32 and int8; as ONNX, as TFLite and in PyTorch.
 
-The weights are untrained, which no runtime's speed depends on, but the batch norms know their statistics: without them
-values would grow from layer to layer, signs would hang on rounding and eight bits would not suffice.
+The weights are untrained, which no runtime's speed depends on. In an untrained binary network one sign turned by
+rounding turns some twenty in the next layer, and the outputs of two right runtimes have nothing in common. So every
+number that enters a sign is made a small multiple of a power of two (``settle``): float32 holds all sums exactly,
+whatever their order, and all runtimes must give the same signs.
 
 A twin is the network with its signs taken out and its weights, +-1 times a channel's scale, as ordinary numbers.
 """
@@ -9,6 +11,8 @@ A twin is the network with its signs taken out and its weights, +-1 times a chan
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,7 @@ from bnnedge.export.passes import optimize
 from bnnedge.export.runtimes.runtime import Images
 from bnnedge.export.targets import TARGETS
 from bnnedge.export.trace import trace
+from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear
 from bnnedge.layers.deploy import DeployedBinaryConv2d, DeployedLayer, deploy, deployed_layers
 from bnnedge.methods import METHODS
 from bnnedge.models.create import create_model
@@ -50,24 +55,31 @@ class Network:
     binary_tflite: bytes
     float_onnx: bytes
     float_tflite: bytes
-    int8_onnx: bytes
-    int8_tflite: bytes
+    int8_onnx: bytes | BenchmarkError
+    int8_tflite: bytes | BenchmarkError
+    """Or why there is none."""
     metadata: dict[str, Any]
     """Of the binary files."""
 
 
 def build(name: str, image_size: int, num_classes: int, channels: int = 3) -> Network:
-    """``name`` as in ``create_model``, in all its forms. Raises as ``create_model``, ``export`` and the quantizers do."""
+    """``name`` as in ``create_model``, in all its forms. Raises as ``create_model`` and ``export`` do."""
     if image_size < SMALLEST_IMAGE:
         raise BenchmarkError(f"expected an image size of at least {SMALLEST_IMAGE}, found {image_size}")
     shape = (channels, image_size, image_size)
-    images = np.random.default_rng(1).standard_normal((CALIBRATION_IMAGES, *shape), dtype=np.float32)
+    images = noise(CALIBRATION_IMAGES, shape, seed=1)
     torch.manual_seed(0)
     model = create_model(name, num_classes=num_classes, in_channels=channels, image_size=image_size)
     method = METHODS.load(METHOD)
     method(method.Options()).attach(model)
-    settle_batch_norms(model, torch.from_numpy(images))
-    metadata = {"model": name, "method": METHOD, "num_classes": num_classes, "input_shape": list(shape), "dataset": None}
+    settle(model, torch.from_numpy(images))
+    metadata = {
+        "model": name,
+        "method": METHOD,
+        "num_classes": num_classes,
+        "input_shape": list(shape),
+        "dataset": None,
+    }
     files = _float_files(model, metadata)
     return Network(
         name=name,
@@ -78,23 +90,54 @@ def build(name: str, image_size: int, num_classes: int, channels: int = 3) -> Ne
         binary_tflite=_exported(model, "lce", metadata),
         float_onnx=files["onnx"],
         float_tflite=files["lce"],
-        int8_onnx=quantize_onnx(files["onnx"], images),
-        int8_tflite=quantize_tflite(files["lce"], images),
+        int8_onnx=_bytes_or_reason(quantize_onnx, files["onnx"], images),
+        int8_tflite=_bytes_or_reason(quantize_tflite, files["lce"], images),
         metadata=metadata,
     )
 
 
-def settle_batch_norms(model: nn.Module, images: Tensor) -> None:
-    """Leave ``model`` in eval mode, its batch norms with the statistics of ``images`` and small random shifts."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+@torch.no_grad()
+def settle(model: nn.Module, images: Tensor) -> None:
+    """Leave ``model`` in eval mode with exact arithmetic; ``images`` give its batch norms their statistics.
+
+    Float filters become multiples of 1/64, binary weights and batch norm factors powers of two, shifts multiples of
+    1/128. The classifier, behind the last sign, stays as it is.
+    """
+    every = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    norms = [norm for norm in every if norm.affine and norm.track_running_stats]
+    for module in model.modules():
+        if isinstance(module, BinaryConv2d | BinaryLinear):
+            size = _power_of_two(module.weight.abs().mean())
+            module.weight.copy_(torch.where(module.weight < 0, -size, size))
+        elif isinstance(module, nn.Conv2d):
+            for parameter in module.parameters():
+                parameter.copy_((parameter * 64).round() / 64)
     for norm in norms:
-        norm.reset_running_stats()
+        norm.reset_parameters()  # some models start with gains of nearly 0
         norm.momentum = None  # the plain average over all batches
-        if norm.bias is not None:
-            nn.init.uniform_(norm.bias, -0.25, 0.25)
-    with torch.no_grad():
-        model.train()(images)
+    model.train()(images)
     model.eval()
+    for norm in norms:
+        assert norm.running_mean is not None and norm.running_var is not None
+        factor = _power_of_two(norm.weight / (norm.running_var + norm.eps).sqrt())
+        shift = norm.bias - norm.running_mean * factor
+        norm.weight.copy_(factor)
+        norm.bias.copy_((2 * (shift * 64).floor() + 1) / 128)
+        norm.running_mean.zero_()
+        norm.running_var.fill_(1)
+        norm.eps = 0.0
+
+
+def noise(count: int, shape: tuple[int, int, int], seed: int) -> Images:
+    """``count`` images [C, H, W] of standard normal noise in steps of 1/8."""
+    values = np.random.default_rng(seed).standard_normal((count, *shape), dtype=np.float32)
+    steps: Images = (np.rint(values * 8) / 8).astype(np.float32)
+    return steps
+
+
+def _power_of_two(values: Tensor) -> Tensor:
+    """The nearest one by ratio; of values above 0."""
+    return torch.exp2(torch.log2(values).round())
 
 
 def torch_twin(model: nn.Module) -> nn.Module:
@@ -102,10 +145,8 @@ def torch_twin(model: nn.Module) -> nn.Module:
     twin = deploy(model)
     for path, layer in deployed_layers(twin).items():
         twin.set_submodule(path, _plain(layer))
-    try:
+    with suppress(fx.proxy.TraceError):  # the model's own control flow; its batch norms stay
         twin = fuse(twin.eval())
-    except fx.proxy.TraceError:  # the model's own control flow; its batch norms stay
-        pass
     return twin.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
@@ -135,6 +176,13 @@ def _float_files(model: nn.Module, metadata: dict[str, Any]) -> dict[str, bytes]
     graph = optimize(float_twin(trace(model, torch.zeros(2, *metadata["input_shape"]))))
     graph.metadata = {**metadata, "method": "float32 twin"}
     return {name: TARGETS.load(name)().write(graph) for name in TARGETS}
+
+
+def _bytes_or_reason(quantize: Callable[[bytes, Images], bytes], data: bytes, images: Images) -> bytes | BenchmarkError:
+    try:
+        return quantize(data, images)
+    except BenchmarkError as error:
+        return error
 
 
 def _exported(model: nn.Module, target: str, metadata: dict[str, Any]) -> bytes:

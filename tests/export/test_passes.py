@@ -113,7 +113,7 @@ def test_every_model_keeps_its_results(name: str, method: str, evaluate: Evaluat
 
 @pytest.mark.parametrize(("method", "signs", "means"), [("ste", 8, 1), ("rbnn", 16, 17)])
 def test_a_block_and_its_shortcut_share_the_signs_of_their_input(method: str, signs: int, means: int) -> None:
-    """resnet18 has 19 binary layers of which 3 are shortcuts; with ste the 8 second convolutions take thresholded bits."""
+    """19 binary layers, 3 of them shortcuts; with ste the 8 second convolutions of the blocks take thresholded bits."""
     model = create_model("resnet18_1w1a", num_classes=10, in_channels=1, image_size=16)
     training_method = METHODS.load(method)
     training_method(training_method.Options()).attach(model)

@@ -1,0 +1,79 @@
+"""``python -m bnnedge.benchmarks.networks``: a table of milliseconds, and a JSON line a number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bnnedge.benchmarks.devices.device import BenchmarkPlan
+from bnnedge.benchmarks.networks.measure import measure
+from bnnedge.benchmarks.report import machine_line
+from bnnedge.benchmarks.result import BenchmarkRow, append_rows, check_appendable
+from bnnedge.errors import BnnedgeError
+from bnnedge.models.create import check_model_name
+
+
+def main(
+    models: Annotated[
+        list[str] | None, typer.Option(help="Model, several times for several; resnet18_1w1a if left out.")
+    ] = None,
+    image_size: Annotated[
+        int,
+        typer.Option(help="56 gives a network with a 3x3 stem the maps that ImageNet's ResNet-18 has behind its own."),
+    ] = 32,
+    num_classes: Annotated[int, typer.Option(min=2)] = 10,
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    warmup: Annotated[int, typer.Option(min=0, help="Runs of each contender before the measured ones.")] = 5,
+    runs: Annotated[int, typer.Option(min=1, help="Measured runs of each contender.")] = 50,
+    json: Annotated[Path | None, typer.Option(help="JSON lines file to add to.")] = None,
+) -> None:
+    """Time whole binary networks, untrained, against LCE and against their float32 and int8 twins, in one run.
+
+    Contenders take turns, one image a time. Each one's output is compared with PyTorch's before it is timed.
+    """
+    console, notes = Console(), Console(stderr=True)
+    plan = BenchmarkPlan(threads=threads, warmup=warmup, runs=runs)
+    names = models or ["resnet18_1w1a"]
+    try:
+        for name in names:
+            check_model_name(name)
+        if json is not None:
+            check_appendable(json)
+        for name in names:
+            missing: list[str] = []
+            rows = measure(name, image_size, num_classes, plan, missing.append, notes)
+            if json is not None:
+                append_rows(json, rows)
+            console.print(table(name, rows, missing))
+    except BnnedgeError as error:
+        notes.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+
+
+def table(name: str, rows: Sequence[BenchmarkRow], missing: Sequence[str]) -> Table:
+    """Milliseconds, and how many times as long as each of our files a contender takes; ``missing`` is the footnote."""
+    size = rows[0].metadata["input_shape"][-1]
+    threads = f"{rows[0].threads} thread{'s' * (rows[0].threads > 1)}"
+    footnote = [machine_line(rows), *(f"without {reason}" for reason in missing)]
+    result = Table(title=f"{name}, {size}x{size}, {threads}", caption="\n".join(footnote), caption_justify="left")
+    ours = [row for row in rows if row.runtime.endswith("+bnnedge")]
+    for column in ("network", "runtime"):
+        result.add_column(column, no_wrap=True)
+    ratios = [f"x {Path(row.file).suffix}" for row in ours]
+    for column in ("p20", "p50 ms", "p80", *ratios, "KiB"):
+        result.add_column(column, justify="right", no_wrap=True)
+    for i, row in enumerate(rows):
+        times = [f"{value:.3f}" for value in (row.p20_ms, row.p50_ms, row.p80_ms)]
+        multiples = [f"{row.p50_ms / own.p50_ms:.2f}" for own in ours]
+        size_kib = f"{row.file_bytes / 1024:,.0f}"
+        result.add_row(row.file, row.runtime, *times, *multiples, size_kib, end_section=i == len(ours) - 1)
+    return result
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,148 @@
+"""Who runs the network: ours and the others, each in its own best way of being called.
+
+Ours are the two exported files. The peers run the same topology: the binary TFLite file in Larq Compute Engine, with
+its default and its indirect kernel (XNNPACK for its few float operators changes nothing measurable); the float32 and
+int8 twins in ONNX Runtime and LiteRT with their default optimisations, which are all of them; the float32 twin in
+PyTorch, eager, batch norms folded, channels last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bnnedge.benchmarks.networks.twins import Network, run_torch
+from bnnedge.errors import BenchmarkError
+from bnnedge.export.runtimes import RUNTIMES
+from bnnedge.export.runtimes.lce import Kernel, Lce, LceSession
+from bnnedge.export.runtimes.runtime import Images, Session
+from bnnedge.export.targets.tflite_reader import parse_model
+
+EXACT, ROUNDED, INT8 = 1e-3, 1e-3, 0.4
+"""Largest relative difference of the outputs from PyTorch's; unrelated outputs differ by about 1.4."""
+CHECK_IMAGES = 2
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A form of the network and what runs it, not opened yet."""
+
+    file: str
+    """What rows and tables call the form."""
+    runtime: str
+    """Name in RUNTIMES, or ``lce indirect``, or ``torch``."""
+    runtime_version: str
+    form: str
+    """``binary``, ``float32 twin`` or ``int8 twin``."""
+    file_bytes: int
+    ours: bool
+    open: Callable[[int], Session]
+    """From the number of threads."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.file} in {self.runtime}"
+
+    def check(self, session: Session, network: Network, images: Images) -> None:
+        """Raise ``BenchmarkError`` unless ``session`` computes what PyTorch does: no time is taken of wrong results."""
+        binary = self.form == "binary"
+        expected = run_torch(network.binary if binary else network.twin, images)
+        found = np.concatenate([session.run(images[i : i + 1]) for i in range(len(images))])
+        limit = EXACT if binary else INT8 if self.form == "int8 twin" else ROUNDED
+        if found.shape != expected.shape:
+            raise BenchmarkError(f"{self.name}: expected output {expected.shape}, found {found.shape}")
+        differences = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
+        if not (differences <= limit).all():
+            raise BenchmarkError(
+                f"{self.name}: the output differs by {differences.max():.2g} of its size from "
+                f"PyTorch's, {limit:g} is allowed; no time is taken of wrong results"
+            )
+
+
+class TorchSession(Session):
+    """An eager PyTorch module."""
+
+    name: ClassVar[str] = "torch"
+
+    def __init__(self, module: nn.Module, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._module = module
+
+    def prepare(self, images: Images) -> Tensor:
+        return torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
+
+    def invoke(self, prepared: Tensor) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            output: NDArray[np.float32] = self._module(prepared).numpy()
+        return output
+
+
+def candidates(network: Network, leave_out: Callable[[str], None]) -> list[Candidate]:
+    """Ours first, then the peers; whoever cannot run here goes, with the reason, to ``leave_out``.
+
+    Raises ``BenchmarkError`` if none of ours can.
+    """
+    found: list[Candidate] = []
+
+    def add(suffix: str, data: bytes | BenchmarkError, form: str, runtime: str, kernel: Kernel | None = None) -> None:
+        name = network.name if form == "binary" else form.replace(" ", "_")
+        label = runtime if kernel in (None, "default") else f"{runtime} {kernel}"
+        reason = str(data) if isinstance(data, BenchmarkError) else RUNTIMES.load(runtime).unavailable()
+        if isinstance(data, BenchmarkError) or reason:
+            leave_out(f"{name}{suffix} in {label}: {reason}")
+            return
+        opener: Callable[[int], Session]
+        opener = partial(_open, runtime, data) if kernel is None else partial(_open_lce, kernel, data)
+        version = RUNTIMES.load(runtime).version()
+        ours = runtime.endswith("+bnnedge")
+        found.append(Candidate(f"{name}{suffix}", label, version, form, len(data), ours, opener))
+
+    add(".onnx", network.binary_onnx, "binary", "onnxruntime+bnnedge")
+    add(".tflite", network.binary_tflite, "binary", "litert+bnnedge")
+    if not found:
+        raise BenchmarkError("neither of bnnedge's plug-ins can be used here; `bnnedge doctor` says why")
+    add(".tflite", network.binary_tflite, "binary", Lce.name, "indirect")
+    add(".tflite", network.binary_tflite, "binary", Lce.name, "default")
+    add(".onnx", network.int8_onnx, "int8 twin", "onnxruntime")
+    add(".tflite", network.int8_tflite, "int8 twin", "litert")
+    add(".onnx", network.float_onnx, "float32 twin", "onnxruntime")
+    add(".tflite", network.float_tflite, "float32 twin", "litert")
+    size = sum(tensor.numel() * tensor.element_size() for tensor in network.twin.parameters())
+    module = partial(TorchSession, network.twin)
+    found.append(Candidate("float32_twin", TorchSession.name, torch.__version__, "float32 twin", size, False, module))
+    return found
+
+
+def open_checked(
+    candidate: Candidate, network: Network, images: Images, threads: int, leave_out: Callable[[str], None]
+) -> Session | None:
+    """A session that gives right outputs for ``images``.
+
+    Raises a ``BnnedgeError`` if one of ours does not; a peer that fails is None, and goes to ``leave_out``.
+    """
+    try:
+        session = candidate.open(threads)
+        candidate.check(session, network, images)
+    except Exception as error:  # a peer may raise anything
+        if candidate.ours:
+            raise
+        reason = " ".join(str(error).split())[:200]
+        leave_out(reason if reason.startswith(candidate.name) else f"{candidate.name}: {reason}")
+        return None
+    return session
+
+
+def _open(runtime: str, data: bytes, threads: int) -> Session:
+    session: Session = RUNTIMES.load(runtime).open(data, threads)
+    return session
+
+
+def _open_lce(kernel: Kernel, data: bytes, threads: int) -> Any:
+    return LceSession(parse_model(data), data, threads, kernel)

@@ -1,0 +1,297 @@
+"""Whole networks against their peers, small ones: exact arithmetic, twins, refusal of wrong results, rows and table."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import typer
+from torch import nn
+from typer.testing import CliRunner
+
+from bnnedge.benchmarks.devices.device import BenchmarkPlan
+from bnnedge.benchmarks.networks import __main__ as command
+from bnnedge.benchmarks.networks import measure as networks_measure
+from bnnedge.benchmarks.networks.contenders import INT8, Candidate, TorchSession, candidates, open_checked
+from bnnedge.benchmarks.networks.int8_tflite import quantize_tflite
+from bnnedge.benchmarks.networks.measure import Rest, timed
+from bnnedge.benchmarks.networks.twins import Network, build, noise, run_torch, torch_twin
+from bnnedge.benchmarks.result import BenchmarkRow, read_rows
+from bnnedge.errors import BenchmarkError
+from bnnedge.export.graph import Activation, Graph, Node, TensorSpec
+from bnnedge.export.runtimes import RUNTIMES
+from bnnedge.export.runtimes.runtime import Images, Session
+from bnnedge.export.targets.tflite_reader import parse_model
+from bnnedge.export.targets.to_lce import LceTarget
+from bnnedge.kernels import plugins
+from bnnedge.layers.binary_layers import BinaryLinear
+from bnnedge.layers.deploy import deploy, deployed_layers
+
+MODEL = "resnet20_1w1a"
+SIZE = 12
+IMAGES = noise(3, (3, SIZE, SIZE), seed=7)
+PLUGINS = [plugins.unavailable(name) for name in (plugins.LITERT_DELEGATE, plugins.ONNXRUNTIME_OPERATORS)]
+
+needs_plugins = pytest.mark.skipif(any(PLUGINS), reason="the plug-ins were not built")
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return build(MODEL, SIZE, num_classes=5)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def relative(found: Images, expected: Images) -> float:
+    return float((np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)).max())
+
+
+def run(runtime: str, data: bytes | BenchmarkError) -> Images:
+    assert isinstance(data, bytes)
+    session = RUNTIMES.load(runtime).open(data)
+    return np.concatenate([session.run(IMAGES[i : i + 1]) for i in range(len(IMAGES))])
+
+
+def test_every_number_before_a_sign_is_exact(network: Network) -> None:
+    """The same network in float64: not one pre-activation differs, and there are both signs."""
+    seen: dict[bool, list[Any]] = {}
+    for double in (False, True):
+        model, values = network.binary.double() if double else network.binary.float(), seen.setdefault(double, [])
+        hooks = [
+            layer.register_forward_pre_hook(lambda _, x, values=values: values.append(x[0].double()))
+            for layer in deployed_layers(model).values()
+        ]
+        with torch.inference_mode():
+            model(torch.from_numpy(IMAGES).to(torch.float64 if double else torch.float32))
+        for hook in hooks:
+            hook.remove()
+    network.binary.float()
+    assert len(seen[False]) == len(deployed_layers(network.binary)) == 18
+    for narrow, wide in zip(seen[False], seen[True], strict=True):
+        assert torch.equal(narrow, wide)
+        assert 0.1 < float((wide < 0).double().mean()) < 0.9
+
+
+def test_torch_twin_is_the_network_without_signs(network: Network) -> None:
+    model = copy.deepcopy(network.binary)
+    for layer in deployed_layers(model).values():
+        layer.input_mode = "float"
+    expected = run_torch(model, IMAGES)
+    assert relative(run_torch(network.twin, IMAGES), expected) < 1e-4
+    assert relative(run_torch(network.binary, IMAGES), expected) > 0.1
+    kinds = Counter(type(module).__name__ for module in network.twin.modules())
+    assert kinds["BatchNorm2d"] == 0 and kinds["Conv2d"] == 19
+
+
+class Branching(nn.Module):
+    """A branch that depends on the data, which cannot be traced, and a binary dense layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = BinaryLinear(4, 3, bias=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return cast(torch.Tensor, self.dense(x if x.sum() > 0 else -x))
+
+
+def test_torch_twin_of_control_flow_and_dense_layers() -> None:
+    model = Branching().eval()
+    x = np.random.default_rng(0).random((2, 4)).astype(np.float32)
+    (layer,) = deployed_layers(deploy(model)).values()
+    expected = x @ (layer.weight * layer.scale[:, None]).numpy().T + layer.bias.numpy()
+    np.testing.assert_allclose(run_torch(torch_twin(model), x), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("form", "runtime"), [("float_onnx", "onnxruntime"), ("float_tflite", "litert")])
+def test_float_twins_compute_what_the_torch_twin_does(network: Network, form: str, runtime: str) -> None:
+    assert relative(run(runtime, getattr(network, form)), run_torch(network.twin, IMAGES)) < 1e-4
+
+
+@pytest.mark.parametrize(("form", "runtime"), [("int8_onnx", "onnxruntime"), ("int8_tflite", "litert")])
+def test_int8_twins_are_near(network: Network, form: str, runtime: str) -> None:
+    """Near, and not float: eight bits leave their mark."""
+    difference = relative(run(runtime, getattr(network, form)), run_torch(network.twin, IMAGES))
+    assert 1e-3 < difference < INT8
+
+
+def test_int8_onnx_convolutions_are_of_integers(network: Network, tmp_path: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(network.int8_onnx, options)
+    kinds = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert kinds["QLinearConv"] == 19 and kinds["Conv"] == 0
+
+
+def test_int8_tflite_is_of_integers_between_its_ends(network: Network) -> None:
+    assert isinstance(network.int8_tflite, bytes)
+    model, original = parse_model(network.int8_tflite), parse_model(network.float_tflite)
+    codes = [op.code for op in model.operators]
+    assert codes == ["QUANTIZE", *(op.code for op in original.operators), "DEQUANTIZE"]
+    floats = [i for i, tensor in enumerate(model.subgraph.tensors) if tensor.type == 0]
+    assert floats == [*model.inputs, *model.outputs]
+    assert len(network.int8_tflite) < 0.4 * len(network.float_tflite)
+    for op in model.operators:
+        if op.code == "CONV_2D":
+            source, weight, bias = (model.subgraph.tensors[i].quantization for i in op.inputs)
+            assert len(weight.scale) == model.shape(op.inputs[1])[0]
+            np.testing.assert_allclose(bias.scale, np.array(weight.scale) * source.scale[0], rtol=1e-6)
+
+
+def test_int8_tflite_refuses_what_it_does_not_know() -> None:
+    nodes: list[Node] = [Activation(name="squash", inputs=("x",), output="y", kind="tanh")]
+    graph = Graph("x", "y", nodes, {name: TensorSpec((1, 3, 4, 4)) for name in "xy"})
+    with pytest.raises(BenchmarkError, match="TANH is not among those"):
+        quantize_tflite(LceTarget().write(graph), IMAGES[:, :, :4, :4])
+
+
+def test_too_small_an_image() -> None:
+    with pytest.raises(BenchmarkError, match="at least 8, found 7"):
+        build(MODEL, 7, num_classes=5)
+
+
+@needs_plugins
+def test_every_candidate_is_right(network: Network, one_thread: None) -> None:
+    missing: list[str] = []
+    found = candidates(network, missing.append)
+    assert [c.ours for c in found] == [True, True] + [False] * (len(found) - 2)
+    for candidate in found:
+        assert open_checked(candidate, network, IMAGES, 1, missing.append) is not None
+    names = {c.name for c in found}
+    assert {"int8_twin.onnx in onnxruntime", "int8_twin.tflite in litert", "float32_twin in torch"} < names
+    assert len(found) == 9 or (len(found) == 7 and all("lce" in reason for reason in missing))
+
+
+@needs_plugins
+def test_no_candidate_of_ours(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("onnxruntime+bnnedge", "litert+bnnedge"):
+        monkeypatch.setattr(RUNTIMES.load(name), "unavailable", classmethod(lambda _: "not built"))
+    missing: list[str] = []
+    with pytest.raises(BenchmarkError, match="neither of bnnedge's plug-ins"):
+        candidates(network, missing.append)
+    assert missing[0] == f"{MODEL}.onnx in onnxruntime+bnnedge: not built"
+
+
+class Constant(Session):
+    """Always the same answer."""
+
+    def __init__(self, output: Images) -> None:
+        self.output = output
+        self.invoked_ns: list[int] = []
+
+    def prepare(self, images: Images) -> Images:
+        return images
+
+    def invoke(self, prepared: Any) -> Images:
+        self.invoked_ns.append(time.perf_counter_ns())
+        return self.output
+
+
+def candidate(session: Session, form: str = "binary", ours: bool = True) -> Candidate:
+    return Candidate("file", "runtime", "1", form, 1, ours, lambda threads: session)
+
+
+def test_wrong_results_are_not_timed(network: Network) -> None:
+    right = {"binary": run_torch(network.binary, IMAGES[:1]), "int8 twin": run_torch(network.twin, IMAGES[:1])}
+    for form, error, passes in (("binary", 5e-4, True), ("binary", 2e-3, False), ("int8 twin", 0.5, False)):
+        made = candidate(Constant(right[form] * np.float32(1 + error)), form)
+        if passes:
+            assert open_checked(made, network, IMAGES[:1], 1, pytest.fail) is not None
+        else:
+            with pytest.raises(BenchmarkError, match=r"file in runtime: the output differs by .* from PyTorch's"):
+                open_checked(made, network, IMAGES[:1], 1, pytest.fail)
+    with pytest.raises(BenchmarkError, match="differs by nan"):
+        open_checked(candidate(Constant(right["binary"] * np.float32("nan"))), network, IMAGES[:1], 1, pytest.fail)
+    with pytest.raises(BenchmarkError, match=r"expected output \(1, 5\), found \(1, 4\)"):
+        open_checked(candidate(Constant(right["binary"][:, :4])), network, IMAGES[:1], 1, pytest.fail)
+
+
+def test_a_peer_that_fails_is_left_out(network: Network) -> None:
+    missing: list[str] = []
+    wrong = candidate(Constant(np.zeros((1, 5), np.float32)), ours=False)
+    assert open_checked(wrong, network, IMAGES[:1], 1, missing.append) is None
+
+    def broken(threads: int) -> Session:
+        raise RuntimeError(f"no {threads}\nthreads")
+
+    assert open_checked(replace(wrong, open=broken), network, IMAGES, 2, missing.append) is None
+    assert missing[0].startswith("file in runtime: the output differs by 1 of its size")
+    assert missing[1] == "file in runtime: no 2 threads"
+
+
+def test_rest_comes_before_each_contender_with_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each timed run follows one that is not, and that one a pause; only the timed ones are given back."""
+    monkeypatch.setattr(networks_measure, "REST_S", 0.01)
+    monkeypatch.setattr(networks_measure, "WAKE_S", 0.0)
+    sessions = [Constant(IMAGES), Constant(IMAGES)]
+    opened = [(candidate(session), cast(Session, session)) for session in sessions]
+    latencies = timed(opened, IMAGES, BenchmarkPlan(threads=2, warmup=0, runs=3), None)
+    assert len(latencies) == 2 and all(len(latency) == 3 and np.median(latency) < 9e6 for latency in latencies)
+    order = sorted((at, i) for i, session in enumerate(sessions) for at in session.invoked_ns)
+    assert [i for _, i in order] == [0, 0, 1, 1] * 3
+    gaps = np.diff([at for at, _ in order])
+    assert (gaps[1::2] >= 9e6).all()
+
+    monkeypatch.setattr(networks_measure, "WAKE_S", 0.02)
+    awake = Constant(IMAGES)
+    Rest(awake).invoke(IMAGES)
+    assert 0.015e9 < awake.invoked_ns[-1] - awake.invoked_ns[0] < 1e9
+
+    alone = [Constant(IMAGES), Constant(IMAGES)]
+    latencies = timed([(candidate(s), s) for s in alone], IMAGES, BenchmarkPlan(warmup=0, runs=3), None)
+    assert [len(latency) for latency in latencies] == [3, 3] == [len(session.invoked_ns) for session in alone]
+
+
+def test_rest_and_torch_session_prepare(network: Network, one_thread: None) -> None:
+    session = TorchSession(network.twin, 1)
+    prepared = Rest(session).prepare(IMAGES)
+    assert prepared.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_array_equal(session.invoke(prepared), session.run(IMAGES))
+
+
+@needs_plugins
+def test_command(tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = typer.Typer()
+    app.command()(command.main)
+    rows_file = tmp_path / "rows.jsonl"
+    arguments = ["--models", MODEL, "--image-size", "8", "--warmup", "0", "--runs", "2", "--json", str(rows_file)]
+    done = CliRunner().invoke(app, arguments, env={"COLUMNS": "160"})
+    assert done.exit_code == 0, done.output
+    rows = read_rows(rows_file)
+    assert [row.runtime for row in rows[:2]] == ["onnxruntime+bnnedge", "litert+bnnedge"]
+    assert {row.metadata["method"] for row in rows} == {"ste", "float32 twin", "int8 twin"}
+    assert all(row.metadata["input_shape"] == [3, 8, 8] and row.threads == 1 and row.runs == 2 for row in rows)
+    assert "8x8, 1 thread" in done.output and "int8_twin.tflite" in done.output
+
+    for wrong, message in ((["--models", "alexnet"], "unknown model"), (["--image-size", "4"], "at least 8, found 4")):
+        done = CliRunner().invoke(app, wrong)
+        assert done.exit_code == 2 and message in done.output.replace("\n", " ")
+
+
+def test_table(make_row: Callable[..., BenchmarkRow]) -> None:
+    rows = [
+        make_row(file="n.onnx", runtime="onnxruntime+bnnedge", p20_ms=1, p50_ms=2.0, p80_ms=3),
+        make_row(file="n.tflite", runtime="litert+bnnedge", p20_ms=1, p50_ms=1.0, p80_ms=3),
+        make_row(file="int8_twin.onnx", runtime="onnxruntime", p20_ms=1, p50_ms=5.0, p80_ms=9, file_bytes=2048),
+    ]
+    table = command.table("n", rows, ["somebody: not installed"])
+    cells = [list(column.cells) for column in table.columns]
+    assert [column.header for column in table.columns][5:7] == ["x .onnx", "x .tflite"]
+    assert cells[5] == ["1.00", "0.50", "2.50"] and cells[6] == ["2.00", "1.00", "5.00"] and cells[7][2] == "2"
+    assert str(table.caption).endswith("\nwithout somebody: not installed")
