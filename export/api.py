@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from bnnedge.export.trace import trace
 from bnnedge.export.verify import Verification, verify
 from bnnedge.kernels.layout import BIT_LAYOUT_VERSION
 from bnnedge.layers.deploy import deploy
+from bnnedge.train.checkpoint import write_atomically
 
 VERIFY_IMAGES = 64
 """Random images that ``export`` verifies with when it is given none."""
@@ -112,13 +112,12 @@ def export(
             generator = torch.Generator().manual_seed(0)
             verify_images = torch.randn(VERIFY_IMAGES, *example_input.shape[1:], generator=generator).numpy()
         verification, not_verified = _verify(writer, model, graph, data, verify_images)
-    _write_atomically(path, data)
-    traced = graph_rows(graph)
+    write_atomically(path, data)
     return ExportReport(
         path=path,
         file_bytes=len(data),
-        float32_bytes=4 * sum(r.binary_weights + r.float_params for r in traced),
-        rows=_with_reasons(writer.describe(data), graph),
+        float32_bytes=4 * sum(r.binary_weights + r.float_params for r in graph_rows(graph)),
+        rows=writer.describe(data),
         verification=verification,
         not_verified=not_verified,
     )
@@ -132,24 +131,3 @@ def _verify(
         if judge.unavailable() is None:
             return verify(deploy(model), graph, data, judge, images), ""
     return None, "; ".join(f"{judge.name}: {judge.unavailable()}" for judge in judges)
-
-
-def _with_reasons(rows: list[LayerRow], graph: Graph) -> list[LayerRow]:
-    """Rows of the file, each float layer with the reason that the model gives where the file has none."""
-    from dataclasses import replace
-
-    reasons = {row.name: row.reason for row in graph_rows(graph)}
-    return [replace(row, reason=row.reason or reasons.get(row.name, "")) for row in rows]
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)

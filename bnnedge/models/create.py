@@ -29,6 +29,7 @@ def create_model(name: str, *, num_classes: int, in_channels: int = 3, image_siz
     arguments = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
     if ".py:" not in name:
         return MODELS.load(name)(**arguments)  # type: ignore[no-any-return]
+    check_model_name(name)
     path, _, attribute = name.rpartition(":")
     factory = _load_attribute(Path(path), attribute)
     parameters = inspect.signature(factory).parameters.values()
@@ -44,15 +45,13 @@ def check_model_name(name: str) -> None:
     """Raise what ``create_model`` would raise for a name that cannot exist, without building anything."""
     if ".py:" not in name:
         MODELS.check(name)
-    elif not Path(name.rpartition(":")[0]).is_file():
-        raise ConfigError(
-            f"model file {name.rpartition(':')[0]} does not exist; expected path/to/file.py:ClassOrFactory"
-        )
+        return
+    path = Path(name.rpartition(":")[0])
+    if not path.is_file():
+        raise ConfigError(f"model file {path} does not exist; expected path/to/file.py:ClassOrFactory")
 
 
 def _load_attribute(path: Path, attribute: str) -> Callable[..., Any]:
-    if not path.is_file():
-        raise ConfigError(f"model file {path} does not exist; expected path/to/file.py:ClassOrFactory")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"model file {path} cannot be imported as Python")
