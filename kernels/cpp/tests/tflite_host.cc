@@ -9,6 +9,8 @@
 #include <new>
 #include <set>
 
+#include "host_scope.h"
+
 namespace bnnedge::tflite {
 namespace {
 
@@ -225,7 +227,7 @@ struct Host::Implementation {
     va_start(arguments, format);
     std::vsnprintf(text, sizeof(text), format, arguments);
     va_end(arguments);
-    *Of(context).error += text;
+    *Of(context).error = text;
   }
 
   // ---- Loading ----
@@ -350,10 +352,7 @@ struct Host::Implementation {
     Block owner(shape);
     const auto index = static_cast<size_t>(tensor - tensors.data());
     const int64_t bytes = BytesOf(tensor->type, ItemsOf(shape));
-    if (index >= tensors.size() || tensor->allocation_type != kArenaRw || bytes < 0) {
-      *error += "host: a tensor cannot be resized\n";
-      return kError;
-    }
+    if (index >= tensors.size() || tensor->allocation_type != kArenaRw || bytes < 0) return kError;
     owned[index].dims = std::move(owner);
     tensor->dims = shape;
     tensor->bytes = static_cast<size_t>(bytes);
@@ -483,7 +482,7 @@ struct Host::Implementation {
       if (needed.count(static_cast<int32_t>(i)) == 0 || tensor.bytes == 0) continue;
       void* memory = nullptr;
       if (static_cast<int64_t>(tensor.bytes) > most_bytes || posix_memalign(&memory, 64, tensor.bytes) != 0) {
-        *error += "host: out of memory\n";
+        *error = "out of memory\n";
         return false;
       }
       std::memset(memory, 0x5a, tensor.bytes);
@@ -500,9 +499,10 @@ struct Host::Implementation {
         for (const int32_t output : Outputs(index)) {
           if (output >= 0) Fill(tensors[static_cast<size_t>(output)], static_cast<uint32_t>(output));
         }
-      } else if (node.registration.invoke(&context, &node.node) != kOk) {
-        return false;
+        continue;
       }
+      const HostScope plugin(false);
+      if (node.registration.invoke(&context, &node.node) != kOk) return false;
     }
     return true;
   }
