@@ -28,7 +28,7 @@ using bnnedge::ort::HostKernel;
 using bnnedge::ort::HostNode;
 using bnnedge::ort::HostTensor;
 
-constexpr int64_t kMostTensorBytes = 256 * 1024;
+constexpr int64_t kMostTensorBytes = 64 * 1024;
 constexpr int64_t kMostItems = 16;
 
 // Reads zeros beyond the end.
@@ -206,13 +206,15 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Case c;
   if (!ReadCase(data, size, &c)) return -1;
   const std::vector<const char*>& kernels = bnnedge::ConvKernelNames();
-  const char* const kernel = kernels[bnnedge::Hash(data, size) % kernels.size()];
-  const std::vector<HostTensor> found = Run(c, kernel), wanted = Run(c, kernels.back());
+  const uint32_t hash = bnnedge::Hash(data, size);
+  const char* const kernel = kernels[hash % kernels.size()];
+  const char* const other = kernels[kernels.size() - (hash >> 29 == 0 ? 1 : 2)];  // the last is slow
+  const std::vector<HostTensor> found = Run(c, kernel), wanted = Run(c, other);
   CheckShape(c, found.empty() ? HostTensor{} : found.front());
   if (found.empty()) return 0;
   if (!SameData(found.front(), found.back())) Found("two runs differ; perhaps an output is not written");
   for (size_t i = 0; i < std::min(found.size(), wanted.size()); ++i) {
-    if (!SameData(found[i], wanted[i])) Found(std::string(kernel) + " and " + kernels.back() + " differ");
+    if (!SameData(found[i], wanted[i])) Found(std::string(kernel) + " and " + other + " differ");
   }
   return 0;
 }

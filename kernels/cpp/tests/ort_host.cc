@@ -245,7 +245,7 @@ Api MakeApi() {
     }
     *written = attribute.ints.size() * sizeof(int64_t);
     if (bytes < *written) return Fail("the buffer is too small");
-    std::memcpy(data, attribute.ints.data(), *written);
+    std::copy(attribute.ints.begin(), attribute.ints.end(), static_cast<int64_t*>(data));
     return nullptr;
   };
   api.shape_context_set_output = [](const ShapeContext* context, size_t, const TensorInfo* info) -> Status* {
