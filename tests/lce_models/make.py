@@ -139,7 +139,7 @@ MODELS: dict[Callable[[Any], Any], Shape] = {
     max_pool: (6, 7, 33),
     signs: (4, 5, 33),
     residual: (4, 5, 34),
-    network: (16, 16, 3),
+    network: (16, 16, 1),
     filter_larger_than_map: (3, 4, 34),
     symmetric_padding: (6, 6, 33),
     ternary_activations: (4, 4, 33),
