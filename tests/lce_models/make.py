@@ -28,7 +28,7 @@ FOLDER = Path(__file__).parent
 BINARY = {"input_quantizer": "ste_sign", "kernel_quantizer": "ste_sign", "use_bias": False}
 
 
-def conv(filters: int, kernel: int = 3, **options: Any) -> Any:
+def conv(filters: int, kernel: int | tuple[int, int] = 3, **options: Any) -> Any:
     return larq.layers.QuantConv2D(filters, kernel, **{**BINARY, "padding": "same", **options})
 
 
