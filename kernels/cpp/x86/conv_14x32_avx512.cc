@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "../portable/tail.h"
 #include "bnnedge/conv_kernel.h"
 
 namespace bnnedge {
@@ -408,6 +409,22 @@ void UnpackNhwcFloat(const uint32_t* words, int64_t pixels, int64_t channels, fl
   }
 }
 
+// ---- The tail of a residual block ----
+
+struct Avx512Lanes {
+  using Floats = __m512;
+  static constexpr int kLanes = 16;
+  static __m512 Load(const float* from) { return _mm512_loadu_ps(from); }
+  static __m512 Same(float value) { return _mm512_set1_ps(value); }
+  static void Store(float* to, __m512 y) { _mm512_storeu_ps(to, y); }
+  static __m512 Plus(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
+  static __m512 Times(__m512 a, __m512 b) { return _mm512_mul_ps(a, b); }
+  static __m512 PickBelow(__m512 a, __m512 b, __m512 c, __m512 d) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), d, c);
+  }
+  static uint32_t Below(__m512 a, __m512 b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+};
+
 // ---- The yardstick: xor, popcount, add without loads ----
 
 int64_t Peak(int64_t rounds) {
@@ -432,8 +449,9 @@ int64_t Peak(int64_t rounds) {
 }  // namespace
 
 const ConvKernel kConvAvx512 = {
-    "avx512", kBlock,        StripOrder::kBlocksOutside, PackedBytes,   PackWeights, nullptr,
-    Run,      PackNhwcFloat, PackNhwcInt8,               PackNchwFloat, UnpackNhwcFloat,  Peak,
+    "avx512",      kBlock,       StripOrder::kBlocksOutside, PackedBytes,     PackWeights, nullptr, Run,
+    FinishTail<Avx512Lanes>,
+    PackNhwcFloat, PackNhwcInt8, PackNchwFloat,              UnpackNhwcFloat, Peak,
 };
 
 }  // namespace bnnedge
