@@ -422,6 +422,8 @@ struct Avx512Lanes {
   static __m512 PickBelow(__m512 a, __m512 b, __m512 c, __m512 d) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), d, c);
   }
+  // Both instructions return their second operand if one is NaN.
+  static __m512 Clip(__m512 y, __m512 low, __m512 high) { return _mm512_min_ps(high, _mm512_max_ps(low, y)); }
   static uint32_t Below(__m512 a, __m512 b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 };
 
