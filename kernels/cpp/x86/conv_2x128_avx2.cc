@@ -399,7 +399,7 @@ struct Avx2Lanes {
 
 const ConvKernel kConvAvx2 = {
     "avx2",        kBlock,       StripOrder::kRowsOutside, PackedBytes,      PackWeights, ScratchBytes, Run,
-    FinishTail<Avx2Lanes>,
+    FinishTail<Avx2Lanes>, false,
     PackNhwcFloat, PackNhwcInt8, ScalarPackNchwFloat,      ScalarUnpackNhwc, Peak,
 };
 
