@@ -1,6 +1,6 @@
 // Fuzz target: any .tflite file in an interpreter with the delegate. It must run or be refused by a message of one
-// line, read and write inside its buffers, fill every output, give the same bits again, after a resize and back, and the
-// bits of the "reference" kernel.
+// line, stay inside its buffers, fill every output, and give the same bits again and with every kernel. ("reference" is
+// left out: it alone does not look at spare bits, which a hostile file may set.)
 //
 // Mutations keep to what decides about claims and shapes most of the time: option blobs, shapes, types, indices.
 #include <algorithm>

@@ -145,7 +145,6 @@ const std::vector<OptionRow>& OptionRows() {
   static const std::vector<OptionRow> rows = {
       {0, {{0, 1}}},                                  // ADD: activation
       {41, {{0, 1}}},                                 // SUB
-      {18, {{0, 1}}},                                 // MUL
       {36, {{0, 4}, {1, 4}}},                         // GATHER: axis, batch_dims
       {45, {{0, 4}, {1, 4}, {2, 4}, {3, 4}, {4, 4}}}  // STRIDED_SLICE: masks
   };
