@@ -1,7 +1,8 @@
 """Seeds for the fuzz targets, made from real files: ``python fuzz_seeds.py FOLDER``.
 
 ``FOLDER/fuzz_litert_delegate`` gets the files of ``tests/lce_models`` and exports of small networks;
-``FOLDER/fuzz_onnxruntime`` the nodes of such exports in the form that ``fuzz_onnxruntime.cc`` reads.
+``FOLDER/fuzz_flexbuffer`` the options in them; ``FOLDER/fuzz_onnxruntime`` the nodes of such exports in the form that
+``fuzz_onnxruntime.cc`` reads.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from onnx import AttributeProto, TensorProto, numpy_helper
 from torch import Tensor, nn
 
 from bnnedge.export.passes import optimize
+from bnnedge.export.targets.tflite_reader import parse_model
 from bnnedge.export.targets.to_lce import LceTarget
 from bnnedge.export.targets.to_onnx import OnnxTarget
 from bnnedge.export.trace import trace
@@ -126,9 +128,13 @@ def nodes(model: onnx.ModelProto, sizes: dict[str, tuple[int, ...]]) -> Iterator
         yield body + b"".join(map(number, (batch + 1, channels, height + 2, width + 1)))
 
 
+def options(file: bytes) -> Iterator[bytes]:
+    for op in parse_model(file).subgraph.operators:
+        if op.customOptions is not None:
+            yield bytes(op.customOptions)
+
+
 def main(folder: Path) -> None:
-    for name in ("fuzz_litert_delegate", "fuzz_onnxruntime"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
     files = [path.read_bytes() for path in sorted(LCE_MODELS.glob("*.tflite"))]
     cases: list[bytes] = []
     for model, x in networks():
@@ -136,9 +142,11 @@ def main(folder: Path) -> None:
         files.append(LceTarget().write(graph))
         sizes = {name: spec.shape for name, spec in graph.tensors.items()}
         cases += nodes(onnx.load_model_from_string(OnnxTarget().write(graph)), sizes)
-    for kind, seeds in (("fuzz_litert_delegate", files), ("fuzz_onnxruntime", cases)):
+    maps = sorted({blob for file in files for blob in options(file)})
+    for target, seeds in (("fuzz_litert_delegate", files), ("fuzz_flexbuffer", maps), ("fuzz_onnxruntime", cases)):
+        (folder / target).mkdir(parents=True, exist_ok=True)
         for i, seed in enumerate(seeds):
-            (folder / kind / f"seed{i}").write_bytes(seed)
+            (folder / target / f"seed{i}").write_bytes(seed)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LCE_MODELS = sorted((REPOSITORY / "tests" / "lce_models").glob("*.tflite"))
-FUZZ_TARGETS = ("fuzz_litert_delegate", "fuzz_onnxruntime")
+FUZZ_TARGETS = ("fuzz_litert_delegate", "fuzz_flexbuffer", "fuzz_onnxruntime")
 FUZZ_SECONDS = int(os.environ.get("BNNEDGE_FUZZ_SECONDS", "60"))
 LONGEST_INPUT = 20_000
 """Bytes; the largest seed is a little below."""
