@@ -271,9 +271,8 @@ struct Host::Implementation {
       tensor.bytes = static_cast<size_t>(bytes);
       tensor.allocation_type = kArenaRw;
     }
-    tensors.push_back(tensor);
+    tensors.push_back(tensor);  // its name is set once `owned` has stopped moving
     owned.push_back(std::move(own));
-    tensors.back().name = nullptr;  // set once `owned` has stopped moving
   }
 
   static void Quantize(const Table& table, Tensor* tensor) {

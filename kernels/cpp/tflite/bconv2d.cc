@@ -94,10 +94,10 @@ class BConv : public Op {
 
   // Set ones would count as differing channels.
   void CheckSpareBits(const Value& filter) const {
-    const int64_t used = p_.GroupChannels() % kWordBits, words = filter.Channels();
+    const int64_t used = p_.GroupChannels() % kWordBits, words = filter.Channels(), count = filter.Elements();
     if (used == 0) return;
     const uint32_t* const bits = filter.As<const uint32_t>();
-    for (int64_t i = words - 1; i < filter.Elements(); i += words) {
+    for (int64_t i = words - 1; i < count; i += words) {
       if (bits[i] >> used == 0) continue;
       Fail("the filter has bits beyond its " + std::to_string(p_.GroupChannels()) + " channels; export the model again");
     }
