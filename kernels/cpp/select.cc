@@ -4,6 +4,9 @@
 
 #include "bnnedge/conv_kernel.h"
 
+#ifdef BNNEDGE_X86_64
+#include <cpuid.h>
+#endif
 #if defined(BNNEDGE_NEON_DOT) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -22,12 +25,34 @@ struct Candidate {
 bool Always() { return true; }
 
 #ifdef BNNEDGE_X86_64
-bool HasPopcnt() { return __builtin_cpu_supports("popcnt") != 0; }
-bool HasAvx2() { return __builtin_cpu_supports("avx2") != 0; }
+// By cpuid and xgetbv, not __builtin_cpu_supports: some compilers' run-time libraries leave that without an answer.
+struct CpuId {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+};
+
+// All zero where the CPU has no such leaf.
+CpuId AskCpu(unsigned leaf) {
+  CpuId id;
+  __get_cpuid_count(leaf, 0, &id.eax, &id.ebx, &id.ecx, &id.edx);
+  return id;
+}
+
+constexpr bool HasAll(unsigned word, unsigned bits) { return (word & bits) == bits; }
+
+// Which registers the operating system saves: bit 1 xmm, 2 ymm, 5 to 7 masks and zmm.
+bool SystemSaves(unsigned registers) {
+  if ((AskCpu(1).ecx & bit_OSXSAVE) == 0) return false;
+  unsigned low = 0, high = 0;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return HasAll(low, registers);
+}
+
+bool HasPopcnt() { return HasAll(AskCpu(1).ecx, bit_POPCNT); }
+bool HasAvx2() { return HasPopcnt() && SystemSaves(0x06) && HasAll(AskCpu(7).ebx, bit_AVX2); }
 bool HasAvx512() {
-  return __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
-         __builtin_cpu_supports("avx512vl") != 0 && __builtin_cpu_supports("avx512dq") != 0 &&
-         __builtin_cpu_supports("avx512vpopcntdq") != 0;
+  return HasPopcnt() && SystemSaves(0xe6) &&
+         HasAll(AskCpu(7).ebx, bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL) &&
+         HasAll(AskCpu(7).ecx, bit_AVX512VPOPCNTDQ);
 }
 #endif
 
