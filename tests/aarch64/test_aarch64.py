@@ -20,8 +20,6 @@ from bnnedge.kernels.layout import pack
 Run = Callable[..., str]
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-pytestmark = pytest.mark.slow
-
 # The first has no dot product.
 CORES = {"cortex-a53": ["neon"], "cortex-a76": ["neon_dot", "neon"], "max": ["neon_dot", "neon"]}
 ALWAYS = ["portable", "reference"]
@@ -35,6 +33,7 @@ def test_kernels_against_their_definition(build: Path, run: Run, core: str) -> N
     assert [line.partition(":")[0] for line in output.splitlines()] == [*CORES[core], "portable"]
 
 
+@pytest.mark.slow
 def test_python_tests_of_the_kernels(stage: Path, emulated_python: Path, run: Run) -> None:
     """Those that need no torch: geometry, transforms, packing and pooling of every kernel."""
     tests = REPOSITORY / "tests" / "kernels"
@@ -94,6 +93,7 @@ def expected(graph: g.Graph, images: NDArray[np.float32]) -> NDArray[np.float32]
     return y.transpose(0, 3, 1, 2).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("core", CORES)
 def test_plugins_in_the_stock_runtimes(stage: Path, emulated_python: Path, tmp_path: Path, run: Run, core: str) -> None:
     graph, images = network(np.random.default_rng(11))
