@@ -54,7 +54,7 @@ test-aarch64: $(INSTALLED)
 wheels: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS),wheels]"
 	PATH="$(abspath $(BIN)):$$PATH" PYTHON="$(abspath $(BIN))/python" .ci/wheels dist
-	BNNEDGE_WHEELS=dist $(BIN)/python -m pytest -m slow tests/test_wheels.py
+	BNNEDGE_WHEELS=dist $(BIN)/python -m pytest -m slow tests/test_wheels.py tests/aarch64 -k wheel
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

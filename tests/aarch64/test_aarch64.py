@@ -95,13 +95,17 @@ def expected(graph: g.Graph, images: NDArray[np.float32]) -> NDArray[np.float32]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("core", CORES)
-def test_plugins_in_the_stock_runtimes(stage: Path, emulated_python: Path, tmp_path: Path, run: Run, core: str) -> None:
+@pytest.mark.parametrize("package", ["stage", "wheel"])
+def test_plugins_in_the_stock_runtimes(
+    package: str, request: pytest.FixtureRequest, emulated_python: Path, tmp_path: Path, run: Run, core: str
+) -> None:
     graph, images = network(np.random.default_rng(11))
     np.save(tmp_path / "images.npy", images)
     (tmp_path / "net.tflite").write_bytes(LceTarget().write(graph))
     (tmp_path / "net.onnx").write_bytes(OnnxTarget().write(graph))
     script = Path(__file__).with_name("run_plugins.py")
-    output = run(emulated_python, script, tmp_path, BNNEDGE_PYTHONPATH=str(stage), BNNEDGE_QEMU_CPU=core)
+    where = str(request.getfixturevalue(package))
+    output = run(emulated_python, "-P", script, tmp_path, BNNEDGE_PYTHONPATH=where, BNNEDGE_QEMU_CPU=core)
     assert output.split() == [*CORES[core], *ALWAYS]
     wanted = expected(graph, images)
     for runtime in ("litert", "onnxruntime"):
