@@ -7,9 +7,12 @@
 #ifdef BNNEDGE_X86_64
 #include <cpuid.h>
 #endif
-#if defined(BNNEDGE_NEON_DOT) && defined(__linux__)
+#if defined(BNNEDGE_NEON) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
+#include <unistd.h>
+
+#include <cstdio>
 #endif
 
 namespace bnnedge {
@@ -56,6 +59,52 @@ bool HasAvx512() {
 }
 #endif
 
+#ifdef BNNEDGE_NEON
+// Arm's cores on which neon_table is ahead of the others (benchmarks/results/mca_neon.md) and those built like them. Not
+// so: Cortex-A72, where a look-up takes three times as long as an addition, and Neoverse V1 with half its units for it.
+bool LooksUpFast(uint64_t midr) {
+  constexpr unsigned kArm = 0x41;
+  constexpr unsigned kParts[] = {
+      0xd05,                       // Cortex-A55
+      0xd0b, 0xd0d, 0xd0e, 0xd0c,  // Cortex-A76, A77, A76AE; Neoverse N1
+      0xd41, 0xd42, 0xd4b,         // Cortex-A78, A78AE, A78C
+      0xd47, 0xd49, 0xd4f,         // Cortex-A710; Neoverse N2, V2
+  };
+  if ((midr >> 24 & 0xff) != kArm) return false;
+  for (const unsigned part : kParts) {
+    if ((midr >> 4 & 0xfff) == part) return true;
+  }
+  return false;
+}
+
+// Whether all cores do: a thread may move to any of them. Where Linux does not list them, the one that asks.
+bool TablesAreFast() {
+#if defined(__linux__)
+  int listed = 0;
+  for (long core = 0; core < sysconf(_SC_NPROCESSORS_CONF); ++core) {
+    const std::string path =
+        "/sys/devices/system/cpu/cpu" + std::to_string(core) + "/regs/identification/midr_el1";
+    std::FILE* file = std::fopen(path.c_str(), "r");
+    if (file == nullptr) continue;
+    unsigned long long midr = 0;
+    const bool read = std::fscanf(file, "%llx", &midr) == 1;
+    std::fclose(file);
+    if (read && !LooksUpFast(midr)) return false;
+    listed += read;
+  }
+  if (listed > 0) return true;
+  if ((getauxval(AT_HWCAP) & HWCAP_CPUID) != 0) {
+    uint64_t midr;
+    __asm__("mrs %0, midr_el1" : "=r"(midr));
+    return LooksUpFast(midr);
+  }
+#endif
+  return false;
+}
+
+bool TablesAreSlow() { return !TablesAreFast(); }
+#endif
+
 #ifdef BNNEDGE_NEON_DOT
 bool HasDot() {
 #if defined(__linux__)
@@ -75,11 +124,15 @@ constexpr Candidate kCompiled[] = {
     {&kConvAvx2, HasAvx2},
     {&kConvPopcnt, HasPopcnt},
 #endif
+#ifdef BNNEDGE_NEON
+    {&kConvNeonTable, TablesAreFast},
+#endif
 #ifdef BNNEDGE_NEON_DOT
     {&kConvNeonDot, HasDot},
 #endif
 #ifdef BNNEDGE_NEON
     {&kConvNeon, Always},
+    {&kConvNeonTable, TablesAreSlow},
 #endif
     {&kConvPortable, Always},
 };

@@ -20,8 +20,13 @@ from bnnedge.kernels.layout import pack
 Run = Callable[..., str]
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# The first has no dot product.
-CORES = {"cortex-a53": ["neon"], "cortex-a76": ["neon_dot", "neon"], "max": ["neon_dot", "neon"]}
+# The first two have no dot product, and on the third tables are best.
+CORES = {
+    "cortex-a53": ["neon", "neon_table"],
+    "cortex-a72": ["neon", "neon_table"],
+    "cortex-a76": ["neon_table", "neon_dot", "neon"],
+    "max": ["neon_dot", "neon", "neon_table"],
+}
 ALWAYS = ["portable", "reference"]
 KERNEL_TESTS = ["test_conv.py", "test_native.py"]
 

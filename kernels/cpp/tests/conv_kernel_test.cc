@@ -273,7 +273,7 @@ void TestStrip(const ConvKernel& kernel, const Shape& shape) {
 
 void TestStrips(const ConvKernel& kernel) {
   std::vector<int64_t> channel_counts = {1, 3, 4, 15, 16, 17, 31, 32};
-  for (const int64_t more : {33, 47, 48, 63, 64, 127, 128}) {
+  for (const int64_t more : {33, 47, 48, 63, 64, 96, 97, 127, 128}) {
     if (more <= kernel.block) channel_counts.push_back(more);
   }
   if (channel_counts.back() != kernel.block) channel_counts.push_back(kernel.block);
