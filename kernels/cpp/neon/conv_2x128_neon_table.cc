@@ -14,7 +14,7 @@
 // panel of offsets into the tables, made once for all blocks, and K is cut into chunks whose weights stay in the first
 // cache for all pairs of the row.
 //
-// Blocks of few channels are left to conv_2x16.h.
+// Blocks of few channels, and those whose counts 16 bits do not hold, are left to conv_2x16.h.
 #include <arm_neon.h>
 
 #include <algorithm>
@@ -55,7 +55,9 @@ constexpr Tables kTables;
 
 constexpr int64_t RoundUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
-inline bool Few(int64_t channels) { return channels <= kFewChannels; }
+inline bool TakesTables(int64_t channels, int64_t k_words) {
+  return channels > kFewChannels && k_words * kWordBits <= UINT16_MAX;
+}
 inline int64_t Sums(int64_t k_words) {
   return (k_words * kWordBits + kSum * kLookupBits - 1) / (kSum * kLookupBits);
 }
@@ -66,11 +68,12 @@ inline int64_t Sums(int64_t k_words) {
 constexpr int64_t kOrder[kSum] = {1, 0, 2};
 
 int64_t PackedBytes(int64_t channels, int64_t k_words) {
-  return Few(channels) ? kConvNeon.packed_bytes(channels, k_words) : (Sums(k_words) + 1) * kSumBytes;
+  if (!TakesTables(channels, k_words)) return kConvNeon.packed_bytes(channels, k_words);
+  return (Sums(k_words) + 1) * kSumBytes;
 }
 
 void PackWeights(const uint32_t* filter, int64_t channels, int64_t k_words, void* packed) {
-  if (Few(channels)) {
+  if (!TakesTables(channels, k_words)) {
     kConvNeon.pack_weights(filter, channels, k_words, packed);
     return;
   }
@@ -101,7 +104,7 @@ struct Scratch {
   bool* made_panel;
   bool* made_prefixes;
   uint16_t* panel;
-  int32_t* popcounts;  // [pixels, rounded up to even][kBlock]
+  uint16_t* popcounts;  // [pixels, rounded up to even][kBlock]
   uint8_t* bits;       // [2 pixels][BitBytes]
   void* prefixes;      // of kConvNeon
   int64_t bytes;
@@ -116,8 +119,8 @@ struct Scratch {
     int64_t at = 64;
     panel = reinterpret_cast<uint16_t*>(start + at);
     at += RoundUp(pairs * PanelLookups(k_words) * 2 * static_cast<int64_t>(sizeof(uint16_t)), 64);
-    popcounts = reinterpret_cast<int32_t*>(start + at);
-    at += 2 * pairs * kBlock * static_cast<int64_t>(sizeof(int32_t));
+    popcounts = reinterpret_cast<uint16_t*>(start + at);
+    at += 2 * pairs * kBlock * static_cast<int64_t>(sizeof(uint16_t));
     bits = start + at;
     at += 2 * BitBytes(k_words);
     prefixes = start + at;
@@ -269,42 +272,25 @@ inline void CountSums(const uint16_t* panel, const uint8_t* weights, int64_t sum
                  "v29", "v30", "v31");
 }
 
-inline void AddWide(uint16x8_t counts, bool fresh, int32_t* p) {
-  uint32x4_t low = vmovl_u16(vget_low_u16(counts)), high = vmovl_high_u16(counts);
-  if (!fresh) {
-    low = vaddq_u32(low, vreinterpretq_u32_s32(vld1q_s32(p)));
-    high = vaddq_u32(high, vreinterpretq_u32_s32(vld1q_s32(p + 4)));
-  }
-  vst1q_s32(p, vreinterpretq_s32_u32(low));
-  vst1q_s32(p + 4, vreinterpretq_s32_u32(high));
+inline void AddTo(uint16_t* counts, uint8x16_t more) {
+  vst1q_u16(counts, vaddw_u8(vld1q_u16(counts), vget_low_u8(more)));
+  vst1q_u16(counts + 8, vaddw_high_u8(vld1q_u16(counts + 8), more));
 }
 
-// At most kChunkSums sums of a pair; p: [2 pixels][kBlock]. `fresh`: it holds nothing yet.
-void CountPair(const uint16_t* panel, const uint8_t* weights, int64_t sums, bool fresh, int32_t* p) {
-  static_assert(kChunkSums * kSum * kLookupBits < 65536, "16-bit counts");
-  uint16x8_t counts[2][kByteVectors][2];
-  std::memset(counts, 0, sizeof(counts));
+// Adds the popcounts of `sums` sums of a pair to p, [2 pixels][kBlock].
+void CountPair(const uint16_t* panel, const uint8_t* weights, int64_t sums, uint16_t* p) {
+  const uint8x16_t sixteen = vdupq_n_u8(16);
   while (sums > 0) {
     const int64_t now = std::min(sums, kFlushSums);
     Totals totals;
     CountSums(panel, weights, now, &totals);
     for (int64_t v = 0; v < kByteVectors; ++v) {
-      const uint8x16_t second = totals.h[v], first = vsubq_u8(totals.t[v], vshlq_n_u8(second, 4));
-      counts[0][v][0] = vaddw_u8(counts[0][v][0], vget_low_u8(first));
-      counts[0][v][1] = vaddw_high_u8(counts[0][v][1], first);
-      counts[1][v][0] = vaddw_u8(counts[1][v][0], vget_low_u8(second));
-      counts[1][v][1] = vaddw_high_u8(counts[1][v][1], second);
+      AddTo(p + 16 * v, vmlsq_u8(totals.t[v], totals.h[v], sixteen));
+      AddTo(p + kBlock + 16 * v, totals.h[v]);
     }
     sums -= now;
     panel += now * kSum * 2;
     weights += now * kSumBytes;
-  }
-  for (const auto& pixel : counts) {
-    for (const auto& vector : pixel) {
-      AddWide(vector[0], fresh, p);
-      AddWide(vector[1], fresh, p + 8);
-      p += 16;
-    }
   }
 }
 
@@ -312,10 +298,11 @@ void CountRow(const ConvStrip& strip, const Scratch& scratch) {
   const uint8_t* weights = static_cast<const uint8_t*>(strip.weights);
   const int64_t pairs = (strip.pixels + 1) / 2, pair_step = PanelLookups(strip.k_words) * 2;
   const int64_t sums = Sums(strip.k_words);
+  std::fill_n(scratch.popcounts, 2 * pairs * kBlock, uint16_t{0});
   for (int64_t first = 0; first < sums; first += kChunkSums) {
     const int64_t chunk = std::min(kChunkSums, sums - first);
     for (int64_t pair = 0; pair < pairs; ++pair) {
-      CountPair(scratch.panel + pair * pair_step + first * kSum * 2, weights + first * kSumBytes, chunk, first == 0,
+      CountPair(scratch.panel + pair * pair_step + first * kSum * 2, weights + first * kSumBytes, chunk,
                 scratch.popcounts + 2 * pair * kBlock);
     }
   }
@@ -328,7 +315,8 @@ void StoreGroup(const ConvStrip& strip, const Scratch& scratch, int64_t pixel, i
   int32x4_t p[kPixels][kVectors];
   for (int i = 0; i < kPixels; ++i) {
     for (int v = 0; v < kVectors; ++v) {
-      p[i][v] = vld1q_s32(scratch.popcounts + (pixel + i) * kBlock + channel + 4 * v);
+      const uint16x4_t counts = vld1_u16(scratch.popcounts + (pixel + i) * kBlock + channel + 4 * v);
+      p[i][v] = vreinterpretq_s32_u32(vmovl_u16(counts));
     }
   }
   Store<kKind, kPixels>(strip, pixel, channel, p);
@@ -346,12 +334,12 @@ void StoreRow(const ConvStrip& strip, const Scratch& scratch) {
 void Run(const ConvStrip& strip) {
   const Scratch scratch(strip.scratch, strip.pixels, strip.k_words);
   if (strip.new_input) *scratch.made_panel = *scratch.made_prefixes = false;
-  if (Few(strip.channels)) {
-    ConvStrip few = strip;
-    few.scratch = scratch.prefixes;
-    few.new_input = !*scratch.made_prefixes;
+  if (!TakesTables(strip.channels, strip.k_words)) {
+    ConvStrip other = strip;
+    other.scratch = scratch.prefixes;
+    other.new_input = !*scratch.made_prefixes;
     *scratch.made_prefixes = true;
-    kConvNeon.run(few);
+    kConvNeon.run(other);
     return;
   }
   if (!*scratch.made_panel) MakePanel(strip, scratch);

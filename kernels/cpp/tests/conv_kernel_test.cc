@@ -300,9 +300,12 @@ void TestStrips(const ConvKernel& kernel) {
       }
     }
   }
-  // Byte counters at their limits.
+  // Counters of 8 and 16 bits at their limits.
   for (const int64_t words : {30, 60, 61, 62, 63, 64, 120, 124, 248, 512}) {
     for (const int pattern : {1, 2, 3}) TestStrip(kernel, {3, 17, 1, words, 0, words, false, pattern});
+  }
+  for (const int64_t words : {2046, 2047, 2048, 2050}) {
+    TestStrip(kernel, {3, kernel.block, 1, words, 0, words, false, 1});
   }
 }
 
