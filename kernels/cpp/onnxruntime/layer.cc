@@ -317,14 +317,14 @@ void Layer::RunConv(const Conv& conv, const float* input, float* output, uint8_t
   scratch += Aligned(p.batch * in.pixels * p.InWords() * int64_t{sizeof(uint32_t)});
   parallel.run(parallel.host, p.batch, PackImage, &in);
   if (transform_.kind != OutputKind::kBits) {
-    conv.Run(in.words, output, scratch, parallel);
+    conv.Run({in.words, output}, scratch, parallel);
     return;
   }
   const int64_t words = WordsFor(p.out_channels);
   Planes out{nullptr, reinterpret_cast<uint32_t*>(scratch), output, p.out_channels, p.OutHeight() * p.OutWidth(),
              p.batch};
   scratch += Aligned(p.batch * out.pixels * words * int64_t{sizeof(uint32_t)});
-  conv.Run(in.words, out.words, scratch, parallel);
+  conv.Run({in.words, out.words}, scratch, parallel);
   parallel.run(parallel.host, p.batch * words, UnpackColumn, &out);
 }
 

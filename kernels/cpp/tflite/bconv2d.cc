@@ -59,7 +59,7 @@ class BConv : public Op {
   }
 
   void Run(const RunContext& context) const override {
-    conv_->Run(inputs[kInput]->As<const uint32_t>(), output->data, context.workspace, context.parallel);
+    conv_->Run({inputs[kInput]->As<const uint32_t>(), output->data}, context.workspace, context.parallel);
   }
 
  private:

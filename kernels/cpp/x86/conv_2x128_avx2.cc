@@ -18,6 +18,7 @@
 
 #include "../portable/epilogue.h"
 #include "../portable/pack_scalar.h"
+#include "../portable/tail.h"
 #include "bnnedge/conv_kernel.h"
 
 namespace bnnedge {
@@ -374,11 +375,32 @@ int64_t Peak(int64_t rounds) {
   return rounds * kChains * kSum * 4 * kLanes * 2;
 }
 
+// ---- The tail of a residual block ----
+
+struct Avx2Lanes {
+  using Floats = __m256;
+  static constexpr int kLanes = 8;
+  static __m256 Load(const float* from) { return _mm256_loadu_ps(from); }
+  static __m256 Same(float value) { return _mm256_set1_ps(value); }
+  static void Store(float* to, __m256 y) { _mm256_storeu_ps(to, y); }
+  static __m256 Plus(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
+  static __m256 Times(__m256 a, __m256 b) { return _mm256_mul_ps(a, b); }
+  static __m256 PickBelow(__m256 a, __m256 b, __m256 c, __m256 d) {
+    return _mm256_blendv_ps(d, c, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+  }
+  // Both instructions return their second operand if one is NaN.
+  static __m256 Clip(__m256 y, __m256 low, __m256 high) { return _mm256_min_ps(high, _mm256_max_ps(low, y)); }
+  static uint32_t Below(__m256 a, __m256 b) {
+    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
+  }
+};
+
 }  // namespace
 
 const ConvKernel kConvAvx2 = {
-    "avx2", kBlock,        StripOrder::kRowsOutside, PackedBytes,         PackWeights,      ScratchBytes,
-    Run,    PackNhwcFloat, PackNhwcInt8,             ScalarPackNchwFloat, ScalarUnpackNhwc, Peak,
+    "avx2",        kBlock,       StripOrder::kRowsOutside, PackedBytes,      PackWeights, ScratchBytes, Run,
+    FinishTail<Avx2Lanes>, false,
+    PackNhwcFloat, PackNhwcInt8, ScalarPackNchwFloat,      ScalarUnpackNhwc, Peak,
 };
 
 }  // namespace bnnedge
