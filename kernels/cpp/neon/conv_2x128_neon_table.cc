@@ -23,6 +23,7 @@
 #include "bnnedge/conv_kernel.h"
 #include "pack_neon.h"
 #include "store_neon.h"
+#include "tail_neon.h"
 
 namespace bnnedge {
 namespace {
@@ -367,6 +368,7 @@ const ConvKernel kConvNeonTable = {
     PackWeights,
     ScratchBytes,
     Run,
+    FinishTail<NeonLanes>, false,
     PackNhwcFloat,
     PackNhwcInt8,
     PackNchwFloat,
