@@ -18,7 +18,7 @@ CPP = Path(__file__).resolve().parents[2] / "kernels" / "cpp"
 MCA = os.environ.get("LLVM_MCA", "llvm-mca-19")
 ITERATIONS = 300
 
-# And the kernel of the first choice on each.
+# Core -> the kernel that select.cc puts first there.
 CHOSEN = {
     "cortex-a53": "neon",
     "cortex-a55": "neon_table",
@@ -49,7 +49,8 @@ Binary multiply-adds per cycle, simulated / bound of the resources, by llvm-mca:
 for comparing loops with each other on one core, no more. Made by `python tests/aarch64/mca_neon.py`.
 
 - `neon`, `neon_dot`: carry-save, 2 pixels x 16 channels; `neon_table`: look-ups of five bits, 2 pixels x 128 channels.
-  The loops of `kernels/cpp/neon` with all their loads, L1 hits assumed. Bold: what `select.cc` takes.
+  The loops of `kernels/cpp/neon` with all their loads, L1 hits assumed, without what surrounds them: widening the
+  counts, making prefixes or the panel. Bold: what `select.cc` takes.
 - `plain`: an eor, a cnt and an add per 128 bits with the same tile and loads and no widening of the byte counters: the
   best that a kernel can reach that counts each word by itself, as Larq Compute Engine's does.
 
