@@ -120,6 +120,7 @@ extern const ConvKernel kConvAvx512;
 #endif
 #ifdef BNNEDGE_NEON
 extern const ConvKernel kConvNeon;
+extern const ConvKernel kConvNeonTable;
 #endif
 #ifdef BNNEDGE_NEON_DOT
 extern const ConvKernel kConvNeonDot;
