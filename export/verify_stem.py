@@ -1,0 +1,188 @@
+"""Does the file's int8 stem compute what its definition says, and what does the checkpoint compute behind it?
+
+Codes are compared with exact arithmetic, step by step, each step taking the file's own result of the one before:
+
+1. An input's code is the one nearest to ``x / scale + zero_point``.
+2. An output's code is the one nearest to ``a multiplier + zero_point``; a is an integer, exact in float64.
+
+Near a tie between two codes a runtime's arithmetic may take either. Float32 needs up to four roundings of numbers of at
+most 2^9 (division, scales, product), so ``FLOAT_TIE = 4 * 2^9 * 2^-24`` bounds the distance of such a tie. TFLite's
+fixed point first rounds ``a m 2^-31``, m in [2^30, 2^31), to a whole number and then shifts it right by n places, where
+``multiplier = m 2^-31 2^-n``: half a unit before the shift is another 2^-(n+1) behind it. n may be 0: then codes can
+differ by one.
+
+The checkpoint's own stem is never replaced by ours blindly: in float64 it must compute, somewhere, exactly the tensor
+that the int8 stem stands for. From there on the checkpoint goes on with the file's values (``StemReplay``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from bnnedge.errors import VerificationError
+from bnnedge.export.graph import (
+    HIGHEST_CODE,
+    LOWEST_CODE,
+    Affine,
+    Dequantize,
+    FloatArray,
+    Graph,
+    MaxPool2d,
+    Quantization,
+    QuantizedConv2d,
+    Quantize,
+    SpaceToDepth,
+)
+from bnnedge.export.passes.quantize_stem import float_stem
+
+FLOAT_TIE = 4 * 2.0**9 * 2.0**-24
+Codes = NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class QuantizedStem:
+    """The int8 nodes of a graph."""
+
+    conv: QuantizedConv2d
+    pool: MaxPool2d | None
+    folded: bool
+    source: Quantization
+    target: Quantization
+    lowest: FloatArray
+    """[O], what the floats behind ``Dequantize`` are short of."""
+    tensors: tuple[str, str]
+    """Names of the codes that go in and of those that come out."""
+
+    @classmethod
+    def of(cls, graph: Graph) -> QuantizedStem | None:
+        """None if the stem is float."""
+        conv = next((n for n in graph.nodes if isinstance(n, QuantizedConv2d)), None)
+        if conv is None:
+            return None
+        reader = graph.only_consumer(conv.output)
+        pool = reader if isinstance(reader, MaxPool2d) else None
+        codes = pool.output if pool else conv.output
+        entry = next(n for n in graph.nodes if isinstance(n, Quantize))
+        end = next(n for n in graph.nodes if isinstance(n, Dequantize))
+        shift = graph.only_consumer(end.output)
+        source, target = graph.tensors[entry.output].quantization, graph.tensors[codes].quantization
+        assert source is not None and target is not None
+        return cls(
+            conv=conv,
+            pool=pool,
+            folded=isinstance(graph.producer(entry.inputs[0]), SpaceToDepth),
+            source=source,
+            target=target,
+            lowest=shift.bias if isinstance(shift, Affine) else np.zeros(len(conv.bias)),
+            tensors=(entry.output, codes),
+        )
+
+    def check(self, images: NDArray[np.float32], entered: Codes, left: Codes) -> None:
+        """Raise ``VerificationError`` unless ``entered`` and ``left`` are codes of ``images`` [N, C, H, W]."""
+        x = torch.from_numpy(images).double()
+        if self.folded:
+            x = torch.cat([x[:, :, r::2, s::2] for r in (0, 1) for s in (0, 1)], 1)
+        low, high = _candidates(x / self.source.scale + self.source.zero_point, FLOAT_TIE)
+        _compare(f"{self.conv.name}: codes of the input", entered, low, high)
+        scaled = self._accumulators(entered) * _channels(self._multiplier())
+        low, high = _candidates(scaled + self.target.zero_point, FLOAT_TIE + _channels(_fixed_point_tie(self._multiplier())))
+        if self.pool is not None:
+            low, high = (F.max_pool2d(t, self.pool.kernel, self.pool.stride, self.pool.padding) for t in (low, high))
+        _compare(f"{self.conv.name}: codes of the output", left, low, high)
+
+    def codes(self, images: NDArray[np.float32]) -> tuple[Codes, Codes]:
+        """What goes in and comes out by the definition, ties to even."""
+        x = torch.from_numpy(images).double()
+        if self.folded:
+            x = torch.cat([x[:, :, r::2, s::2] for r in (0, 1) for s in (0, 1)], 1)
+        entered = _candidates(x / self.source.scale + self.source.zero_point, 0)[0]
+        sums = self._accumulators(entered.numpy().astype(np.int8)) * _channels(self._multiplier())
+        left = _candidates(sums + self.target.zero_point, 0)[0]
+        if self.pool is not None:
+            left = F.max_pool2d(left, self.pool.kernel, self.pool.stride, self.pool.padding)
+        return entered.numpy().astype(np.int8), left.numpy().astype(np.int8)
+
+    def values(self, left: Codes) -> Tensor:
+        """Output codes [N, O, H, W] as float64 values."""
+        codes = torch.from_numpy(left).double()
+        return (codes - self.target.zero_point) * self.target.scale + _channels(self.lowest)
+
+    def float_values(self, images: NDArray[np.float32]) -> Tensor:
+        """What the float stem gives, in float64."""
+        y = torch.from_numpy(float_stem(*self.conv.stands_for, images))
+        return F.max_pool2d(y, self.pool.kernel, self.pool.stride, self.pool.padding) if self.pool else y
+
+    def _multiplier(self) -> FloatArray:
+        return self.source.scale * self.conv.weight_scale / self.target.scale
+
+    def _accumulators(self, entered: Codes) -> Tensor:
+        top_bottom, left_right = self.conv.edges
+        q = F.pad(torch.from_numpy(entered).double() - self.source.zero_point, (*left_right, *top_bottom))
+        weight, bias = (torch.from_numpy(a.astype(np.float64)) for a in (self.conv.weight, self.conv.bias))
+        return F.conv2d(q, weight, bias, self.conv.stride)
+
+
+class StemReplay(TorchFunctionMode):
+    """Runs a checkpoint with the values of an int8 stem in place of its own.
+
+    ``expected`` [N, C, H, W] is what the checkpoint's stem computes; the first float64 tensor equal to it is replaced by
+    ``values``. ``position`` then says which call it was, so that a run in float32 can replace the result of the same.
+    """
+
+    TOLERANCE = 1e-9
+    """Relative to the largest value: float64 in another order, batch norm folded."""
+
+    def __init__(self, values: Tensor, expected: Tensor | None = None, position: int | None = None) -> None:
+        super().__init__()
+        self.values, self.expected, self.position = values, expected, position
+        self._calls = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self._calls += 1
+        if self._calls == self.position:
+            return self.values.to(result.dtype)
+        if self.position is None and self._is_stem(result):
+            self.position = self._calls
+            return self.values
+        return result
+
+    def _is_stem(self, result: Any) -> bool:
+        if self.expected is None or not isinstance(result, Tensor) or result.shape != self.expected.shape:
+            return False
+        with torch._C.DisableTorchFunction():
+            limit = self.TOLERANCE * float(self.expected.abs().max())
+            return float((result - self.expected).abs().max()) <= limit
+
+
+def _channels(values: FloatArray) -> Tensor:
+    return torch.from_numpy(values).view(-1, 1, 1)
+
+
+def _fixed_point_tie(multiplier: FloatArray) -> FloatArray:
+    """2^-(n+1), with n places to the right of multiplier's leading bit; no fixed point shifts left."""
+    _, exponent = np.frexp(multiplier)
+    return np.exp2(np.minimum(exponent, 0) - 1.0)
+
+
+def _candidates(value: Tensor, tie: float | Tensor) -> tuple[Tensor, Tensor]:
+    """The lowest and the highest code that is nearest to something within ``tie`` of ``value``."""
+    ends = (torch.round(value - tie), torch.round(value + tie))
+    return ends[0].clamp(LOWEST_CODE, HIGHEST_CODE), ends[1].clamp(LOWEST_CODE, HIGHEST_CODE)
+
+
+def _compare(what: str, found: Codes, low: Tensor, high: Tensor) -> None:
+    if found.shape != tuple(low.shape):
+        raise VerificationError(f"{what}: the file has shape {found.shape}, expected {tuple(low.shape)}")
+    codes = torch.from_numpy(found).double()
+    wrong = int(((codes < low) | (codes > high)).sum())
+    if wrong:
+        raise VerificationError(f"{what}: {wrong} of {found.size} in the file are not the nearest")
