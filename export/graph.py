@@ -205,8 +205,7 @@ class Mean(Node):
 
 @dataclass(kw_only=True)
 class MaxPool2d(Node):
-    """Maximum over windows; outside pixels never win. On ``bits`` tensors it is the AND of the packed words, on ``int8``
-    tensors the maximum of the codes."""
+    """Maximum over windows; outside pixels never win. On ``bits`` tensors it is the AND of the packed words."""
 
     kernel: Pair
     stride: Pair

@@ -37,8 +37,8 @@ from bnnedge.export.graph import (
     Graph,
     MaxPool2d,
     Quantization,
-    QuantizedConv2d,
     Quantize,
+    QuantizedConv2d,
     SpaceToDepth,
 )
 from bnnedge.export.passes.quantize_stem import float_stem
@@ -92,23 +92,13 @@ class QuantizedStem:
             x = torch.cat([x[:, :, r::2, s::2] for r in (0, 1) for s in (0, 1)], 1)
         low, high = _candidates(x / self.source.scale + self.source.zero_point, FLOAT_TIE)
         _compare(f"{self.conv.name}: codes of the input", entered, low, high)
-        scaled = self._accumulators(entered) * _channels(self._multiplier())
-        low, high = _candidates(scaled + self.target.zero_point, FLOAT_TIE + _channels(_fixed_point_tie(self._multiplier())))
+        multiplier = self.source.scale * self.conv.weight_scale / self.target.scale
+        scaled = self._accumulators(entered) * _channels(multiplier)
+        tie = FLOAT_TIE + _channels(_fixed_point_tie(multiplier))
+        low, high = _candidates(scaled + self.target.zero_point, tie)
         if self.pool is not None:
             low, high = (F.max_pool2d(t, self.pool.kernel, self.pool.stride, self.pool.padding) for t in (low, high))
         _compare(f"{self.conv.name}: codes of the output", left, low, high)
-
-    def codes(self, images: NDArray[np.float32]) -> tuple[Codes, Codes]:
-        """What goes in and comes out by the definition, ties to even."""
-        x = torch.from_numpy(images).double()
-        if self.folded:
-            x = torch.cat([x[:, :, r::2, s::2] for r in (0, 1) for s in (0, 1)], 1)
-        entered = _candidates(x / self.source.scale + self.source.zero_point, 0)[0]
-        sums = self._accumulators(entered.numpy().astype(np.int8)) * _channels(self._multiplier())
-        left = _candidates(sums + self.target.zero_point, 0)[0]
-        if self.pool is not None:
-            left = F.max_pool2d(left, self.pool.kernel, self.pool.stride, self.pool.padding)
-        return entered.numpy().astype(np.int8), left.numpy().astype(np.int8)
 
     def values(self, left: Codes) -> Tensor:
         """Output codes [N, O, H, W] as float64 values."""
@@ -120,9 +110,6 @@ class QuantizedStem:
         y = torch.from_numpy(float_stem(*self.conv.stands_for, images))
         return F.max_pool2d(y, self.pool.kernel, self.pool.stride, self.pool.padding) if self.pool else y
 
-    def _multiplier(self) -> FloatArray:
-        return self.source.scale * self.conv.weight_scale / self.target.scale
-
     def _accumulators(self, entered: Codes) -> Tensor:
         top_bottom, left_right = self.conv.edges
         q = F.pad(torch.from_numpy(entered).double() - self.source.zero_point, (*left_right, *top_bottom))
@@ -131,36 +118,55 @@ class QuantizedStem:
 
 
 class StemReplay(TorchFunctionMode):
-    """Runs a checkpoint with the values of an int8 stem in place of its own.
+    """Runs a checkpoint in float64 with the values of an int8 stem in place of its own.
 
-    ``expected`` [N, C, H, W] is what the checkpoint's stem computes; the first float64 tensor equal to it is replaced by
-    ``values``. ``position`` then says which call it was, so that a run in float32 can replace the result of the same.
+    The first tensor equal to ``expected`` [N, C, H, W], what the checkpoint's stem computes, is replaced by ``values``.
+    Raises ``VerificationError`` on leaving if there was none.
     """
 
     TOLERANCE = 1e-9
     """Relative to the largest value: float64 in another order, batch norm folded."""
 
-    def __init__(self, values: Tensor, expected: Tensor | None = None, position: int | None = None) -> None:
+    def __init__(self, values: Tensor, expected: Tensor) -> None:
         super().__init__()
-        self.values, self.expected, self.position = values, expected, position
+        self._values, self._expected = values, expected
+        self._calls = 0
+        self._replaced = 0
+        """Which call gave the stem's output, counted from 1."""
+
+    def again(self) -> TorchFunctionMode:
+        """The same for a run in another precision: the result of the same call is replaced."""
+        return _ReplaceCall(self._replaced, self._values)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self._calls += 1
+        if self._replaced or not isinstance(result, Tensor) or result.shape != self._expected.shape:
+            return result
+        limit = self.TOLERANCE * float(self._expected.abs().max())
+        if not float((result - self._expected).abs().max()) <= limit:
+            return result
+        self._replaced = self._calls
+        return self._values
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        super().__exit__(kind, error, traceback)  # type: ignore[no-untyped-call]
+        if error is None and not self._replaced:
+            raise VerificationError("the checkpoint computes nothing equal to the float stem that was quantized")
+
+
+class _ReplaceCall(TorchFunctionMode):
+    """Replaces the result of one call, counted from 1."""
+
+    def __init__(self, call: int, values: Tensor) -> None:
+        super().__init__()
+        self._call, self._values = call, values
         self._calls = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self._calls += 1
-        if self._calls == self.position:
-            return self.values.to(result.dtype)
-        if self.position is None and self._is_stem(result):
-            self.position = self._calls
-            return self.values
-        return result
-
-    def _is_stem(self, result: Any) -> bool:
-        if self.expected is None or not isinstance(result, Tensor) or result.shape != self.expected.shape:
-            return False
-        with torch._C.DisableTorchFunction():
-            limit = self.TOLERANCE * float(self.expected.abs().max())
-            return float((result - self.expected).abs().max()) <= limit
+        return self._values.to(result.dtype) if self._calls == self._call else result
 
 
 def _channels(values: FloatArray) -> Tensor:
@@ -170,7 +176,8 @@ def _channels(values: FloatArray) -> Tensor:
 def _fixed_point_tie(multiplier: FloatArray) -> FloatArray:
     """2^-(n+1), with n places to the right of multiplier's leading bit; no fixed point shifts left."""
     _, exponent = np.frexp(multiplier)
-    return np.exp2(np.minimum(exponent, 0) - 1.0)
+    distance: FloatArray = np.exp2(np.minimum(exponent, 0) - 1.0)
+    return distance
 
 
 def _candidates(value: Tensor, tie: float | Tensor) -> tuple[Tensor, Tensor]:

@@ -29,8 +29,8 @@ def binary_shortcut(in_channels: int, channels: int, stride: int) -> nn.Module:
 
 
 class BinaryResNet(nn.Module):
-    """3x3 float stem without activation, a stage of ``depths[i]`` blocks with ``widths[i]`` channels each, global mean,
-    BN, float classifier."""
+    """3x3 float stem without activation; stages of ``depths[i]`` blocks with ``widths[i]`` channels; global mean, BN,
+    float classifier."""
 
     def __init__(self, num_classes: int, in_channels: int, depths: Sequence[int], widths: Sequence[int]) -> None:
         super().__init__()

@@ -44,8 +44,8 @@ def float_shortcut(in_channels: int, channels: int, stride: int) -> nn.Module:
 
 
 class BinaryImageNetResNet(nn.Module):
-    """7x7 float stem of stride 2, hardtanh, 3x3 max-pool of stride 2, a stage of ``depths[i]`` blocks with ``widths[i]``
-    channels each, global mean, BN, float classifier."""
+    """7x7 float stem of stride 2, hardtanh, 3x3 max-pool of stride 2; stages of ``depths[i]`` blocks with ``widths[i]``
+    channels; global mean, BN, float classifier."""
 
     def __init__(self, num_classes: int, in_channels: int, depths: Sequence[int], widths: Sequence[int]) -> None:
         super().__init__()

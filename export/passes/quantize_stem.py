@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from bnnedge.errors import ExportError
 from bnnedge.export.graph import (
+    HIGHEST_CODE,
     LOWEST_CODE,
     Affine,
     Clip,
@@ -31,8 +32,7 @@ from bnnedge.export.graph import (
 from bnnedge.export.targets.window import Windows
 
 Range = tuple[float, float]
-STEPS = 255
-"""From the lowest code to the highest."""
+STEPS = HIGHEST_CODE - LOWEST_CODE
 SMALLEST_MULTIPLIER, LARGEST_MULTIPLIER = 2.0**-16, 256.0
 """Of ``QuantizedConv2d``. The first keeps the accumulators of all codes below 2^24; XNNPACK asks for the second."""
 FEW_CHANNELS = 4
@@ -159,7 +159,7 @@ def _output_range(conv: Conv2d, clip: Clip | None, images: NDArray[np.float32]) 
 def _scale(name: str, span: float) -> float:
     scale = float(np.float32(span / STEPS))
     if not 0 < scale < math.inf:
-        raise ExportError(f"no int8 stem: the {name} should vary over the calibration images, found a range of {span:g}")
+        raise ExportError(f"no int8 stem: the {name} should vary over the calibration images, its range is {span:g}")
     return scale
 
 
@@ -179,7 +179,8 @@ def _output_codes(bounds: Range) -> tuple[float, float]:
 def quantize(values: NDArray[np.float32] | FloatArray, parameters: Quantization) -> FloatArray:
     """The nearest codes, ties to even, as ``Quantize`` means them."""
     codes = np.rint(values / np.float64(parameters.scale)) + parameters.zero_point
-    return np.clip(codes, LOWEST_CODE, LOWEST_CODE + STEPS)
+    nearest: FloatArray = np.clip(codes, LOWEST_CODE, HIGHEST_CODE)
+    return nearest
 
 
 def _convolution(
@@ -226,7 +227,7 @@ def _folded(conv: QuantizedConv2d, shape: tuple[int, ...]) -> QuantizedConv2d | 
     outputs, channels, *kernel = conv.weight.shape
     if conv.stride != (2, 2) or channels > FEW_CHANNELS or shape[2] % 2 or shape[3] % 2 or min(kernel) < 2:
         return None
-    blocks, edges = [], []
+    blocks, edges = [], list[Pair]()
     for size, taps, (before, after) in zip(shape[2:], kernel, conv.edges, strict=True):
         positions = np.arange(taps) - before
         first, last = int(positions[0] // 2), int(positions[-1] // 2)
@@ -241,7 +242,10 @@ def _folded(conv: QuantizedConv2d, shape: tuple[int, ...]) -> QuantizedConv2d | 
     for t in range(kernel[0]):
         for u in range(kernel[1]):
             weight[:, row_phase[t], column_phase[u], :, rows[t], columns[u]] = conv.weight[:, :, t, u]
-    pairs: tuple[Pair, Pair] = (edges[0], edges[1])
     return replace(
-        conv, weight=weight.reshape(outputs, 4 * channels, height, width), stride=(1, 1), edges=pairs
+        conv,
+        weight=weight.reshape(outputs, 4 * channels, height, width),
+        stride=(1, 1),
+        edges=(edges[0], edges[1]),
+        reason=f"{conv.reason}; a {kernel[0]}x{kernel[1]} filter on the image folded 2x2",
     )

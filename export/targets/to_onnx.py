@@ -226,8 +226,8 @@ def _(node: g.QuantizedConv2d, out: _Writer) -> None:
     source, target = (out.quantization(tensor) for tensor in (node.inputs[0], node.output))
     inputs = [node.inputs[0], *source, *weight, *target, out.parameter(node, "bias", node.bias)]
     (top, bottom), (left, right) = node.edges
-    window = {"strides": list(node.stride), "pads": [top, left, bottom, right]}
-    out.add("QLinearConv", node, inputs, doc_string=node.reason, **window)
+    pads = [top, left, bottom, right]
+    out.add("QLinearConv", node, inputs, doc_string=node.reason, strides=list(node.stride), pads=pads)
 
 
 @_write.register
