@@ -113,6 +113,8 @@ class QuantizedConv2d(Node):
     """Pixels added before and after, of the rows and of the columns."""
     stands_for: tuple[Conv2d, Clip | None]
     """The float nodes that it takes the place of."""
+    lowest: float
+    """What they give where the output's code is the lowest; an ``Affine`` behind ``Dequantize`` adds it."""
     reason: str = "int8 stem"
 
 

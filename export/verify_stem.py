@@ -31,8 +31,6 @@ from bnnedge.errors import VerificationError
 from bnnedge.export.graph import (
     HIGHEST_CODE,
     LOWEST_CODE,
-    Affine,
-    Dequantize,
     FloatArray,
     Graph,
     MaxPool2d,
@@ -56,8 +54,6 @@ class QuantizedStem:
     folded: bool
     source: Quantization
     target: Quantization
-    lowest: FloatArray
-    """[O], what the floats behind ``Dequantize`` are short of."""
     tensors: tuple[str, str]
     """Names of the codes that go in and of those that come out."""
 
@@ -71,8 +67,6 @@ class QuantizedStem:
         pool = reader if isinstance(reader, MaxPool2d) else None
         codes = pool.output if pool else conv.output
         entry = next(n for n in graph.nodes if isinstance(n, Quantize))
-        end = next(n for n in graph.nodes if isinstance(n, Dequantize))
-        shift = graph.only_consumer(end.output)
         source, target = graph.tensors[entry.output].quantization, graph.tensors[codes].quantization
         assert source is not None and target is not None
         return cls(
@@ -81,7 +75,6 @@ class QuantizedStem:
             folded=isinstance(graph.producer(entry.inputs[0]), SpaceToDepth),
             source=source,
             target=target,
-            lowest=shift.bias if isinstance(shift, Affine) else np.zeros(len(conv.bias)),
             tensors=(entry.output, codes),
         )
 
@@ -103,7 +96,7 @@ class QuantizedStem:
     def values(self, left: Codes) -> Tensor:
         """Output codes [N, O, H, W] as float64 values."""
         codes = torch.from_numpy(left).double()
-        return (codes - self.target.zero_point) * self.target.scale + _channels(self.lowest)
+        return (codes - self.target.zero_point) * self.target.scale + self.conv.lowest
 
     def float_values(self, images: NDArray[np.float32]) -> Tensor:
         """What the float stem gives, in float64."""
@@ -141,7 +134,9 @@ class StemReplay(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self._calls += 1
-        if self._replaced or not isinstance(result, Tensor) or result.shape != self._expected.shape:
+        if self._replaced or not isinstance(result, Tensor):
+            return result
+        if (result.dtype, result.shape) != (self._expected.dtype, self._expected.shape):
             return result
         limit = self.TOLERANCE * float(self._expected.abs().max())
         if not float((result - self._expected).abs().max()) <= limit:
@@ -151,8 +146,10 @@ class StemReplay(TorchFunctionMode):
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         super().__exit__(kind, error, traceback)  # type: ignore[no-untyped-call]
-        if error is None and not self._replaced:
-            raise VerificationError("the checkpoint computes nothing equal to the float stem that was quantized")
+        if not self._replaced and isinstance(error, VerificationError | None):
+            raise VerificationError(
+                "the checkpoint computes nothing equal to the float stem that was quantized"
+            ) from error
 
 
 class _ReplaceCall(TorchFunctionMode):

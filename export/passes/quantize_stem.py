@@ -216,6 +216,7 @@ def _convolution(
         stride=conv.stride,
         edges=(windows.rows.edges, windows.columns.edges),
         stands_for=(conv, clip),
+        lowest=low,
     )
 
 
