@@ -118,7 +118,7 @@ class _Quantizer:
         self._set(tensor, _parameters([scale], [zero]), "INT8")
 
     def _constant(self, tensor: int, parameters: Any = None) -> None:
-        """With ``parameters`` given; without, with the range of its values."""
+        """In codes of ``parameters``, or without them of its own range."""
         values = self._floats(tensor)
         if parameters is None:
             scale, zero = _affine_range(min(0.0, float(values.min())), max(0.0, float(values.max())))
