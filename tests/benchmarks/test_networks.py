@@ -96,7 +96,7 @@ def test_every_number_before_a_sign_is_exact(network: Network) -> None:
 
 def test_float_shortcuts_are_exact_too() -> None:
     """Three in a row, on the values of a stem that gives 256 different ones."""
-    model = BinaryImageNetResNet(5, 3, (1, 1, 1, 1), (33, 64, 65, 96))
+    model: nn.Module = BinaryImageNetResNet(5, 3, (1, 1, 1, 1), (33, 64, 65, 96))
     images = torch.from_numpy(noise(4, (3, 64, 64), seed=3))
     settle(model, images)
     model = deploy(model)
