@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from bnnedge.errors import DataError, ExportError, MissingDependencyError
+from bnnedge.export.graph import LOWEST_CODE
 from bnnedge.export.runtimes.runtime import Images, Session, VerifyingRuntime
 from bnnedge.export.targets import onnx_functions
 from bnnedge.export.targets.onnx_file import binary_nodes, load_model
@@ -94,6 +96,16 @@ class OnnxRuntime(VerifyingRuntime):
         if not np.array_equal(rounded, sums):
             raise ExportError(f"{layer}: the runtime's sums are not integers; its convolution is not exact")
         return rounded
+
+    @classmethod
+    def codes(cls, data: bytes, images: Images, tensors: Sequence[str]) -> list[NDArray[np.int8]]:
+        model = load_model(data)
+        del model.graph.output[:]
+        model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.UINT8, None) for name in tensors)
+        inference = cls._inference_session(model.SerializeToString(), threads=1)
+        prepared = OnnxRuntimeSession(inference).prepare(images)
+        stored = inference.run(list(tensors), {model.graph.input[0].name: prepared})
+        return [(codes.astype(np.int16) + LOWEST_CODE).astype(np.int8) for codes in stored]
 
     @classmethod
     def _inference_session(cls, data: bytes, threads: int) -> Any:

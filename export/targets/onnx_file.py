@@ -85,13 +85,17 @@ def _row(node: NodeProto, parameters: list[TensorProto], shapes: Shapes) -> Laye
     if kind is None:
         return None
     output_shape = _shape(shapes, node.output[0], node)
+    if node.op_type == "QLinearConv":  # weight, its scale and the bias; the rest says what the codes mean
+        parameters = [tensor for tensor in parameters if tensor.name in (node.input[3], node.input[4], node.input[8])]
     sizes = [math.prod(tensor.dims) for tensor in parameters]
     binary = node.domain == onnx_functions.DOMAIN
     weights = sizes[0]
     if binary:
         weights = math.prod(parameters[0].dims[:3]) * int(_attribute(node, "channels")[0])
-    macs = weights * math.prod(output_shape[1:]) if binary or node.op_type in ("Conv", "Gemm") else 0
-    floats = sum(size for size, tensor in zip(sizes, parameters, strict=True) if tensor.data_type == TensorProto.FLOAT)
+    int8 = node.op_type == "QLinearConv"
+    macs = weights * math.prod(output_shape[1:]) if binary or node.op_type in ("Conv", "QLinearConv", "Gemm") else 0
+    is_parameter = [(int8 and i > 0) or tensor.data_type == TensorProto.FLOAT for i, tensor in enumerate(parameters)]
+    floats = sum(size for size, counts in zip(sizes, is_parameter, strict=True) if counts)
     return LayerRow(
         name=node.name.removesuffix(SCALE_SUFFIX),
         kind=kind,
@@ -101,8 +105,10 @@ def _row(node: NodeProto, parameters: list[TensorProto], shapes: Shapes) -> Laye
         float_params=floats,
         weight_bytes=sum(_byte_count(tensor) for tensor in parameters),
         binary_macs=macs if binary else 0,
-        float_macs=0 if binary else macs,
+        float_macs=0 if binary or int8 else macs,
         reason=node.doc_string,
+        int8_weights=weights if int8 else 0,
+        int8_macs=macs if int8 else 0,
     )
 
 
@@ -114,6 +120,9 @@ def _kind(node: NodeProto, parameters: list[TensorProto]) -> str | None:
         return "binary conv {}x{}".format(*parameters[0].dims[1:3])
     if node.op_type == "Conv":
         return "conv {}x{}".format(*parameters[0].dims[2:4])
+    if node.op_type == "QLinearConv":
+        weight = next(tensor for tensor in parameters if tensor.name == node.input[3])
+        return "int8 conv {}x{}".format(*weight.dims[2:4])
     return {"Gemm": "linear", "Mul": "affine", "Add": "affine", "PRelu": "prelu"}.get(node.op_type)
 
 

@@ -2,7 +2,8 @@
 
 Float nodes become standard operators of opset 18, binary convolutions the operators of ``onnx_functions.py``. Those
 take the sign of their input themselves, so a ``bits`` tensor is any float tensor with the right signs: ``Binarize``
-leaves no trace in the file unless something needs real +-1 values.
+leaves no trace in the file unless something needs real +-1 values. Codes of an int8 stem are stored with 128 added, as
+unsigned bytes: those are what x86 multiplies fast by the signed bytes of the weights.
 """
 
 from __future__ import annotations
@@ -133,6 +134,13 @@ class _Writer:
         """Make ``node``'s output another name of its input."""
         self._aliases[node.output] = self._aliases.get(node.inputs[0], node.inputs[0])
 
+    def quantization(self, tensor: str) -> list[str]:
+        """Scale and zero point of an ``int8`` tensor, as constants."""
+        quantization = self.graph.tensors[tensor].quantization
+        assert quantization is not None
+        zero_point = quantization.zero_point - g.LOWEST_CODE
+        return [self.shared("scale", quantization.scale, np.float32), self.shared("zero_point", zero_point, np.uint8)]
+
     def rank(self, tensor: str) -> int:
         return len(self.graph.tensors[tensor].shape)
 
@@ -191,6 +199,35 @@ def _(node: g.Conv2d, out: _Writer) -> None:
     weight = out.parameter(node, "weight", node.weight)
     bias = out.parameter(node, "bias", node.bias)
     out.add("Conv", node, [node.inputs[0], weight, bias], doc_string=node.reason, **_window(node))
+
+
+@_write.register
+def _(node: g.SpaceToDepth, out: _Writer) -> None:
+    out.add("SpaceToDepth", node, node.inputs, blocksize=2)
+
+
+@_write.register
+def _(node: g.Quantize, out: _Writer) -> None:
+    out.add("QuantizeLinear", node, [node.inputs[0], *out.quantization(node.output)])
+
+
+@_write.register
+def _(node: g.Dequantize, out: _Writer) -> None:
+    out.add("DequantizeLinear", node, [node.inputs[0], *out.quantization(node.inputs[0])])
+
+
+@_write.register
+def _(node: g.QuantizedConv2d, out: _Writer) -> None:
+    weight = [
+        out.parameter(node, "weight", node.weight),
+        out.parameter(node, "weight_scale", node.weight_scale),
+        out.shared("weight_zero_point", 0, np.int8),
+    ]
+    source, target = (out.quantization(tensor) for tensor in (node.inputs[0], node.output))
+    inputs = [node.inputs[0], *source, *weight, *target, out.parameter(node, "bias", node.bias)]
+    (top, bottom), (left, right) = node.edges
+    pads = [top, left, bottom, right]
+    out.add("QLinearConv", node, inputs, doc_string=node.reason, strides=list(node.stride), pads=pads)
 
 
 @_write.register
