@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, helper
+from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, helper, numpy_helper
 
 from bnnedge.kernels.layout import pack
 
@@ -178,9 +178,12 @@ def _packed(values: str, limit: str, output: str) -> list[NodeProto]:
         helper.make_node("Pad", ["bits", "spare_pads"], ["all_bits"]),
         _constant("by_byte", value_ints=[0, 0, 0, -1, 8]),
         helper.make_node("Reshape", ["all_bits", "by_byte"], ["bit_bytes"]),
-        _constant("bit_values", value_floats=[float(1 << bit) for bit in range(8)]),
+        # A matrix, not a vector: with a vector ONNX Runtime multiplies row by row.
+        _constant("bit_values", value=numpy_helper.from_array(np.float32(1 << np.arange(8))[:, None])),
         helper.make_node("MatMul", ["bit_bytes", "bit_values"], ["byte_values"]),
-        helper.make_node("Cast", ["byte_values"], [output], to=TensorProto.UINT8),
+        _constant("bytes_last", value_ints=[0, 0, 0, -1]),
+        helper.make_node("Reshape", ["byte_values", "bytes_last"], ["bytes_by_pixel"]),
+        helper.make_node("Cast", ["bytes_by_pixel"], [output], to=TensorProto.UINT8),
     ]
 
 

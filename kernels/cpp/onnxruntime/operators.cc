@@ -19,9 +19,10 @@ constexpr int kDomainVersion = 1;
 
 const Operator& Self(const CustomOp* op) { return *static_cast<const Operator*>(op); }
 
-void Complete(const Api* api, Operator* op) {
+// `version`: of the runtime's interface. Versions beyond kApiVersion add nothing that is used but in-place outputs.
+void Complete(const Api* api, uint32_t version, Operator* op) {
   op->api = api;
-  op->version = kApiVersion;
+  op->version = version;
   op->get_name = [](const CustomOp* self) { return Self(self).name.c_str(); };
   op->get_execution_provider = [](const CustomOp*) -> const char* { return nullptr; };
   op->get_input_type = [](const CustomOp* self, size_t index) { return Self(self).inputs[index]; };
@@ -45,6 +46,8 @@ void Complete(const Api* api, Operator* op) {
   op->infer_output_shape = [](const CustomOp* self, ShapeContext* context) {
     return Guard(Self(self).api, [&] { Self(self).infer_shape(Self(self), context); });
   };
+  op->get_may_inplace = op->in_place;
+  op->release_may_inplace = [](int*, int*) {};
   op->get_start_version = [](const CustomOp*) { return kDomainVersion; };
   op->get_end_version = [](const CustomOp*) { return kDomainVersion; };
 }
@@ -52,12 +55,13 @@ void Complete(const Api* api, Operator* op) {
 // What one copy of the runtime in this process knows of us. The runtime keeps pointers to it.
 struct Registration {
   Registration(const ApiBase* runtime, const Api* table) : base(runtime) {
+    const bool knows_in_place = runtime->get_api(kInPlaceApiVersion) != nullptr;
     Check(table->create_custom_op_domain(kDomain, &domain));
     for (const auto& list : {FloatOperators(), PackedOperators()}) {
       operators.insert(operators.end(), list.begin(), list.end());
     }
     for (Operator& op : operators) {
-      Complete(table, &op);
+      Complete(table, knows_in_place ? kInPlaceApiVersion : kApiVersion, &op);
       Check(table->custom_op_domain_add(domain, &op));
     }
   }

@@ -149,6 +149,7 @@ struct Operator : CustomOp {
   int variant;  // what tells operators with the same functions apart
   std::unique_ptr<Kernel> (*create)(const Operator& op, const KernelInfo* info);
   void (*infer_shape)(const Operator& op, const ShapeContext* context);
+  size_t (*in_place)(int** input_index, int** output_index);  // or nullptr; the arrays live on
 };
 
 // Operators with everything but what is filled in by the runtime's side.
