@@ -144,7 +144,7 @@ def _table() -> list[NodeProto]:
         helper.make_node("Mul", ["table_bits", "two"], ["doubled"]),
         helper.make_node("Sub", ["one", "doubled"], ["table_signs"]),
         helper.make_node("Cast", ["table_signs"], ["table"], to=TensorProto.INT8),
-        _constant("flat", value_ints=[0, 0, 0, -1]),
+        _constant("last_times_8", value_ints=[0, 0, 0, 8]),
         _constant("first", value_ints=[0]),
         _constant("axis", value_ints=[3]),
     ]
@@ -153,11 +153,14 @@ def _table() -> list[NodeProto]:
 def _unpacked(packed: str, channels: str, output: str) -> list[NodeProto]:
     """``output`` float32 [N, channels, H, W] in {-1, +1} of ``packed`` [N, H, W, bytes], after ``_table``."""
     # The signs stay one byte each until the last step: that is less to move, and for weights loading stays cheap.
-    steps = {name: f"{output}_{name}" for name in ("index", "octets", "padded", "nhwc", "nchw")}
+    steps = {name: f"{output}_{name}" for name in ("index", "octets", "bytes", "shape", "padded", "nhwc", "nchw")}
     return [
         helper.make_node("Cast", [packed], [steps["index"]], to=TensorProto.INT32),
         helper.make_node("Gather", ["table", steps["index"]], [steps["octets"]], axis=0),  # [N, H, W, bytes, 8]
-        helper.make_node("Reshape", [steps["octets"], "flat"], [steps["padded"]]),  # [N, H, W, 8 * bytes]
+        # The sizes are computed, as -1 is not allowed where the batch is empty; 0 keeps a size.
+        helper.make_node("Shape", [packed], [steps["bytes"]], start=3, end=4),
+        helper.make_node("Mul", [steps["bytes"], "last_times_8"], [steps["shape"]]),
+        helper.make_node("Reshape", [steps["octets"], steps["shape"]], [steps["padded"]]),  # [N, H, W, 8 * bytes]
         helper.make_node("Slice", [steps["padded"], "first", channels, "axis"], [steps["nhwc"]]),
         helper.make_node("Transpose", [steps["nhwc"]], [steps["nchw"]], perm=[0, 3, 1, 2]),
         helper.make_node("Cast", [steps["nchw"]], [output], to=TensorProto.FLOAT),
@@ -176,13 +179,20 @@ def _packed(values: str, limit: str, output: str) -> list[NodeProto]:
         _constant("none", value_ints=[0] * 7),
         helper.make_node("Concat", ["none", "spare"], ["spare_pads"], axis=0),
         helper.make_node("Pad", ["bits", "spare_pads"], ["all_bits"]),
-        _constant("by_byte", value_ints=[0, 0, 0, -1, 8]),
+        helper.make_node("Add", ["count", "spare"], ["all_count"]),
+        _constant("bits_of_byte", value_ints=[8]),
+        helper.make_node("Div", ["all_count", "bits_of_byte"], ["byte_count"]),
+        # Not by Concat: ONNX Runtime would put -1 for what it does not know, see _unpacked.
+        _constant("byte_place", value_ints=[0, 0, 0, 1, 0]),
+        _constant("bit_place", value_ints=[0, 0, 0, 0, 8]),
+        helper.make_node("Mul", ["byte_place", "byte_count"], ["byte_shape"]),
+        helper.make_node("Add", ["byte_shape", "bit_place"], ["by_byte"]),
         helper.make_node("Reshape", ["all_bits", "by_byte"], ["bit_bytes"]),
         # A matrix, not a vector: with a vector ONNX Runtime multiplies row by row.
         _constant("bit_values", value=numpy_helper.from_array(np.float32(1 << np.arange(8))[:, None])),
         helper.make_node("MatMul", ["bit_bytes", "bit_values"], ["byte_values"]),
-        _constant("bytes_last", value_ints=[0, 0, 0, -1]),
-        helper.make_node("Reshape", ["byte_values", "bytes_last"], ["bytes_by_pixel"]),
+        _constant("last_axis", value_ints=[4]),
+        helper.make_node("Squeeze", ["byte_values", "last_axis"], ["bytes_by_pixel"]),
         helper.make_node("Cast", ["bytes_by_pixel"], [output], to=TensorProto.UINT8),
     ]
 
@@ -257,12 +267,8 @@ def _scale_and(steps: list[str]) -> list[NodeProto]:
     """Y, and Q with the step ``Sign``: the scaled ``sums`` through ``steps``."""
     makers: dict[str, Callable[[str, str], list[NodeProto]]] = {
         "Add": lambda y, to: [helper.make_node("Add", [y, "residual"], [to])],
-        # Not ``PRelu``, which may turn +0 into -0.
         "PRelu": lambda y, to: [
-            _constant("zero", value_float=0.0),
-            helper.make_node("Less", [y, "zero"], ["negative"]),
-            helper.make_node("Mul", ["slope", y], ["steep"]),
-            helper.make_node("Where", ["negative", "steep", y], ["bent"]),
+            helper.make_node("PRelu", [y, "slope"], ["bent"]),
             helper.make_node("Add", ["bent", "offset"], [to]),
         ],
         "Clip": lambda y, to: [

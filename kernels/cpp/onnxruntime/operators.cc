@@ -30,9 +30,9 @@ void Complete(const Api* api, uint32_t version, Operator* op) {
   op->get_output_type = [](const CustomOp* self, size_t index) { return Self(self).outputs[index]; };
   op->get_output_count = [](const CustomOp* self) { return Self(self).outputs.size(); };
   op->get_input_characteristic = [](const CustomOp*, size_t) { return kRequired; };
-  // Of two outputs a node may leave one out.
-  op->get_output_characteristic = [](const CustomOp* self, size_t) {
-    return Self(self).outputs.size() > 1 ? kOptional : kRequired;
+  // Of two outputs a node may leave out the first.
+  op->get_output_characteristic = [](const CustomOp* self, size_t index) {
+    return index + 1 < Self(self).outputs.size() ? kOptional : kRequired;
   };
   op->get_input_memory_type = [](const CustomOp*, size_t) { return kDefaultMemory; };
   op->create_kernel_v2 = [](const CustomOp* self, const Api* runtime, const KernelInfo* info, void** kernel) {
