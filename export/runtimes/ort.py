@@ -98,7 +98,7 @@ class OnnxRuntime(VerifyingRuntime):
             sums = nhwc.transpose(0, 3, 1, 2)
         else:
             sums = inference.run(None, {"signs": signs.astype(np.float32)})[0]
-        rounded = np.rint(sums).astype(np.int32)
+        rounded: NDArray[np.int32] = np.rint(sums).astype(np.int32)
         if not np.array_equal(rounded, sums):
             raise ExportError(f"{layer}: the runtime's sums are not integers; its convolution is not exact")
         return rounded

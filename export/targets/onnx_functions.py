@@ -189,7 +189,7 @@ def _packed(values: str, limit: str, output: str) -> list[NodeProto]:
         helper.make_node("Add", ["byte_shape", "bit_place"], ["by_byte"]),
         helper.make_node("Reshape", ["all_bits", "by_byte"], ["bit_bytes"]),
         # A matrix, not a vector: with a vector ONNX Runtime multiplies row by row.
-        _constant("bit_values", value=numpy_helper.from_array(np.float32(1 << np.arange(8))[:, None])),
+        _constant("bit_values", value=numpy_helper.from_array(2 ** np.arange(8, dtype=np.float32)[:, None])),
         helper.make_node("MatMul", ["bit_bytes", "bit_values"], ["byte_values"]),
         _constant("last_axis", value_ints=[4]),
         helper.make_node("Squeeze", ["byte_values", "last_axis"], ["bytes_by_pixel"]),

@@ -305,11 +305,11 @@ def _write_pointwise(node: g.Conv2d, out: _Writer) -> None:
     x = out.read(node.inputs[0], "nhwc")
     if node.stride != (1, 1):
         name = f"{node.name}/subsample"
-        x = out.add("Slice", node, [x, *_every(node.stride, "nhwc", out)], name=name, output=name)
+        x = out.add("Slice", node, [x, *_every(node.stride, "nhwc", out)], name=name, output=name + NHWC_SUFFIX)
     weight = out.parameter(node, "weight", np.ascontiguousarray(node.weight[:, :, 0, 0].T))
     bias = out.parameter(node, "bias", node.bias)
     name = node.name + SCALE_SUFFIX
-    product = out.add("MatMul", node, [x, weight], name=name, output=name, doc_string=node.reason)
+    product = out.add("MatMul", node, [x, weight], name=name, output=name + NHWC_SUFFIX, doc_string=node.reason)
     out.add("Add", node, [product, bias], form="nhwc", doc_string=node.reason)
 
 
@@ -383,8 +383,8 @@ def _(node: g.Binarize, out: _Writer) -> None:
         out.alias(node)
         return
     form = out.layout(node)
-    names = {"name": f"{node.name}/negative", "output": f"{node.output}/negative"}
-    negative = out.add("Less", node, [out.read(node.inputs[0], form), out.scalar(0.0)], **names)
+    inputs = [out.read(node.inputs[0], form), out.scalar(0.0)]
+    negative = out.add("Less", node, inputs, name=f"{node.name}/negative", output=f"{node.output}/negative")
     out.add("Where", node, [negative, out.scalar(-1.0), out.scalar(1.0)], form=form)
 
 
@@ -396,8 +396,9 @@ def _(node: g.Affine, out: _Writer) -> None:
     scales, shifts = bool((node.multiplier != 1).any()), bool((node.bias != 0).any())
     if scales:
         multiplier = out.parameter(node, "multiplier", node.multiplier.reshape(per_channel))
-        names = {"name": node.name + SCALE_SUFFIX, "output": node.output + SCALE_SUFFIX} if shifts else {}
-        source = out.add("Mul", node, [source, multiplier], form=form, **names)
+        suffix = SCALE_SUFFIX if shifts else ""
+        output = node.output + suffix + _SUFFIX[form] if shifts else ""
+        source = out.add("Mul", node, [source, multiplier], form=form, name=node.name + suffix, output=output)
     if shifts or not scales:
         out.add("Add", node, [source, out.parameter(node, "bias", node.bias.reshape(per_channel))], form=form)
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -69,8 +65,8 @@ class Layer:
                 drawn[index :: len(special) + 2] = value
             return drawn
 
-        # Whole multipliers and biases here and there: then values meet limits exactly. A single bias must not be 0: ONNX
-        # Runtime drops the addition of one 0, although it turns -0.0 into 0.0.
+        # Whole multipliers and biases here and there: then values meet limits exactly. A single bias must not be 0:
+        # ONNX Runtime drops the addition of one 0, although it turns -0.0 into 0.0.
         found = {"W": weight, "multiplier": values(0.0, 1.0, -1.0, -0.5), "bias": values(2.0, 0.0, -0.0)}
         if "PRelu" in self.steps:
             offset = np.array(-0.0, np.float32) if self.neutral else values(-0.0, 0.0)
@@ -267,7 +263,7 @@ def test_the_floats_may_be_left_out_but_not_the_signs() -> None:
             assert_same_bits(session(model, plugin).run(None, feeds), full.run(None, feeds)[1:])
     model = layer.model()
     del model.graph.node[0].output[1], model.graph.output[1]
-    with pytest.raises(Exception, match="layer.* has output size 1"):
+    with pytest.raises(Exception, match=r"layer.* has output size 1"):
         session(model)
 
 
@@ -289,7 +285,8 @@ def test_parameters_that_are_inputs_of_the_graph() -> None:
     layer = Layer(FULL, 33, 7)
     model = layer.model()
     constants = layer.constants()
-    model.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in model.graph.initializer)
+    for tensor in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     del model.graph.initializer[:]
     opened, stock = session(model), session(model, plugin=False)
     for _ in range(2):
@@ -330,7 +327,8 @@ def pack_model(channels: int, limit: list[Any]) -> ModelProto:
 @pytest.mark.parametrize("limit", ["one", "channel", "image"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_packing(channels: int, limit: str, threads: int) -> None:
-    shape = {"one": [], "channel": [channels], "image": ["N", 1, 1, 1]}[limit]
+    shapes: dict[str, list[Any]] = {"one": [], "channel": [channels], "image": ["N", 1, 1, 1]}
+    shape = shapes[limit]
     model = pack_model(channels, shape)
     own, stock = session(model, threads=threads), session(model, plugin=False)
     rng = np.random.default_rng(channels)
@@ -345,6 +343,13 @@ def test_packing(channels: int, limit: str, threads: int) -> None:
         np.testing.assert_array_equal(found, pack(below).astype("<u4").view(np.uint8))
 
 
+def pool_model(channels: int, **attributes: Any) -> ModelProto:
+    node = helper.make_node(f.PACKED_MAX_POOL, ["P"], ["Q"], name="pool", domain=f.DOMAIN, **attributes)
+    source = [image("P", TensorProto.UINT8, ["H", "W", 4 * words_for(channels)])]
+    outputs = [helper.make_tensor_value_info("Q", TensorProto.UINT8, None)]
+    return model_of(helper.make_graph([node], "graph", source, outputs))
+
+
 @pytest.mark.parametrize("channels", [1, 33, 64])
 @pytest.mark.parametrize(
     ("kernel", "strides", "pads"),
@@ -356,11 +361,7 @@ def test_packing(channels: int, limit: str, threads: int) -> None:
     ],
 )
 def test_pooling(channels: int, kernel: list[int], strides: list[int], pads: list[int]) -> None:
-    attributes = {"kernel_shape": kernel, "strides": strides, "pads": pads}
-    node = helper.make_node(f.PACKED_MAX_POOL, ["P"], ["Q"], name="pool", domain=f.DOMAIN, **attributes)
-    source = [image("P", TensorProto.UINT8, ["H", "W", 4 * words_for(channels)])]
-    outputs = [helper.make_tensor_value_info("Q", TensorProto.UINT8, None)]
-    model = model_of(helper.make_graph([node], "graph", source, outputs))
+    model = pool_model(channels, kernel_shape=kernel, strides=strides, pads=pads)
     own, stock = session(model), session(model, plugin=False)
     rng = np.random.default_rng(channels)
     for size in [(1, 5, 4), (3, 8, 8), (2, 7, 11)]:
@@ -368,3 +369,80 @@ def test_pooling(channels: int, kernel: list[int], strides: list[int], pads: lis
         feeds = {"P": words.astype("<u4").view(np.uint8)}
         found = own.run(None, feeds)[0]
         np.testing.assert_array_equal(found, stock.run(None, feeds)[0])
+
+
+def changed(layer: Layer, **attributes: Any) -> ModelProto:
+    """The layer's file with attributes replaced, or left out where they are None."""
+    model = layer.model()
+    node = model.graph.node[0]
+    kept = [attribute for attribute in node.attribute if attribute.name not in attributes]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+    node.attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items() if v is not None)
+    return model
+
+
+def with_constant(name: str, value: Array) -> ModelProto:
+    model = Layer().model()
+    for tensor in model.graph.initializer:
+        if tensor.name == name:
+            tensor.CopyFrom(numpy_helper.from_array(value, name))
+    return model
+
+
+def with_shape(index: int, *shape: Any) -> ModelProto:
+    model = Layer().model()
+    old = model.graph.input[index]
+    old.CopyFrom(image(old.name, old.type.tensor_type.elem_type, list(shape)))
+    return model
+
+
+def hostile() -> dict[str, tuple[ModelProto, str]]:
+    """What is refused and, in part, what is said. A crash would end the test process."""
+    floats, octets = np.zeros(9, np.float32), np.zeros((8, 3, 3, 4), np.uint8)
+    pool = {"kernel_shape": [3, 3], "strides": [1, 1], "pads": [0, 0, 0, 0]}
+    return {
+        "no channels": (changed(Layer(), channels=None), "attribute channels"),
+        "channels of another word count": (changed(Layer(), channels=[32]), "W must hold 4 bytes a tap"),
+        "channels huge": (changed(Layer(), channels=[2**62]), "channels must be in"),
+        "no low": (changed(Layer(), low=None), "attribute low must be one float"),
+        "low text": (changed(Layer(), low="a"), "attribute low must be one float"),
+        "low above high": (changed(Layer(), low=3.0), "low must not be above high"),
+        "low not a number": (changed(Layer(), low=float("nan")), "low must not be above high"),
+        "stride 0": (changed(Layer(), strides=[0, 1]), "strides must be in"),
+        "dilation too wide": (changed(Layer(), dilations=[100, 1]), "does not fit into the padded input"),
+        "groups of half words": (
+            changed(Layer(f.PACKED_CONV_THRESHOLD), group=2, channels=[33]),
+            "must fill whole words of packed signs, found 33",
+        ),
+        "W of other bytes": (with_constant("W", octets), "W must hold 8 bytes a tap"),
+        "slope long": (with_constant("slope", floats), "slope must have a value for each of the 8 filters"),
+        "offset of rank 2": (with_constant("offset", floats[None]), "offset must have 1 dimensions, found 2"),
+        "limit long": (with_constant("limit", floats), "limit must have a value for each of the 8 filters"),
+        "P of other words": (with_shape(0, "H", "W", 12), "P must hold 8 bytes a pixel for 64 channels, found 12"),
+        "P of rank 3": (with_shape(0, "H", 8), "P must have 4 dimensions, found 3"),
+        "residual of other channels": (with_shape(1, "OH", "OW", 7), "residual must have the shape of Y"),
+        "residual of other size": (with_shape(1, 4, "OW", 8), "residual must have the shape of Y"),
+        "residual of rank 3": (with_shape(1, 1, 8), "residual must have 4 dimensions, found 3"),
+        "limit of an odd shape": (pack_model(8, ["N", 5]), "limit must be one number, one a channel, or one an image"),
+        "limit of other channels": (pack_model(8, [7]), "limit must be one number"),
+        "pool without kernel": (pool_model(8, strides=[1, 1]), "kernel_shape must be two sizes"),
+        "pool kernel 0": (pool_model(8, **{**pool, "kernel_shape": [0, 3]}), "kernel_shape must be two sizes"),
+        "pool pads wide": (pool_model(8, **{**pool, "pads": [3, 0, 0, 0]}), "every window must meet the image"),
+        "pool too large": (pool_model(8, **{**pool, "kernel_shape": [9, 3]}), "does not fit into the padded input"),
+        "pool stride 0": (pool_model(8, **{**pool, "strides": [0, 1]}), "strides must be in"),
+    }
+
+
+@pytest.mark.parametrize("case", HOSTILE := hostile())
+def test_hostile_files_are_refused(case: str) -> None:
+    model, message = HOSTILE[case]
+    types = {TensorProto.FLOAT: np.float32, TensorProto.UINT8: np.uint8}
+    with pytest.raises(Exception, match=message):
+        opened = session(model)
+        feeds = {}
+        for source in model.graph.input:
+            kind = source.type.tensor_type
+            shape = [dimension.dim_value or 5 for dimension in kind.shape.dim]
+            feeds[source.name] = np.ones([1, *shape[1:]] if source.name in ("P", "X") else shape, types[kind.elem_type])
+        opened.run(None, feeds)
