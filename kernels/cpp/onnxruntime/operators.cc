@@ -1,6 +1,7 @@
 // The operators of the ONNX domain "bnnedge", version 1, for ONNX Runtime's CPU provider, as
 // export/targets/onnx_functions.py defines them. A file carries them as functions of standard operators too; ONNX
 // Runtime leaves a node alone that some provider has a kernel for, and inlines the function of any other.
+#include <cstdio>
 #include <deque>
 #include <mutex>
 
@@ -52,16 +53,23 @@ void Complete(const Api* api, uint32_t version, Operator* op) {
   op->get_end_version = [](const CustomOp*) { return kDomainVersion; };
 }
 
+// The version whose fields the runtime may read. Told from the runtime's own, 1.17 and so on: one that is asked for a
+// newer interface than it has complains on the console.
+uint32_t InterfaceVersion(const ApiBase* runtime) {
+  int major = 0, minor = 0;
+  const bool is_known = std::sscanf(runtime->get_version(), "%d.%d", &major, &minor) == 2;
+  return is_known && (major > 1 || minor >= static_cast<int>(kInPlaceApiVersion)) ? kInPlaceApiVersion : kApiVersion;
+}
+
 // What one copy of the runtime in this process knows of us. The runtime keeps pointers to it.
 struct Registration {
   Registration(const ApiBase* runtime, const Api* table) : base(runtime) {
-    const bool knows_in_place = runtime->get_api(kInPlaceApiVersion) != nullptr;
     Check(table->create_custom_op_domain(kDomain, &domain));
     for (const auto& list : {FloatOperators(), PackedOperators()}) {
       operators.insert(operators.end(), list.begin(), list.end());
     }
     for (Operator& op : operators) {
-      Complete(table, knows_in_place ? kInPlaceApiVersion : kApiVersion, &op);
+      Complete(table, InterfaceVersion(runtime), &op);
       Check(table->custom_op_domain_add(domain, &op));
     }
   }
