@@ -146,7 +146,7 @@ class _Writer:
         names = [self.written(tensor, form) for tensor, form in outputs]
         domain = onnx_functions.DOMAIN
         self.nodes.append(helper.make_node(op_type, inputs, names, name=node.name, domain=domain, **attributes))
-        self._infos += [self._value_info(tensor, form) for tensor, form in outputs if tensor != self.graph.output]
+        self._infos += [self._value_info(*output) for output in outputs if output != (self.graph.output, _PLAIN)]
 
     def written(self, tensor: str, form: Form) -> str:
         """The name in the file of ``tensor`` in ``form``, which is there from now on."""
@@ -186,10 +186,10 @@ class _Writer:
         index = add("Cast", self.read(tensor, "bits"), to=TensorProto.INT32)
         bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
         octets = add("Gather", self.shared("table", 1.0 - 2.0 * bits, np.float32), index, axis=0)
-        padded = add("Reshape", octets, self.shared("shape", (0, 0, 0, -1), np.int64))
-        limits = [(0,), self.graph.tensors[tensor].shape[1:2], (3,)]
-        ends = [self.shared("limit", value, np.int64) for value in limits]
-        self.add("Slice", node, [padded, *ends], form="nhwc")
+        channels = self.graph.tensors[tensor].shape[1]
+        padded = add("Reshape", octets, self.shared("shape", (0, 0, 0, 32 * words_for(channels)), np.int64))
+        limits = [("starts", (0,)), ("ends", (channels,)), ("axes", (3,))]
+        self.add("Slice", node, [padded, *(self.shared(role, v, np.int64) for role, v in limits)], form="nhwc")
 
     def parameter(self, node: g.Node, role: str, value: NDArray[Any]) -> str:
         """A constant that belongs to ``node``: float64 goes to float32, integers stay as they are."""

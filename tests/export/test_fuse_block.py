@@ -269,6 +269,10 @@ def test_rows_of_a_fused_file() -> None:
         ("binary conv 3x3", (C, 8, 10), (2 * C, 4, 5), 18 * C * C, 4 * C, 0),
         ("linear", (2 * C,), (5,), 0, 5 * (2 * C + 1), 10 * C),
     ]
+    (alone,) = OnnxTarget().describe(
+        OnnxTarget().write(optimize(trace(BinaryConv2d(C, 4, 1), torch.randn(2, C, 3, 5))))
+    )
+    assert (alone.input_shape, alone.output_shape) == ((C, 3, 5), (4, 3, 5))
     react = OnnxTarget().describe(OnnxTarget().write(traced("ReActNet")[1]))
     # multiplier, bias, slope, offset, limit; the last block has no signs
     assert [row.float_params for row in react if row.binary_weights] == [5 * C, 4 * C]
