@@ -32,7 +32,10 @@ def evaluate_file(path: Path, split: Split, runtime: str = "auto", data_root: Pa
     Raises as ``choose_runtime`` does, ``ExportError`` for a damaged file, ``DataError`` if its data set is not at hand.
     """
     file = read_file(path)
-    info = DatasetInfo.from_dict(file.metadata.get("dataset") or {})
+    trained = file.metadata.get("dataset")
+    if not trained:
+        raise BenchmarkError(f"{path} does not name its data set; measure its accuracy by `bnnedge bench --data NAME`")
+    info = DatasetInfo.from_dict(trained)
     name = choose_runtime(file.target.runtimes, runtime, str(path))
     dataset = load_dataset(info.name, info.image_size, data_root)
     images, labels = dataset.arrays(split)

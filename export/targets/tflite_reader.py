@@ -188,11 +188,9 @@ def _check_lce(op: Operator) -> None:
 
 
 def metadata_of(model: Model) -> dict[str, Any]:
-    """The metadata that bnnedge stored."""
+    """The metadata that bnnedge stored; of another writer's file, such as LCE's converter's, only ``input_shape``."""
     metadata = model.metadata(METADATA_NAME)
-    if metadata is None:
-        raise ExportError("the TFLite file holds no bnnedge metadata: it was not written by bnnedge")
-    return metadata
+    return {"input_shape": list(_channels_first(model.shape(model.inputs[0])))} if metadata is None else metadata
 
 
 def describe_model(model: Model) -> list[LayerRow]:

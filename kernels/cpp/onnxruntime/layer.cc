@@ -12,6 +12,9 @@ constexpr int64_t kMaxDimension = (int64_t{1} << 31) - 1;
 // More makes no sense, and the size of the output must not come from the file alone.
 constexpr int64_t kMaxPad = int64_t{1} << 20;
 constexpr int64_t kAlignment = 64;
+// A filter dilated far beyond its map needs a padded copy of the map out of all proportion to its input and output.
+constexpr int64_t kFreeScratchBytes = int64_t{256} << 20;
+constexpr int64_t kScratchPerByte = 16;
 
 int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -205,6 +208,12 @@ std::string Layer::Resize(Plan* plan, const int64_t* shape) const {
   for (const auto& each : plan->convs) workspace = std::max(workspace, each->WorkspaceBytes());
   plan->scratch_bytes = bytes + Aligned(workspace);
   plan->value_bytes = Aligned(out_pixels * p.out_channels * int64_t{sizeof(float)});
+  const int64_t in_values = p.batch * p.in_height * p.in_width * p.channels;
+  const int64_t values = in_values + out_pixels * p.out_channels;
+  if (plan->scratch_bytes > kFreeScratchBytes + kScratchPerByte * int64_t{sizeof(float)} * values) {
+    return "the dilated filter reaches too far beyond an input of " + std::to_string(shape[2]) + " x " +
+           std::to_string(shape[3]);
+  }
   std::copy(shape, shape + 4, plan->shape);
   return {};
 }
