@@ -346,11 +346,11 @@ void TestPacking(const ConvKernel& kernel, int64_t pixels, int64_t channels) {
     floats.As<float>()[i] = AwkwardFloat();
     bytes.As<int8_t>()[i] = static_cast<int8_t>(Random());
   }
-  {
+  for (const float zero : {0.0f, -0.0f, 0.75f, -1.0f}) {
     Guarded words(word_bytes);
-    kernel.pack_nhwc_float(floats.As<float>(), pixels, channels, words.As<uint32_t>());
+    kernel.pack_nhwc_float(floats.As<float>(), zero, pixels, channels, words.As<uint32_t>());
     CheckWords(name + " pack_nhwc_float", &words, pixels, channels,
-               [&](int64_t i, int64_t c) { return floats.As<float>()[i * channels + c] < 0.0f; });
+               [&](int64_t i, int64_t c) { return floats.As<float>()[i * channels + c] < zero; });
   }
   {
     Guarded words(word_bytes);

@@ -418,22 +418,23 @@ void Run(const ConvStrip& strip) {
 __mmask16 Lanes(int64_t count) { return static_cast<__mmask16>((1u << std::min<int64_t>(count, kLanes)) - 1u); }
 
 // A comparison, not the sign bit: -0.0 and NaN are +1.
-uint32_t Negative(const float* values, __mmask16 lanes) {
-  return _mm512_cmp_ps_mask(_mm512_maskz_loadu_ps(lanes, values), _mm512_setzero_ps(), _CMP_LT_OQ);
+uint32_t Below(const float* values, __m512 limit, __mmask16 lanes) {
+  return _mm512_mask_cmp_ps_mask(lanes, _mm512_maskz_loadu_ps(lanes, values), limit, _CMP_LT_OQ);
 }
 
-void PackNhwcFloat(const float* values, int64_t pixels, int64_t channels, uint32_t* words) {
+void PackNhwcFloat(const float* values, float zero, int64_t pixels, int64_t channels, uint32_t* words) {
+  const __m512 limit = _mm512_set1_ps(zero);
   if (channels % kWordBits == 0) {  // pixels have no edges then
     for (const uint32_t* end = words + pixels * channels / kWordBits; words < end; ++words, values += kWordBits) {
-      *words = Negative(values, 0xffff) | Negative(values + kLanes, 0xffff) << kLanes;
+      *words = Below(values, limit, 0xffff) | Below(values + kLanes, limit, 0xffff) << kLanes;
     }
     return;
   }
   for (int64_t i = 0; i < pixels; ++i) {
     for (int64_t c = 0; c < channels; c += kWordBits) {
       const int64_t bits = std::min<int64_t>(kWordBits, channels - c);
-      uint32_t word = Negative(values, Lanes(bits));
-      if (bits > kLanes) word |= Negative(values + kLanes, Lanes(bits - kLanes)) << kLanes;
+      uint32_t word = Below(values, limit, Lanes(bits));
+      if (bits > kLanes) word |= Below(values + kLanes, limit, Lanes(bits - kLanes)) << kLanes;
       *words++ = word;
       values += bits;
     }
