@@ -6,7 +6,7 @@
 #include <emmintrin.h>
 #endif
 
-#include "op.h"
+#include "fuse.h"
 
 namespace bnnedge::tflite {
 namespace {
@@ -56,7 +56,7 @@ class Arithmetic : public PixelwiseOp {
 
   const char* code() const override { return subtracts_ ? "SUB" : "ADD"; }
 
-  void Prepare(const char*) override {
+  void Prepare() override {
     Require(inputs.size() == kOperands && inputs[0] != nullptr && inputs[1] != nullptr,
             "needs 2 inputs, found " + std::to_string(inputs.size()));
     for (const Value* input : inputs) {
@@ -82,6 +82,18 @@ class Arithmetic : public PixelwiseOp {
       Combine(a + operands_[0].Offset(pixel, output->shape), operands_[0].has_channels,
               b + operands_[1].Offset(pixel, output->shape), operands_[1].has_channels, channels, to);
     }
+  }
+
+  bool JoinTail(const Value& y, TailSteps* steps) const override {
+    const bool is_first = inputs[0] == &y;
+    const Value& other = *inputs[is_first ? 1 : 0];
+    if (&other == &y || output->shape != y.shape || (subtracts_ && !is_first)) return false;
+    const bool is_per_channel = other.is_constant && other.Elements() == y.Channels() && other.Channels() == y.Channels();
+    const bool is_whole = other.Elements() == y.Elements();
+    // y - c is y + -c, exactly.
+    const bool joins = (is_per_channel && steps->Shift(other, subtracts_ ? -1.0f : 1.0f)) ||
+                       (!subtracts_ && (is_whole || other.is_constant) && steps->AddResidual(other));
+    return joins && (!clips_ || steps->Clip(kLow, kHigh));
   }
 
  private:
@@ -149,13 +161,15 @@ class Clip : public PixelwiseOp {
  public:
   const char* code() const override { return "RELU_N1_TO_1"; }
 
-  void Prepare(const char*) override {
+  void Prepare() override {
     Require(inputs.size() == 1 && inputs[0] != nullptr, "needs 1 input, found " + std::to_string(inputs.size()));
     RequireType(*inputs[0], "input", Type::kFloat32);
     RequireType(*output, "output", Type::kFloat32);
     Require(!inputs[0]->shape.empty(), "input must have at least one axis");
     output->shape = inputs[0]->shape;
   }
+
+  bool JoinTail(const Value&, TailSteps* steps) const override { return steps->Clip(kLow, kHigh); }
 
   void RunPixels(int64_t first, int64_t count) const override {
     const int64_t channels = output->Channels();

@@ -17,7 +17,7 @@ class BMaxPool : public Op {
 
   const char* code() const override { return kCode; }
 
-  void Prepare(const char*) override {
+  void Prepare() override {
     Require(inputs.size() == 1 && inputs[0] != nullptr, "needs 1 input, found " + std::to_string(inputs.size()));
     const std::vector<int64_t>& shape = inputs[0]->shape;
     RequireType(*inputs[0], "input", Type::kInt32);

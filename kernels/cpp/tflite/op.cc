@@ -61,6 +61,14 @@ void Op::Fail(const std::string& what) const {
   throw ModelError(std::string(code()) + " '" + output->name + "': " + what);
 }
 
+std::vector<const Value*> Op::Reads() const {
+  std::vector<const Value*> reads;
+  for (const Value* input : inputs) {
+    if (input != nullptr) reads.push_back(input);
+  }
+  return reads;
+}
+
 void Op::RequireType(const Value& value, const char* role, Type wanted) const {
   Require(value.Is(wanted), std::string(role) + " must be " + TypeName(static_cast<int>(wanted)) + ", found " +
                                 TypeName(value.type));

@@ -29,7 +29,8 @@ struct Value {
   int32_t zero_point = 0;
   bool has_quantization = false;
   bool is_constant = false;
-  void* data = nullptr;  // of a constant also in `Prepare`
+  bool is_private = false;  // written here, and read by nobody outside of the partition
+  void* data = nullptr;     // of a constant also in `Prepare`
 
   bool Is(Type wanted) const { return type == static_cast<int>(wanted); }
   int64_t Elements() const;
@@ -51,19 +52,40 @@ struct RunContext {
   Parallel parallel;
 };
 
+class ConvOp;
+class TailSteps;
+
 class Op {
  public:
   virtual ~Op() = default;
   virtual const char* code() const = 0;
-  // Reads the shapes of the inputs and writes that of the output; sets `workspace_bytes`. Called again for each new
-  // input size. Throws ModelError.
-  virtual void Prepare(const char* kernel) = 0;
+  // Reads the shapes of the inputs and writes that of the output. Called again for each new input size. Throws
+  // ModelError.
+  virtual void Prepare() = 0;
+  // Makes what `Run` needs and sets `workspace_bytes`, once all are prepared and Fuse has settled which of them run.
+  // Throws ModelError.
+  virtual void Plan(const char* /*kernel*/) {}
   // Allocates nothing and does not fail.
   virtual void Run(const RunContext& context) const = 0;
   // Whether a pixel of the output (all axes but the last) needs no other pixel of those inputs that have as many pixels
   // as the output. Then `RunPixels` does part of the work, and neighbours can pass pixels on while they are in cache.
   virtual bool IsPixelwise() const { return false; }
   virtual void RunPixels(int64_t /*first*/, int64_t /*count*/) const {}
+
+  // What `Run` reads, without absent inputs, and writes.
+  virtual std::vector<const Value*> Reads() const;
+  virtual std::vector<Value*> Writes() const { return {output}; }
+  // What the first of Writes may overwrite, as each of its elements is read just before its own; or nullptr.
+  virtual const Value* InPlace() const { return nullptr; }
+
+  // For Fuse (fuse.h).
+  virtual ConvOp* AsConv() { return nullptr; }
+  // Whether a convolution with results `y` can do this operator's work as a further step of its tail.
+  virtual bool JoinTail(const Value& /*y*/, TailSteps* /*steps*/) const { return false; }
+  // If the operator packs the signs of its only input.
+  virtual bool PacksFloatSigns() const { return false; }
+  // If it pads packed maps by rows and columns of +1: {top, bottom, left, right}, else nullptr.
+  virtual const int64_t* PadsBits() const { return nullptr; }
 
   // One an input; nullptr for an optional one that is absent.
   std::vector<Value*> inputs;

@@ -64,7 +64,7 @@ class Pad : public Rearrange {
  public:
   const char* code() const override { return "PAD"; }
 
-  void Prepare(const char*) override {
+  void Prepare() override {
     CheckInputs(2);
     const std::vector<int64_t>& shape = inputs[0]->shape;
     const int32_t* const edges = Integers(1, "paddings", static_cast<int64_t>(2 * shape.size()));
@@ -78,7 +78,14 @@ class Pad : public Rearrange {
     copy_ = {shape, DenseSteps(shape), DenseSteps(output->shape)};
     start_ = 0;
     for (size_t axis = 0; axis < shape.size(); ++axis) start_ += edges[2 * axis] * copy_.to_steps[axis];
+    pads_bits_ = inputs[0]->Is(Type::kInt32) && shape.size() == 4;
+    for (size_t i = 0; pads_bits_ && i < 4; ++i) {
+      pads_[i] = edges[i + 2];
+      pads_bits_ = edges[i < 2 ? i : i + 4] == 0;
+    }
   }
+
+  const int64_t* PadsBits() const override { return pads_bits_ ? pads_ : nullptr; }
 
   void Run(const RunContext&) const override {
     std::memset(output->data, 0, static_cast<size_t>(output->Elements()) * sizeof(uint32_t));
@@ -88,6 +95,8 @@ class Pad : public Rearrange {
  private:
   BoxCopy copy_;
   int64_t start_ = 0;
+  bool pads_bits_ = false;
+  int64_t pads_[4] = {};
 };
 
 // STRIDED_SLICE with every bit of begin_mask and end_mask set, which is what ClaimedNodes lets through.
@@ -95,7 +104,7 @@ class Subsample : public Rearrange {
  public:
   const char* code() const override { return "STRIDED_SLICE"; }
 
-  void Prepare(const char*) override {
+  void Prepare() override {
     CheckInputs(4);
     const std::vector<int64_t>& shape = inputs[0]->shape;
     const int32_t* const steps = Integers(3, "strides", static_cast<int64_t>(shape.size()));
@@ -125,7 +134,7 @@ class Gather : public Rearrange {
 
   const char* code() const override { return "GATHER"; }
 
-  void Prepare(const char*) override {
+  void Prepare() override {
     CheckInputs(2);
     const Value &input = *inputs[0], &list = *inputs[1];
     const auto rank = static_cast<int64_t>(input.shape.size());
