@@ -37,7 +37,7 @@ from bnnedge.models.create import create_model
 Array = NDArray[Any]
 Pair = tuple[int, int]
 SAME, VALID = 0, 1
-NONE, RELU, RELU_N1_TO_1, RELU6 = range(4)
+NONE, RELU, RELU_N1_TO_1, RELU6, TANH = range(5)
 
 unavailable = plugins.unavailable(plugins.LITERT_DELEGATE) or LiteRt.unavailable()
 pytestmark = pytest.mark.skipif(unavailable is not None, reason=str(unavailable))
@@ -641,12 +641,24 @@ class GlueGraph:
     def add(self, a: int, b: int, code: str = "ADD", activation: int = NONE) -> int:
         with np.errstate(invalid="ignore", over="ignore"):
             x, y = self.arrays[a], self.arrays[b]
-            result = x - y if code == "SUB" else x + y
-        result = clipped(result) if activation == RELU_N1_TO_1 else result
-        return self.builtin(code, [a, b], result, fusedActivationFunction=activation)
+            result = {"ADD": np.add, "SUB": np.subtract, "MUL": np.multiply}[code](x, y)
+        return self.builtin(code, [a, b], clipped(result, activation), fusedActivationFunction=activation)
 
-    def clip(self, source: int) -> int:
-        return self.builtin("RELU_N1_TO_1", [source], clipped(self.arrays[source]))
+    def clip(self, source: int, activation: int = RELU_N1_TO_1) -> int:
+        code = {RELU: "RELU", RELU_N1_TO_1: "RELU_N1_TO_1", RELU6: "RELU6"}[activation]
+        return self.builtin(code, [source], clipped(self.arrays[source], activation))
+
+    def bound(self, code: str, source: int, number: float, is_swapped: bool = False) -> int:
+        x, limit = self.arrays[source], np.float32(number)
+        result = np.where(x < limit if code == "MAXIMUM" else x > limit, limit, x)
+        inputs = [source, self.constant(np.array([number], np.float32))]
+        return self.builtin(code, inputs[::-1] if is_swapped else inputs, result)
+
+    def prelu(self, source: int, slope: Array) -> int:
+        x = self.arrays[source]
+        with np.errstate(invalid="ignore", over="ignore"):
+            result = np.where(x < 0, slope * x, x)
+        return self.builtin("PRELU", [source, self.constant(slope.reshape(1, 1, -1))], result)
 
     def pad(self, source: int, edges: Sequence[Pair]) -> int:
         amounts = self.constant(np.array(edges, np.int32))
@@ -684,8 +696,12 @@ class GlueGraph:
                 np.testing.assert_array_equal(np.signbit(found[is_number]), np.signbit(wanted[is_number]))
 
 
-def clipped(array: Array) -> Array:
-    return np.asarray(np.clip(array, np.float32(-1), np.float32(1)))
+def clipped(array: Array, activation: int = RELU_N1_TO_1) -> Array:
+    """NaN and -0.0 stay themselves, as in XNNPACK."""
+    inf = float("inf")
+    low, high = {NONE: (-inf, inf), RELU: (0, inf), RELU_N1_TO_1: (-1, 1), RELU6: (0, 6)}[activation]
+    raised = np.where(array < low, np.float32(low), array)
+    return np.asarray(np.where(raised > high, np.float32(high), raised))
 
 
 def entering(data: bytes) -> list[list[int]]:
@@ -712,8 +728,8 @@ BROADCASTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("activation", [NONE, RELU_N1_TO_1])
-@pytest.mark.parametrize("code", ["ADD", "SUB"])
+@pytest.mark.parametrize("activation", [NONE, RELU, RELU_N1_TO_1, RELU6])
+@pytest.mark.parametrize("code", ["ADD", "SUB", "MUL"])
 def test_glue_arithmetic(code: str, activation: int) -> None:
     for shape, is_swapped, threads in itertools.product(BROADCASTS, (False, True), (1, 3)):
         graph = GlueGraph((2, 3, 4, 33))
@@ -738,25 +754,55 @@ def test_glue_equals_the_interpreters_own() -> None:
     """NaN, infinities and the sign of zero through the same operators in a file without LCE's."""
     a, b = (np.asarray(v, np.float32) for v in np.meshgrid(SPECIAL, SPECIAL))
     shape = (1, len(SPECIAL), len(SPECIAL), 1)
-    for code, activation in itertools.product(("ADD", "SUB"), (NONE, RELU_N1_TO_1)):
+
+    def stock(build: Any) -> list[Array]:
         writer = TfliteWriter()
         left = writer.tensor("left", shape)
-        right = writer.constant("right", b.reshape(shape))
-        total = writer.tensor("total", shape)
-        writer.builtin(code, [left, right], total, fusedActivationFunction=activation)
-        cut = writer.builtin("RELU_N1_TO_1", [total], writer.tensor("cut", shape))
-        stock = interpreter(writer.finish([left], [total, cut], {}))
-        stock.allocate_tensors()
-        stock.set_tensor(stock.get_input_details()[0]["index"], a.reshape(shape))
-        stock.invoke()
-        graph = GlueGraph(shape)
+        results = build(writer, left)
+        loaded = interpreter(writer.finish([left], results, {}))
+        loaded.allocate_tensors()
+        loaded.set_tensor(loaded.get_input_details()[0]["index"], a.reshape(shape))
+        loaded.invoke()
+        return [loaded.get_tensor(detail["index"]) for detail in loaded.get_output_details()]
+
+    def whole(graph: GlueGraph) -> int:
         zero = graph.add(graph.first, graph.constant(-graph.arrays[graph.first]))
-        whole = graph.add(zero, graph.constant(a.reshape(shape)))  # 0 + -0 is 0, all else stays
-        total = graph.add(whole, graph.constant(b.reshape(shape)), code, activation)
-        graph.check(graph.clip(total), [total])
-        wanted = [stock.get_tensor(detail["index"]) for detail in stock.get_output_details()]
-        np.testing.assert_array_equal(graph.arrays[total], wanted[0])
-        np.testing.assert_array_equal(clipped(graph.arrays[total]), wanted[1])
+        return graph.add(zero, graph.constant(a.reshape(shape)))  # 0 + -0 is 0, all else stays
+
+    def equal(graph: GlueGraph, found: Sequence[int], wanted: list[Array]) -> None:
+        graph.check(found[-1], found[:-1])
+        for tensor, array in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(graph.arrays[tensor], array)
+
+    for code, activation in itertools.product(("ADD", "SUB", "MUL"), (NONE, RELU, RELU_N1_TO_1, RELU6)):
+
+        def combine(writer: TfliteWriter, left: int, code: str = code, activation: int = activation) -> list[int]:
+            right = writer.constant("right", b.reshape(shape))
+            total = writer.tensor("total", shape)
+            return [writer.builtin(code, [left, right], total, fusedActivationFunction=activation)]
+
+        graph = GlueGraph(shape)
+        total = graph.add(whole(graph), graph.constant(b.reshape(shape)), code, activation)
+        equal(graph, [total], stock(combine))
+
+    numbers = [-1.5, 0.0, 2.0]
+    slope = np.array([-0.25], np.float32)
+
+    def bend(writer: TfliteWriter, left: int) -> list[int]:
+        def one(code: str, *constants: Array) -> int:
+            inputs = [left, *(writer.constant(f"{code} {i}", c) for i, c in enumerate(constants))]
+            return writer.builtin(code, inputs, writer.tensor(code, shape))
+
+        clips = [one(code) for code in ("RELU", "RELU_N1_TO_1", "RELU6")]
+        pairs = itertools.product(("MAXIMUM", "MINIMUM"), numbers)
+        bounds = [one(code, np.array([number], np.float32)) for code, number in pairs]
+        return [*clips, *bounds, one("PRELU", slope.reshape(1, 1, 1))]
+
+    graph = GlueGraph(shape)
+    left = whole(graph)
+    found = [graph.clip(left, activation) for activation in (RELU, RELU_N1_TO_1, RELU6)]
+    found += [graph.bound(code, left, number) for code, number in itertools.product(("MAXIMUM", "MINIMUM"), numbers)]
+    equal(graph, [*found, graph.prelu(left, slope)], stock(bend))
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
@@ -824,8 +870,8 @@ def test_only_what_lies_between_binary_operators_is_claimed() -> None:
         graph.builtin(between, [first, first], graph.arrays[first] * 2, fusedActivationFunction=activation)
         return partitions_of(graph.finish(graph.signs(list(graph.arrays)[-1])))
 
-    assert partitions("ADD") == partitions("SUB") == partitions("ADD", RELU_N1_TO_1) == 1
-    assert partitions("ADD", RELU6) == partitions("MUL") == 2
+    assert partitions("ADD") == partitions("SUB") == partitions("ADD", RELU_N1_TO_1) == partitions("SUB", RELU6) == 1
+    assert partitions("ADD", TANH) == partitions("MUL") == 2
 
     writer = TfliteWriter()
     x, doubled, sums, result = (writer.tensor(name, (1, 4, 5, 33)) for name in ("x", "doubled", "sums", "result"))

@@ -1,5 +1,6 @@
 #include "claim.h"
 
+#include <cmath>
 #include <string>
 #include <unordered_set>
 #include <utility>
@@ -42,6 +43,22 @@ bool IsConstant(const Tensor* tensor) {
 
 bool IsConstantInts(const Tensor* tensor) { return Is(tensor, Type::kInt32) && IsConstant(tensor); }
 
+int32_t Rank(const Tensor* map) { return map->dims->size; }
+
+bool IsConstantOf(const Tensor* tensor, size_t elements) {
+  return IsConstant(tensor) && tensor->bytes == elements * sizeof(float);
+}
+
+bool IsNumber(const Tensor* tensor) {
+  return IsConstantOf(tensor, 1) && !std::isnan(*static_cast<const float*>(tensor->data));
+}
+
+bool IsPerChannel(const Tensor* tensor, const Tensor& map) {
+  const int32_t channels = map.dims->data[map.dims->size - 1];
+  return channels > 0 && tensor->dims->data[tensor->dims->size - 1] == channels &&
+         IsConstantOf(tensor, static_cast<size_t>(channels));
+}
+
 int32_t Count(const IntArray* array) { return array == nullptr ? 0 : array->size; }
 
 bool IsSubsample(const StridedSliceParams& params, const Tensor& input, const Tensor* steps) {
@@ -63,13 +80,24 @@ bool IsGlue(const Graph& graph, const Node& node, int builtin_code) {
   if (Count(node.outputs) != 1 || !IsMap(input) || !IsMap(output) || input->type != output->type) return false;
   switch (static_cast<Builtin>(builtin_code)) {
     case Builtin::kAdd:
-    case Builtin::kSub: {
+    case Builtin::kSub:
+    case Builtin::kMul: {
       if (inputs != 2 || node.builtin_data == nullptr || !IsFloatMap(input) || !IsFloatMap(second)) return false;
+      const bool multiplies = static_cast<Builtin>(builtin_code) == Builtin::kMul;
+      if (multiplies && !IsConstant(input) && !IsConstant(second)) return false;
       const int activation = static_cast<const ArithmeticParams*>(node.builtin_data)->activation;
-      return activation == kActivationNone || activation == kActivationReluN1To1;
+      return activation >= kActivationNone && activation <= kActivationRelu6;
     }
+    case Builtin::kRelu:
     case Builtin::kReluN1To1:
+    case Builtin::kRelu6:
       return inputs == 1 && IsFloatMap(input);
+    case Builtin::kMaximum:
+    case Builtin::kMinimum:
+      return inputs == 2 && IsFloatMap(input) && IsFloatMap(second) &&
+             (IsNumber(second) ? Rank(second) <= Rank(input) : IsNumber(input) && Rank(input) <= Rank(second));
+    case Builtin::kPrelu:
+      return inputs == 2 && IsFloatMap(input) && IsFloatMap(second) && IsPerChannel(second, *input);
     case Builtin::kPad:
       return inputs == 2 && IsConstantInts(second);
     case Builtin::kGather:

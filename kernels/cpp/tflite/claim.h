@@ -4,8 +4,10 @@
 // unless they also wait for another operator that reads results of LCE's (x - MEAN(x)): the partition ends there anyway.
 // Left alone, each would end a partition and start one of another delegate. Glue is what has one exact result, so that
 // claiming it turns no bit:
-//   ADD, SUB                 float32, with broadcasting, activation NONE or RELU_N1_TO_1
-//   RELU_N1_TO_1             float32
+//   ADD, SUB                 float32, with broadcasting, activation NONE or one of the clips that follow
+//   MUL                      the same with a constant
+//   RELU, RELU_N1_TO_1, RELU6, MAXIMUM and MINIMUM of a map and a constant number, PRELU with a constant a channel
+//                            float32
 //   PAD                      float32 or int32 (packed bits), constant amounts
 //   STRIDED_SLICE            float32 or int32, whole axes with constant steps above 0
 //   GATHER                   float32 with constant indices; computed once if the table is constant too

@@ -121,8 +121,10 @@ std::unique_ptr<Op> MakeQuantize();
 std::unique_ptr<Op> MakeDequantize();
 std::unique_ptr<Op> MakeBConv2d(const FlexMap& options);
 std::unique_ptr<Op> MakeBMaxPool2d(const FlexMap& options);
-std::unique_ptr<Op> MakeArithmetic(bool subtracts, int activation);
-std::unique_ptr<Op> MakeClip();
+std::unique_ptr<Op> MakeArithmetic(Builtin code, int activation);
+std::unique_ptr<Op> MakeClip(Builtin code);   // RELU and its kin
+std::unique_ptr<Op> MakeBound(Builtin code);  // MAXIMUM, MINIMUM
+std::unique_ptr<Op> MakePRelu();
 std::unique_ptr<Op> MakePad();
 std::unique_ptr<Op> MakeSubsample();
 std::unique_ptr<Op> MakeGather(int axis);
@@ -138,30 +140,32 @@ struct Windows {
   static Windows Of(int64_t size, int64_t extent, int64_t stride, bool same);
 };
 
-// How many elements make a slice. `cost`: bytes touched per element.
+// How many elements make a slice, which stays in the first cache. `cost`: bytes touched per element.
 inline int64_t SliceLength(int64_t cost) {
   constexpr int64_t kSliceBytes = 32 * 1024;
   return cost >= kSliceBytes ? 1 : kSliceBytes / (cost > 0 ? cost : 1);
 }
 
-// Calls body(first, count) for slices of [0, total), in parallel if `total * cost` is worth it.
+// Calls body(first, count) for parts of [0, total), one a thread where `total * cost` is worth it. All operators that
+// walk over the rows of a map in order get the same parts, so that a thread finds in its cache what it wrote before.
 template <typename Body>
-void ForSlices(const Parallel& parallel, int64_t total, int64_t cost, const Body& body) {
-  const int64_t slice = SliceLength(cost);
-  if (parallel.threads <= 1 || total <= 2 * slice) {
+void ForParts(const Parallel& parallel, int64_t total, int64_t cost, const Body& body) {
+  const int64_t worth = total / SliceLength(cost);
+  const int64_t parts = worth < parallel.threads ? worth : parallel.threads;
+  if (parts <= 1) {
     body(int64_t{0}, total);
     return;
   }
-  struct Slices {
+  struct Parts {
     const Body& body;
-    int64_t total, slice;
-  } slices{body, total, slice};
+    int64_t total, count;
+  } split{body, total, parts};
   const auto piece = [](void* context, int64_t i) {
-    const Slices& s = *static_cast<const Slices*>(context);
-    const int64_t first = i * s.slice;
-    s.body(first, s.total - first < s.slice ? s.total - first : s.slice);
+    const Parts& s = *static_cast<const Parts*>(context);
+    const int64_t first = s.total * i / s.count;
+    s.body(first, s.total * (i + 1) / s.count - first);
   };
-  parallel.run(parallel.host, (total + slice - 1) / slice, piece, &slices);
+  parallel.run(parallel.host, parts, piece, &split);
 }
 
 }  // namespace bnnedge::tflite

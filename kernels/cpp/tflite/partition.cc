@@ -255,7 +255,7 @@ void Partition::RunStep(const Step& step, const RunContext& run) {
     return;
   }
   const int64_t slice = SliceLength(step.pixel_bytes);
-  ForSlices(run.parallel, step.pixels, step.pixel_bytes, [&](int64_t first, int64_t count) {
+  ForParts(run.parallel, step.pixels, step.pixel_bytes, [&](int64_t first, int64_t count) {
     const int64_t end = first + count;
     for (int64_t at = first; at < end; at += slice) {
       for (const PixelwiseOp* op : step.pixelwise) op->RunPixels(at, std::min(slice, end - at));
