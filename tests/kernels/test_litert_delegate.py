@@ -1087,7 +1087,7 @@ def test_networks_are_the_same_fused_and_not(name: str) -> None:
             np.testing.assert_array_equal(found, tapped.get_tensor(tapped.get_output_details()[0]["index"]))
 
 
-def test_only_what_lies_between_binary_operators_is_claimed() -> None:
+def test_only_what_lies_behind_binary_operators_is_claimed() -> None:
     def partitions(between: str, activation: int = NONE) -> int:
         graph = GlueGraph((1, 4, 5, 33))
         first = graph.first
@@ -1103,7 +1103,20 @@ def test_only_what_lies_between_binary_operators_is_claimed() -> None:
     writer.builtin("ADD", [x, x], doubled)
     writer.custom("LceDequantize", [writer.custom("LceQuantize", [doubled], bits)], sums)
     writer.builtin("ADD", [sums, x], result)
-    assert entering(writer.finish([x], [result], {})) == [[doubled]]
+    assert entering(writer.finish([x], [result], {})) == [[x, doubled]]
+
+
+def test_a_convolution_between_binary_ones_splits_them_once() -> None:
+    """What follows joins the binary operators again; only what adds its result to theirs stays with it."""
+    graph = GlueGraph((1, 4, 5, 33))
+    left = graph.conv(graph.first, 33)
+    square = graph.builtin("MUL", [graph.first, graph.first], graph.arrays[graph.first] ** 2)
+    total = graph.clip(graph.add(left, square))
+    after = graph.clip(graph.add(graph.conv(total, 33), total))
+    last = graph.clip(graph.add(graph.conv(after, 33), after))
+    _, second = entering(graph.finish(last))
+    assert [tensor for tensor in second if tensor in graph.computed] == [total]
+    graph.check(last, partitions=2)
 
 
 def test_glue_that_waits_for_another_operator_is_left_alone() -> None:

@@ -1,8 +1,8 @@
 // Which nodes of a graph the delegate runs.
 //
-// All operators of LCE; and *glue*, builtin operators on a way from one LCE operator to another that is glue throughout,
-// unless they also wait for another operator that reads results of LCE's (x - MEAN(x)): the partition ends there anyway.
-// Left alone, each would end a partition and start one of another delegate. Glue is what has one exact result, so that
+// All operators of LCE; and *glue*, builtin operators behind them that can run in the same partition, since they do not
+// wait for another operator that reads its results (as x - MEAN(x) does). Left alone, each would end a partition, or
+// cost a pass over a map that a convolution can do on the way (fuse.h). Glue is what has one exact result, so that
 // claiming it turns no bit:
 //   ADD, SUB                 float32, with broadcasting, activation NONE or one of the clips that follow
 //   MUL                      the same with a constant
