@@ -497,7 +497,8 @@ class PackedConv : public Conv {
     std::fill_n(static_cast<uint32_t*>(job.tensors->output) + first_row * row_words, (last_row - first_row) * row_words, 0u);
   }
 
-  // The strip's values go aside, into the first cache, and from there through the tail.
+  // If the kernel leaves the tail to `finish`, the strip's values go aside, into the first cache, and from there through
+  // the tail.
   void RunWithTail(const Job& job, ConvStrip* strip, unsigned char* aside, int64_t first_pixel,
                    int64_t first_channel) const {
     const Tail& tail = transform_.tail;
@@ -506,9 +507,6 @@ class PackedConv : public Conv {
     const auto from = [first_channel](const std::vector<float>& values) {
       return values.empty() ? nullptr : values.data() + first_channel;
     };
-    strip->output = aside;
-    strip->out_pixel_step = strip->channels;
-    kernel_.run(*strip);
     TailStrip rest{};
     rest.values = reinterpret_cast<const float*>(aside);
     rest.value_step = strip->channels;
@@ -524,6 +522,15 @@ class PackedConv : public Conv {
     rest.limit = from(tail.limit);
     rest.low = tail.low;
     rest.high = tail.high;
+    if (kernel_.does_tails && strip->channels == kernel_.block && rest.slope == nullptr && rest.offset == nullptr) {
+      strip->output = rest.output;
+      strip->tail = &rest;
+      kernel_.run(*strip);
+      return;
+    }
+    strip->output = aside;
+    strip->out_pixel_step = strip->channels;
+    kernel_.run(*strip);
     kernel_.finish(rest);
   }
 

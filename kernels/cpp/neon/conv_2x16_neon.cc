@@ -50,7 +50,7 @@ const ConvKernel kConvNeon = {
     PackWeights,
     ScratchBytes,
     Run<ByteCounter>,
-    FinishTail<NeonLanes>,
+    FinishTail<NeonLanes>, false,
     PackNhwcFloat,
     PackNhwcInt8,
     PackNchwFloat,

@@ -50,7 +50,7 @@ const ConvKernel kConvNeonDot = {
     PackWeights,
     ScratchBytes,
     Run<DotCounter>,
-    FinishTail<NeonLanes>,
+    FinishTail<NeonLanes>, false,
     PackNhwcFloat,
     PackNhwcInt8,
     PackNchwFloat,

@@ -35,6 +35,10 @@ struct NeonLanes {
   static Floats PickBelow(const Floats& a, const Floats& b, const Floats& c, const Floats& d) {
     return Each([&](int i) { return vbslq_f32(vcltq_f32(a.part[i], b.part[i]), c.part[i], d.part[i]); });
   }
+  static Floats Clip(const Floats& y, const Floats& low, const Floats& high) {
+    const Floats raised = PickBelow(y, low, low, y);
+    return PickBelow(high, raised, high, raised);
+  }
   static uint32_t Below(const Floats& a, const Floats& b) {
     uint16x8_t half[2];
     for (int i = 0; i < 2; ++i) {

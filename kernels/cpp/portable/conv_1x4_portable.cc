@@ -6,7 +6,7 @@ namespace bnnedge {
 
 const ConvKernel kConvPortable = {
     "portable",               kScalarBlock,        StripOrder::kBlocksOutside, ScalarPackedBytes,   ScalarPackWeights, nullptr,
-    ScalarRun,           FinishTail<ScalarLanes>,
+    ScalarRun,           FinishTail<ScalarLanes>, false,
     ScalarPackNhwcFloat, ScalarPackNhwcInt8,  ScalarPackNchwFloat, ScalarUnpackNhwc,    nullptr,
 };
 

@@ -174,6 +174,67 @@ inline void StoreTransposed(const float* from, int64_t row_step, float* to, int6
   }
 }
 
+// ---- The tail of a residual block ----
+
+struct Avx512Lanes {
+  using Floats = __m512;
+  static constexpr int kLanes = 16;
+  static __m512 Load(const float* from) { return _mm512_loadu_ps(from); }
+  static __m512 Same(float value) { return _mm512_set1_ps(value); }
+  static void Store(float* to, __m512 y) { _mm512_storeu_ps(to, y); }
+  static __m512 Plus(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
+  static __m512 Times(__m512 a, __m512 b) { return _mm512_mul_ps(a, b); }
+  static __m512 PickBelow(__m512 a, __m512 b, __m512 c, __m512 d) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), d, c);
+  }
+  // Both instructions return their second operand if one is NaN.
+  static __m512 Clip(__m512 y, __m512 low, __m512 high) { return _mm512_min_ps(high, _mm512_max_ps(low, y)); }
+  static uint32_t Below(__m512 a, __m512 b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+};
+
+template <bool kAddsResidual, bool kWritesBits, int kPixels>
+__attribute__((always_inline)) inline void StoreTailAs(const ConvStrip& strip, int64_t first_pixel,
+                                                       const __m512i (&count)[kPixels][2]) {
+  const TailStrip& tail = *strip.tail;
+  const int64_t pixel_step = tail.pixel_step, bits_step = tail.bits_step, first = first_pixel * pixel_step;
+  const int32_t* offset = strip.base_offset + first_pixel;
+  uint32_t* bits = tail.bits + (kWritesBits ? first_pixel * bits_step : 0);
+  TailStep<kAddsResidual, false, kWritesBits> step{tail.residual, nullptr, nullptr, tail.limit, tail.output + first,
+                                                   tail.low,      tail.high};
+  if (kAddsResidual) step.residual += first;
+  const Scale scale[2] = {Scale(strip, 0), Scale(strip, kLanes)};
+#pragma GCC unroll 14
+  for (int i = 0; i < kPixels; ++i) {
+    uint32_t word = 0;
+#pragma GCC unroll 2
+    for (int z = 0; z < 2; ++z) {
+      const __m512 y = scale[z].Apply(strip, offset[i], count[i][z]);
+      word |= step.template Do<Avx512Lanes>(y, z * kLanes) << (z * kLanes);
+    }
+    if (kWritesBits) bits[i * bits_step] = word;
+    step.output += pixel_step;
+    if (kAddsResidual) step.residual += pixel_step;
+  }
+}
+
+template <int kPixels>
+__attribute__((always_inline)) inline void StoreTail(const ConvStrip& strip, int64_t first_pixel,
+                                                     const __m512i (&count)[kPixels][2]) {
+  if (strip.tail->residual != nullptr) {
+    if (strip.tail->bits != nullptr) {
+      StoreTailAs<true, true>(strip, first_pixel, count);
+    } else {
+      StoreTailAs<true, false>(strip, first_pixel, count);
+    }
+  } else {
+    if (strip.tail->bits != nullptr) {
+      StoreTailAs<false, true>(strip, first_pixel, count);
+    } else {
+      StoreTailAs<false, false>(strip, first_pixel, count);
+    }
+  }
+}
+
 template <int kPixels, int kVectors>
 __attribute__((always_inline)) inline void StoreNchw(const ConvStrip& strip, int64_t first_pixel,
                                                      const __m512i (&count)[kPixels][kVectors]) {
@@ -218,6 +279,12 @@ __attribute__((always_inline)) inline void Store(const ConvStrip& strip, int64_t
       if (strip.out_channel_step != 1) {
         StoreNchw<kPixels, kVectors>(strip, first_pixel, count);
         break;
+      }
+      if constexpr (kVectors == 2) {
+        if (strip.tail != nullptr) {
+          StoreTail<kPixels>(strip, first_pixel, count);
+          break;
+        }
       }
       float* out = static_cast<float*>(strip.output) + first;
 #pragma GCC unroll 2
@@ -409,22 +476,6 @@ void UnpackNhwcFloat(const uint32_t* words, int64_t pixels, int64_t channels, fl
   }
 }
 
-// ---- The tail of a residual block ----
-
-struct Avx512Lanes {
-  using Floats = __m512;
-  static constexpr int kLanes = 16;
-  static __m512 Load(const float* from) { return _mm512_loadu_ps(from); }
-  static __m512 Same(float value) { return _mm512_set1_ps(value); }
-  static void Store(float* to, __m512 y) { _mm512_storeu_ps(to, y); }
-  static __m512 Plus(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
-  static __m512 Times(__m512 a, __m512 b) { return _mm512_mul_ps(a, b); }
-  static __m512 PickBelow(__m512 a, __m512 b, __m512 c, __m512 d) {
-    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), d, c);
-  }
-  static uint32_t Below(__m512 a, __m512 b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
-};
-
 // ---- The yardstick: xor, popcount, add without loads ----
 
 int64_t Peak(int64_t rounds) {
@@ -450,7 +501,7 @@ int64_t Peak(int64_t rounds) {
 
 const ConvKernel kConvAvx512 = {
     "avx512",      kBlock,       StripOrder::kBlocksOutside, PackedBytes,     PackWeights, nullptr, Run,
-    FinishTail<Avx512Lanes>,
+    FinishTail<Avx512Lanes>, true,
     PackNhwcFloat, PackNhwcInt8, PackNchwFloat,              UnpackNhwcFloat, Peak,
 };
 

@@ -7,7 +7,7 @@ namespace bnnedge {
 
 const ConvKernel kConvPopcnt = {
     "popcnt",               kScalarBlock,        StripOrder::kBlocksOutside, ScalarPackedBytes,   ScalarPackWeights, nullptr,
-    ScalarRun,           FinishTail<ScalarLanes>,
+    ScalarRun,           FinishTail<ScalarLanes>, false,
     ScalarPackNhwcFloat, ScalarPackNhwcInt8,  ScalarPackNchwFloat, ScalarUnpackNhwc,    nullptr,
 };
 

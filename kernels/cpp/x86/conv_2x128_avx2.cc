@@ -388,6 +388,8 @@ struct Avx2Lanes {
   static __m256 PickBelow(__m256 a, __m256 b, __m256 c, __m256 d) {
     return _mm256_blendv_ps(d, c, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
   }
+  // Both instructions return their second operand if one is NaN.
+  static __m256 Clip(__m256 y, __m256 low, __m256 high) { return _mm256_min_ps(high, _mm256_max_ps(low, y)); }
   static uint32_t Below(__m256 a, __m256 b) {
     return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
   }
@@ -397,7 +399,7 @@ struct Avx2Lanes {
 
 const ConvKernel kConvAvx2 = {
     "avx2",        kBlock,       StripOrder::kRowsOutside, PackedBytes,      PackWeights, ScratchBytes, Run,
-    FinishTail<Avx2Lanes>,
+    FinishTail<Avx2Lanes>, false,
     PackNhwcFloat, PackNhwcInt8, ScalarPackNchwFloat,      ScalarUnpackNhwc, Peak,
 };
 
