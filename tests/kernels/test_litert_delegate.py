@@ -643,7 +643,7 @@ class GlueGraph:
     def add(self, a: int, b: int, code: str = "ADD", activation: int = NONE) -> int:
         with np.errstate(invalid="ignore", over="ignore"):
             x, y = self.arrays[a], self.arrays[b]
-            result = {"ADD": np.add, "SUB": np.subtract, "MUL": np.multiply}[code](x, y)
+            result = x - y if code == "SUB" else x * y if code == "MUL" else x + y
         return self.builtin(code, [a, b], clipped(result, activation), fusedActivationFunction=activation)
 
     def clip(self, source: int, activation: int = RELU_N1_TO_1) -> int:
