@@ -37,7 +37,7 @@ from bnnedge.models.create import create_model
 Array = NDArray[Any]
 Pair = tuple[int, int]
 SAME, VALID = 0, 1
-NONE, RELU, RELU_N1_TO_1, RELU6 = range(4)
+NONE, RELU, RELU_N1_TO_1, RELU6, TANH = range(5)
 
 unavailable = plugins.unavailable(plugins.LITERT_DELEGATE) or LiteRt.unavailable()
 pytestmark = pytest.mark.skipif(unavailable is not None, reason=str(unavailable))
@@ -612,6 +612,7 @@ class GlueGraph:
         self.rng = np.random.default_rng(seed)
         self.x = self.rng.standard_normal(shape).astype(np.float32)
         self.arrays: dict[int, Array] = {}
+        self.computed: list[int] = []
         self.entry = self.put(self.x, lambda t: t)
         self.first = self.signs(self.entry)
 
@@ -619,11 +620,12 @@ class GlueGraph:
         name = f"tensor{len(self.arrays)}"
         index = int(write(self.writer.tensor(name, array.shape, cast(Any, array.dtype.name))))
         self.arrays[index] = array
+        self.computed.append(index)
         return index
 
     def signs(self, source: int) -> int:
         """-1 and +1, packed and unpacked."""
-        packed = self.put(pack(self.arrays[source]).view(np.int32), lambda t: self.custom("LceQuantize", source, t))
+        packed = self.bits(source)
         signs = np.where(self.arrays[source] < 0, -1, 1).astype(np.float32)
         return self.put(signs, lambda t: self.custom("LceDequantize", packed, t))
 
@@ -641,12 +643,24 @@ class GlueGraph:
     def add(self, a: int, b: int, code: str = "ADD", activation: int = NONE) -> int:
         with np.errstate(invalid="ignore", over="ignore"):
             x, y = self.arrays[a], self.arrays[b]
-            result = x - y if code == "SUB" else x + y
-        result = clipped(result) if activation == RELU_N1_TO_1 else result
-        return self.builtin(code, [a, b], result, fusedActivationFunction=activation)
+            result = x - y if code == "SUB" else x * y if code == "MUL" else x + y
+        return self.builtin(code, [a, b], clipped(result, activation), fusedActivationFunction=activation)
 
-    def clip(self, source: int) -> int:
-        return self.builtin("RELU_N1_TO_1", [source], clipped(self.arrays[source]))
+    def clip(self, source: int, activation: int = RELU_N1_TO_1) -> int:
+        code = {RELU: "RELU", RELU_N1_TO_1: "RELU_N1_TO_1", RELU6: "RELU6"}[activation]
+        return self.builtin(code, [source], clipped(self.arrays[source], activation))
+
+    def bound(self, code: str, source: int, number: float, is_swapped: bool = False) -> int:
+        x, limit = self.arrays[source], np.float32(number)
+        result = np.where(x < limit if code == "MAXIMUM" else x > limit, limit, x)
+        inputs = [source, self.constant(np.array([number], np.float32))]
+        return self.builtin(code, inputs[::-1] if is_swapped else inputs, result)
+
+    def prelu(self, source: int, slope: Array) -> int:
+        x = self.arrays[source]
+        with np.errstate(invalid="ignore", over="ignore"):
+            result = np.where(x < 0, slope * x, x)
+        return self.builtin("PRELU", [source, self.constant(slope.reshape(1, 1, -1))], result)
 
     def pad(self, source: int, edges: Sequence[Pair]) -> int:
         amounts = self.constant(np.array(edges, np.int32))
@@ -662,6 +676,42 @@ class GlueGraph:
     def gather(self, source: int, indices: Sequence[int], axis: int) -> int:
         listed = self.constant(np.array(indices, np.int32))
         return self.builtin("GATHER", [source, listed], self.arrays[source].take(indices, axis), axis=axis)
+
+    def bits(self, source: int) -> int:
+        return self.put(pack(self.arrays[source]).view(np.int32), lambda t: self.custom("LceQuantize", source, t))
+
+    def conv(self, source: int, outputs: int, floats: tuple[Array, Array] | None = None, **fields: Any) -> int:
+        """A float convolution of the signs of ``source``; ``floats`` are multiplier and bias."""
+        return self.conv_of_bits(self.bits(source), np.where(self.arrays[source] < 0, -1, 1), outputs, floats, **fields)
+
+    def conv_of_bits(
+        self, bits: int, signs: Array, outputs: int, floats: tuple[Array, Array] | None = None, **fields: Any
+    ) -> int:
+        batch, *size, channels = signs.shape
+        case = Case(channels=channels, outputs=outputs, size=cast(Pair, tuple(size)), batch=batch, **fields)
+        p = replace(Parameters.of(case), signs=signs.astype(np.int8))
+        if floats is not None:
+            p = replace(p, gamma=floats[0], beta=floats[1])
+        constants = [self.constant(c) for c in (pack(p.weight).view(np.int32), p.gamma, p.beta)]
+        options = flexbuffer(**conv_options(case))
+        with np.errstate(invalid="ignore", over="ignore"):
+            result = expected(case, p)
+        return self.put(result, lambda t: self.writer.custom("LceBconv2d", [bits, *constants, ABSENT], t, options))
+
+    def zero_padded(self, source: int, outputs: int, edges: Sequence[Pair], stride: Pair, gamma: Array) -> int:
+        """3x3, as the exporter writes it: PAD with +1, then a map takes away what the padding adds."""
+        signs = np.where(self.arrays[source] < 0, -1, 1)
+        padded = self.pad(self.bits(source), edges)
+        ones = np.pad(signs, edges, constant_values=1)
+        beta = self.rng.standard_normal(outputs).astype(np.float32)
+        fields: dict[str, Any] = {"stride": stride, "padding": VALID}
+        result = self.conv_of_bits(padded, ones, outputs, (gamma, beta), **fields)
+        around = Case(channels=signs.shape[3], outputs=outputs, size=cast(Pair, ones.shape[1:3]), **fields)
+        outside = np.pad(np.zeros_like(signs[:1]), edges, constant_values=1)
+        added = around.fan_in - doubled_popcounts(around, replace(Parameters.of(around), signs=outside))
+        correction = self.constant((-gamma * added).astype(np.float32))
+        pair = (correction, result) if outputs % 2 else (result, correction)
+        return self.add(*pair)
 
     def finish(self, *outputs: int) -> bytes:
         return self.writer.finish([self.entry], list(outputs), {})
@@ -684,8 +734,12 @@ class GlueGraph:
                 np.testing.assert_array_equal(np.signbit(found[is_number]), np.signbit(wanted[is_number]))
 
 
-def clipped(array: Array) -> Array:
-    return np.asarray(np.clip(array, np.float32(-1), np.float32(1)))
+def clipped(array: Array, activation: int = RELU_N1_TO_1) -> Array:
+    """NaN and -0.0 stay themselves, as in XNNPACK."""
+    inf = float("inf")
+    low, high = {NONE: (-inf, inf), RELU: (0, inf), RELU_N1_TO_1: (-1, 1), RELU6: (0, 6)}[activation]
+    raised = np.where(array < low, np.float32(low), array)
+    return np.asarray(np.where(raised > high, np.float32(high), raised))
 
 
 def entering(data: bytes) -> list[list[int]]:
@@ -712,8 +766,8 @@ BROADCASTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("activation", [NONE, RELU_N1_TO_1])
-@pytest.mark.parametrize("code", ["ADD", "SUB"])
+@pytest.mark.parametrize("activation", [NONE, RELU, RELU_N1_TO_1, RELU6])
+@pytest.mark.parametrize("code", ["ADD", "SUB", "MUL"])
 def test_glue_arithmetic(code: str, activation: int) -> None:
     for shape, is_swapped, threads in itertools.product(BROADCASTS, (False, True), (1, 3)):
         graph = GlueGraph((2, 3, 4, 33))
@@ -738,25 +792,55 @@ def test_glue_equals_the_interpreters_own() -> None:
     """NaN, infinities and the sign of zero through the same operators in a file without LCE's."""
     a, b = (np.asarray(v, np.float32) for v in np.meshgrid(SPECIAL, SPECIAL))
     shape = (1, len(SPECIAL), len(SPECIAL), 1)
-    for code, activation in itertools.product(("ADD", "SUB"), (NONE, RELU_N1_TO_1)):
+
+    def stock(build: Any) -> list[Array]:
         writer = TfliteWriter()
         left = writer.tensor("left", shape)
-        right = writer.constant("right", b.reshape(shape))
-        total = writer.tensor("total", shape)
-        writer.builtin(code, [left, right], total, fusedActivationFunction=activation)
-        cut = writer.builtin("RELU_N1_TO_1", [total], writer.tensor("cut", shape))
-        stock = interpreter(writer.finish([left], [total, cut], {}))
-        stock.allocate_tensors()
-        stock.set_tensor(stock.get_input_details()[0]["index"], a.reshape(shape))
-        stock.invoke()
-        graph = GlueGraph(shape)
+        results = build(writer, left)
+        loaded = interpreter(writer.finish([left], results, {}))
+        loaded.allocate_tensors()
+        loaded.set_tensor(loaded.get_input_details()[0]["index"], a.reshape(shape))
+        loaded.invoke()
+        return [loaded.get_tensor(detail["index"]) for detail in loaded.get_output_details()]
+
+    def whole(graph: GlueGraph) -> int:
         zero = graph.add(graph.first, graph.constant(-graph.arrays[graph.first]))
-        whole = graph.add(zero, graph.constant(a.reshape(shape)))  # 0 + -0 is 0, all else stays
-        total = graph.add(whole, graph.constant(b.reshape(shape)), code, activation)
-        graph.check(graph.clip(total), [total])
-        wanted = [stock.get_tensor(detail["index"]) for detail in stock.get_output_details()]
-        np.testing.assert_array_equal(graph.arrays[total], wanted[0])
-        np.testing.assert_array_equal(clipped(graph.arrays[total]), wanted[1])
+        return graph.add(zero, graph.constant(a.reshape(shape)))  # 0 + -0 is 0, all else stays
+
+    def equal(graph: GlueGraph, found: Sequence[int], wanted: list[Array]) -> None:
+        graph.check(found[-1], found[:-1])
+        for tensor, array in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(graph.arrays[tensor], array)
+
+    for code, activation in itertools.product(("ADD", "SUB", "MUL"), (NONE, RELU, RELU_N1_TO_1, RELU6)):
+
+        def combine(writer: TfliteWriter, left: int, code: str = code, activation: int = activation) -> list[int]:
+            right = writer.constant("right", b.reshape(shape))
+            total = writer.tensor("total", shape)
+            return [writer.builtin(code, [left, right], total, fusedActivationFunction=activation)]
+
+        graph = GlueGraph(shape)
+        total = graph.add(whole(graph), graph.constant(b.reshape(shape)), code, activation)
+        equal(graph, [total], stock(combine))
+
+    numbers = [-1.5, 0.0, 2.0]
+    slope = np.array([-0.25], np.float32)
+
+    def bend(writer: TfliteWriter, left: int) -> list[int]:
+        def one(code: str, *constants: Array) -> int:
+            inputs = [left, *(writer.constant(f"{code} {i}", c) for i, c in enumerate(constants))]
+            return writer.builtin(code, inputs, writer.tensor(code, shape))
+
+        clips = [one(code) for code in ("RELU", "RELU_N1_TO_1", "RELU6")]
+        pairs = itertools.product(("MAXIMUM", "MINIMUM"), numbers)
+        bounds = [one(code, np.array([number], np.float32)) for code, number in pairs]
+        return [*clips, *bounds, one("PRELU", slope.reshape(1, 1, 1))]
+
+    graph = GlueGraph(shape)
+    left = whole(graph)
+    found = [graph.clip(left, activation) for activation in (RELU, RELU_N1_TO_1, RELU6)]
+    found += [graph.bound(code, left, number) for code, number in itertools.product(("MAXIMUM", "MINIMUM"), numbers)]
+    equal(graph, [*found, graph.prelu(left, slope)], stock(bend))
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
@@ -773,7 +857,7 @@ def test_glue_that_moves(channels: int) -> None:
 
 def test_glue_pads_packed_bits_with_plus_one() -> None:
     graph = GlueGraph((1, 4, 5, 70))
-    packed = graph.put(pack(graph.x).view(np.int32), lambda t: graph.custom("LceQuantize", graph.entry, t))
+    packed = graph.bits(graph.entry)
     edges = [(0, 0), (1, 2), (3, 0), (0, 0)]
     padded = graph.pad(packed, edges)
     signs = np.pad(np.where(graph.x < 0, -1, 1), edges, constant_values=1).astype(np.float32)
@@ -817,15 +901,201 @@ def test_glue_in_random_graphs(seed: int, threads: int) -> None:
     graph.check(rest, [full[-1]] if seed % 2 else [], threads=threads)
 
 
-def test_only_what_lies_between_binary_operators_is_claimed() -> None:
+# ---- Operators that join a convolution ----
+
+
+CONVOLUTIONS: list[dict[str, Any]] = [
+    {"padding": SAME, "pad_values": 0}, {"padding": SAME, "pad_values": 1, "activation": RELU6},
+    {"kernel": (1, 1), "padding": VALID}, {"padding": SAME, "pad_values": 0, "dilation": (2, 1)},
+    {"kernel": (2, 3), "padding": SAME, "pad_values": 1}, {"padding": SAME, "activation": RELU_N1_TO_1},
+]  # fmt: skip
+
+
+def numbers(graph: GlueGraph, shape: tuple[int, ...] | int, is_special: bool = False) -> Array:
+    values = (3 * graph.rng.standard_normal(shape)).astype(np.float32)
+    if is_special:
+        values.flat[::5] = np.resize(SPECIAL, values.flat[::5].shape)
+    return values
+
+
+def one_step(graph: GlueGraph, y: int, maps: list[int]) -> int:
+    """A random operator behind ``y``."""
+    rng, shape = graph.rng, graph.arrays[y].shape
+    activation = int(rng.choice([NONE, NONE, RELU, RELU_N1_TO_1, RELU6]))
+    kind = int(rng.integers(7))
+    if kind < 2:
+        other = maps[int(rng.integers(len(maps)))]
+        return graph.add(*((y, other) if kind else (other, y)), activation=activation)
+    if kind == 2:
+        shape = (shape, shape[1:], (1, 1, *shape[2:]))[int(rng.integers(3))]
+        return graph.add(y, graph.constant(numbers(graph, shape, rng.random() < 0.2)), activation=activation)
+    if kind == 3:
+        return graph.prelu(y, numbers(graph, shape[-1]))
+    if kind == 4:
+        pair = (y, graph.constant(numbers(graph, shape[-1:])))
+        return graph.add(*(pair if rng.random() < 0.7 else pair[::-1]), str(rng.choice(["ADD", "SUB"])), activation)
+    if kind == 5:
+        return graph.clip(y, int(rng.choice([RELU, RELU_N1_TO_1, RELU_N1_TO_1, RELU6])))
+    return graph.bound(*((("MAXIMUM", y, -0.75), ("MINIMUM", y, 1.25))[int(rng.integers(2))]), rng.random() < 0.5)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("seed", range(40))
+def test_random_ways_behind_convolutions(seed: int, threads: int) -> None:
+    """Residuals, clips, signs and taps anywhere."""
+    channels = [31, 32, 33, 64, 70, 1][seed % 6]
+    graph = GlueGraph((1 + seed % 2, 5, 6, channels), seed)
+    rng, maps = graph.rng, [graph.first]
+    for _ in range(7):
+        fields = CONVOLUTIONS[int(rng.integers(len(CONVOLUTIONS)))]
+        y = graph.conv(maps[-1 - int(rng.integers(min(2, len(maps))))], channels, **fields)
+        if rng.random() < 0.2:
+            maps.append(y)
+        for _ in range(int(rng.integers(5))):
+            y = one_step(graph, y, maps)
+            if rng.random() < 0.15:
+                maps.append(y)
+        if rng.random() < 0.3:
+            maps.append(graph.signs(graph.add(y, graph.constant(numbers(graph, channels)))))
+        maps.append(y)
+    taps = [tensor for tensor in graph.computed[1:] if rng.random() < 0.05]
+    graph.check(maps[-1], taps if seed % 2 else [], threads=threads)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["ADD", "PRELU", "SHIFT", "CLIP"])), ids="-".join)
+def test_steps_in_any_order(order: Sequence[str]) -> None:
+    """Only one of these orders fits the tail of a convolution as a whole."""
+    for channels, has_signs in itertools.product((33, 64), (True, False)):
+        graph = GlueGraph((2, 5, 6, channels))
+        y = graph.conv(graph.first, channels)
+        for step in order:
+            if step == "ADD":
+                y = graph.add(graph.first, y)
+            elif step == "PRELU":
+                y = graph.prelu(y, numbers(graph, channels))
+            elif step == "SHIFT":
+                y = graph.add(y, graph.constant(numbers(graph, channels, True)))
+            else:
+                y = graph.clip(y)
+        last = graph.signs(y) if has_signs else graph.conv(y, channels)
+        graph.check(graph.add(last, y) if has_signs else last)
+
+
+def test_signs_before_a_clip_that_leaves_them_or_not() -> None:
+    for activation, shift in itertools.product((RELU_N1_TO_1, RELU, RELU6), (None, 1.0)):
+        graph = GlueGraph((1, 5, 6, 33))
+        y = graph.add(graph.conv(graph.first, 33), graph.first)
+        before = y if shift is None else graph.add(y, graph.constant(numbers(graph, 33)), "SUB")
+        signs = graph.signs(before)
+        graph.check(graph.add(graph.clip(y, activation), signs))
+
+
+def test_two_readers_of_the_signs() -> None:
+    graph = GlueGraph((2, 5, 6, 40))
+    y = graph.add(graph.conv(graph.first, 40), graph.first)
+    first, second = graph.conv(y, 40), graph.conv(y, 40, kernel=(1, 1))
+    graph.check(graph.add(graph.add(first, second), y))
+
+
+def test_the_sum_of_two_convolutions() -> None:
+    for is_swapped in (False, True):
+        graph = GlueGraph((2, 8, 7, 33))
+        bits = graph.bits(graph.first)
+        signs = graph.arrays[graph.first]
+        first, second = (graph.conv_of_bits(bits, signs, 70, kernel=k, stride=(2, 2)) for k in ((3, 3), (1, 1)))
+        total = graph.add(*((second, first) if is_swapped else (first, second)), activation=RELU_N1_TO_1)
+        graph.check(graph.add(graph.conv(total, 70), total))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 32, 33, 64])
+@pytest.mark.parametrize("fields", CONVOLUTIONS, ids=str)
+def test_signs_alone(channels: int, fields: dict[str, Any]) -> None:
+    """Results that are zero, infinite, not a number or denormal; multipliers of either sign and none."""
+    graph = GlueGraph((2, 5, 6, channels))
+    fan_in = Case(channels=channels, **{k: v for k, v in fields.items() if k == "kernel"}).fan_in
+    integers = graph.rng.integers(-fan_in // 4, fan_in // 4 + 1, 40).astype(np.float32)  # s = -beta: a tie
+    plain = (np.resize(np.array([1, -1, 0.37, -0.37, 0.0], np.float32), 40), integers)
+    tiny = (np.resize(np.array([1e-38, -1e-40, 1e-45, 3e38], np.float32), 40), np.resize(SPECIAL, 40))
+    for floats in (plain, tiny, (plain[0], np.zeros(40, np.float32)), (tiny[0], plain[1])):
+        graph.first = graph.signs(graph.conv(graph.first, 40, floats, **fields))
+        y = graph.conv(graph.first, 40, floats, **fields)
+        y = graph.clip(graph.add(y, graph.constant(numbers(graph, 40))))
+        graph.first = graph.signs(y)
+    graph.check(graph.first)
+
+
+@pytest.mark.parametrize("channels", [1, 31, 32, 33, 64])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (1, 3)])
+def test_padding_by_another_operator(stride: Pair, channels: int) -> None:
+    rng = np.random.default_rng(channels)
+    sizes = [(6, 8), (5, 7), (1, 2)]
+    for (height, width), batch, edges in itertools.product(sizes, (1, 2), ([(1, 0), (1, 0)], [(1, 1), (2, 1)])):
+        graph = GlueGraph((batch, height, width, channels))
+        if width + sum(edges[1]) < 3 or height + sum(edges[0]) < 3:
+            continue
+        around = [(0, 0), *edges, (0, 0)]
+        for multiplier in (1.0, 0.31):
+            gamma = (multiplier * rng.choice([-1, 1], 37)).astype(np.float32)
+            wide = GlueGraph((batch, height, width, channels))
+            wide.check(wide.zero_padded(wide.first, 37, around, stride, gamma))
+            y = graph.zero_padded(graph.first, channels, around, stride, np.resize(gamma, channels))
+            graph.check(graph.add(graph.conv(y, channels), y), [y] if multiplier == 1.0 else [])
+            graph = GlueGraph((batch, height, width, channels))
+
+
+def test_a_map_that_is_no_correction() -> None:
+    """Constants that turn signs in some pixels of a border class only, or by too much."""
+    for shape in ((1, 5, 6, 33), (5, 6, 33), (1, 1, 6, 33), (1, 5, 1, 1), (2, 5, 6, 33), (2, 1, 1, 33), (1,)):
+        graph = GlueGraph((2, 5, 6, 33))
+        y = graph.add(graph.conv(graph.first, 33), graph.constant(10 * numbers(graph, shape)))
+        graph.check(graph.signs(y))
+        graph.check(graph.conv(y, 33))
+
+
+def test_fused_operators_are_resized() -> None:
+    graph = GlueGraph((1, 5, 6, 33))
+    y = graph.add(graph.conv(graph.first, 33), graph.first, activation=RELU_N1_TO_1)
+    z = graph.zero_padded(y, 33, [(0, 0), (1, 1), (1, 1), (0, 0)], (1, 1), np.ones(33, np.float32))
+    data = graph.finish(graph.signs(graph.add(graph.conv(z, 33), y)))
+    loaded = interpreter(data)
+    images = np.random.default_rng(1).standard_normal((4, 5, 6, 33)).astype(np.float32)
+    singles = [run(data, images[i : i + 1]) for i in range(4)]
+    for chosen in ([0, 1, 2, 3], [2], [3, 3, 0], [1]):
+        np.testing.assert_array_equal(invoke(loaded, images[chosen]), np.concatenate([singles[i] for i in chosen]))
+
+
+@pytest.mark.parametrize("name", ["resnet18_1w1a", "resnet20_1w1a"])
+def test_networks_are_the_same_fused_and_not(name: str) -> None:
+    """Nothing is fused that also leaves the graph."""
+    torch.manual_seed(0)
+    model = create_model(name, num_classes=10, in_channels=3, image_size=32)
+    method = METHODS.load("ste")
+    method(method.Options()).attach(model)
+    data = LceTarget().write(optimize(trace(model, torch.zeros(2, 3, 32, 32))))
+    raw = parse_model(data).raw
+    inner = [int(op.outputs[0]) for op in raw.subgraphs[0].operators[:-4]]
+    raw.subgraphs[0].outputs = [*raw.subgraphs[0].outputs, *inner]
+    x = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    tapped = interpreter(serialize(raw))
+    for seed in range(3):
+        x = np.random.default_rng(seed).standard_normal((1, 32, 32, 3)).astype(np.float32)
+        tapped.allocate_tensors()
+        tapped.set_tensor(tapped.get_input_details()[0]["index"], x)
+        tapped.invoke()
+        for threads in (1, 2):
+            found = run(data, x, litert_delegate(threads))
+            np.testing.assert_array_equal(found, tapped.get_tensor(tapped.get_output_details()[0]["index"]))
+
+
+def test_only_what_lies_behind_binary_operators_is_claimed() -> None:
     def partitions(between: str, activation: int = NONE) -> int:
         graph = GlueGraph((1, 4, 5, 33))
         first = graph.first
         graph.builtin(between, [first, first], graph.arrays[first] * 2, fusedActivationFunction=activation)
         return partitions_of(graph.finish(graph.signs(list(graph.arrays)[-1])))
 
-    assert partitions("ADD") == partitions("SUB") == partitions("ADD", RELU_N1_TO_1) == 1
-    assert partitions("ADD", RELU6) == partitions("MUL") == 2
+    assert partitions("ADD") == partitions("SUB") == partitions("ADD", RELU_N1_TO_1) == partitions("SUB", RELU6) == 1
+    assert partitions("ADD", TANH) == partitions("MUL") == 2
 
     writer = TfliteWriter()
     x, doubled, sums, result = (writer.tensor(name, (1, 4, 5, 33)) for name in ("x", "doubled", "sums", "result"))
@@ -833,7 +1103,20 @@ def test_only_what_lies_between_binary_operators_is_claimed() -> None:
     writer.builtin("ADD", [x, x], doubled)
     writer.custom("LceDequantize", [writer.custom("LceQuantize", [doubled], bits)], sums)
     writer.builtin("ADD", [sums, x], result)
-    assert entering(writer.finish([x], [result], {})) == [[doubled]]
+    assert entering(writer.finish([x], [result], {})) == [[x, doubled]]
+
+
+def test_a_convolution_between_binary_ones_splits_them_once() -> None:
+    """What follows joins the binary operators again; only what adds its result to theirs stays with it."""
+    graph = GlueGraph((1, 4, 5, 33))
+    left = graph.conv(graph.first, 33)
+    square = graph.builtin("MUL", [graph.first, graph.first], graph.arrays[graph.first] ** 2)
+    total = graph.clip(graph.add(left, square))
+    after = graph.clip(graph.add(graph.conv(total, 33), total))
+    last = graph.clip(graph.add(graph.conv(after, 33), after))
+    _, second = entering(graph.finish(last))
+    assert [tensor for tensor in second if tensor in graph.computed] == [total]
+    graph.check(last, partitions=2)
 
 
 def test_glue_that_waits_for_another_operator_is_left_alone() -> None:

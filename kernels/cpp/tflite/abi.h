@@ -26,11 +26,26 @@ constexpr int64_t kAllowDynamicTensors = 1;
 constexpr int kBuiltinDelegate = 51;
 
 // Numbers of BuiltinOperator.
-enum class Builtin : int { kAdd = 0, kReluN1To1 = 20, kPad = 34, kGather = 36, kSub = 41, kStridedSlice = 45 };
+enum class Builtin : int {
+  kAdd = 0,
+  kMul = 18,
+  kRelu = 19,
+  kReluN1To1 = 20,
+  kRelu6 = 21,
+  kPad = 34,
+  kGather = 36,
+  kSub = 41,
+  kStridedSlice = 45,
+  kPrelu = 54,
+  kMaximum = 55,
+  kMinimum = 57,
+};
 
 // Numbers of TfLiteFusedActivation.
 constexpr int kActivationNone = 0;
+constexpr int kActivationRelu = 1;
 constexpr int kActivationReluN1To1 = 2;
+constexpr int kActivationRelu6 = 3;
 
 struct IntArray {
   int32_t size;
@@ -70,7 +85,7 @@ struct Node {
 };
 
 // What Node.builtin_data points to, as far as it is read here; the interpreter fills it in.
-struct ArithmeticParams {  // of ADD and SUB
+struct ArithmeticParams {  // of ADD, SUB and MUL
   int activation;
 };
 

@@ -1,62 +1,85 @@
-// ADD and SUB with broadcasting, and RELU_N1_TO_1, alone or as the activation of these: one float operation an element,
-// each rounded by itself, so that the result is that of any other implementation. A NaN stays one through a clip.
+// ADD, SUB and MUL with broadcasting, clips, alone or as the activation of these, and PRELU: every result is rounded once,
+// so that it is that of any other implementation. As in XNNPACK, NaN and -0.0 stay themselves through a clip.
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #endif
 
-#include "op.h"
+#include "fuse.h"
 
 namespace bnnedge::tflite {
 namespace {
 
-constexpr float kLow = -1.0f, kHigh = 1.0f;
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// In place too.
-void ClipAll(const float* from, int64_t count, float* to) {
-  int64_t i = 0;
+// y = min(max(y, low), high)
+struct Range {
+  float low = -kInfinity, high = kInfinity;
+
+  static Range OfActivation(int activation) {
+    if (activation == kActivationRelu) return {0.0f, kInfinity};
+    if (activation == kActivationReluN1To1) return {-1.0f, 1.0f};
+    if (activation == kActivationRelu6) return {0.0f, 6.0f};
+    return {};
+  }
+
+  bool IsAll() const { return low == -kInfinity && high == kInfinity; }
+
+  // In place too.
+  void ClipAll(const float* from, int64_t count, float* to) const {
+    int64_t i = 0;
 #if defined(__SSE2__)
-  // Both instructions return their second operand if one is NaN, which compilers do not make of the loop below.
-  const __m128 low = _mm_set1_ps(kLow), high = _mm_set1_ps(kHigh);
-  for (; i + 4 <= count; i += 4) {
-    _mm_storeu_ps(to + i, _mm_min_ps(high, _mm_max_ps(low, _mm_loadu_ps(from + i))));
-  }
+    // Both instructions return their second operand if one is NaN, which compilers do not make of the loop below.
+    const __m128 least = _mm_set1_ps(low), most = _mm_set1_ps(high);
+    for (; i + 4 <= count; i += 4) {
+      _mm_storeu_ps(to + i, _mm_min_ps(most, _mm_max_ps(least, _mm_loadu_ps(from + i))));
+    }
 #endif
-  for (; i < count; ++i) {
-    const float raised = from[i] < kLow ? kLow : from[i];
-    to[i] = raised > kHigh ? kHigh : raised;
+    for (; i < count; ++i) {
+      const float raised = from[i] < low ? low : from[i];
+      to[i] = raised > high ? high : raised;
+    }
   }
-}
+};
 
-template <bool subtracts>
+template <Builtin code>
 float Combined(float a, float b) {
-  return subtracts ? a - b : a + b;
+  return code == Builtin::kMul ? a * b : code == Builtin::kSub ? a - b : a + b;
 }
 
-// to[i] = a[i or 0] +- b[i or 0]. Three loops, because a step that is known makes them vectors. `a` may be `b`.
-template <bool subtracts>
+// to[i] = a[i or 0] op b[i or 0]. Three loops, because a step that is known makes them vectors. `a` may be `b`.
+template <Builtin code>
 void CombineAll(const float* a, bool a_moves, const float* b, bool b_moves, int64_t count, float* __restrict to) {
   if (a_moves && b_moves) {
-    for (int64_t i = 0; i < count; ++i) to[i] = Combined<subtracts>(a[i], b[i]);
+    for (int64_t i = 0; i < count; ++i) to[i] = Combined<code>(a[i], b[i]);
   } else if (a_moves) {
     const float other = *b;
-    for (int64_t i = 0; i < count; ++i) to[i] = Combined<subtracts>(a[i], other);
+    for (int64_t i = 0; i < count; ++i) to[i] = Combined<code>(a[i], other);
   } else if (b_moves) {
     const float other = *a;
-    for (int64_t i = 0; i < count; ++i) to[i] = Combined<subtracts>(other, b[i]);
+    for (int64_t i = 0; i < count; ++i) to[i] = Combined<code>(other, b[i]);
   } else {
-    std::fill_n(to, count, Combined<subtracts>(*a, *b));
+    std::fill_n(to, count, Combined<code>(*a, *b));
   }
+}
+
+// Constants of the channels of `map`.
+bool IsPerChannel(const Value& value, const Value& map) {
+  return value.is_constant && value.Elements() == map.Channels() && value.Channels() == map.Channels();
 }
 
 class Arithmetic : public PixelwiseOp {
  public:
-  Arithmetic(bool subtracts, bool clips) : subtracts_(subtracts), clips_(clips) {}
+  Arithmetic(Builtin code, Range range) : code_(code), range_(range) {}
 
-  const char* code() const override { return subtracts_ ? "SUB" : "ADD"; }
+  const char* code() const override {
+    return code_ == Builtin::kMul ? "MUL" : code_ == Builtin::kSub ? "SUB" : "ADD";
+  }
 
-  void Prepare(const char*) override {
+  void Prepare() override {
     Require(inputs.size() == kOperands && inputs[0] != nullptr && inputs[1] != nullptr,
             "needs 2 inputs, found " + std::to_string(inputs.size()));
     for (const Value* input : inputs) {
@@ -82,6 +105,18 @@ class Arithmetic : public PixelwiseOp {
       Combine(a + operands_[0].Offset(pixel, output->shape), operands_[0].has_channels,
               b + operands_[1].Offset(pixel, output->shape), operands_[1].has_channels, channels, to);
     }
+  }
+
+  bool JoinTail(const Value& y, TailSteps* steps) const override {
+    const bool is_first = inputs[0] == &y;
+    const Value& other = *inputs[is_first ? 1 : 0];
+    const bool adds = code_ == Builtin::kAdd;
+    if (&other == &y || output->shape != y.shape || !(adds || (code_ == Builtin::kSub && is_first))) return false;
+    const bool is_whole = other.Elements() == y.Elements();
+    // y - c is y + -c, exactly.
+    const bool joins = (IsPerChannel(other, y) && steps->Shift(other, adds ? 1.0f : -1.0f)) ||
+                       (adds && (is_whole || other.is_constant) && steps->AddResidual(other));
+    return joins && (range_.IsAll() || steps->Clip(range_.low, range_.high));
   }
 
  private:
@@ -133,41 +168,134 @@ class Arithmetic : public PixelwiseOp {
   }
 
   void Combine(const float* a, bool a_moves, const float* b, bool b_moves, int64_t count, float* to) const {
-    if (subtracts_) {
-      CombineAll<true>(a, a_moves, b, b_moves, count, to);
+    if (code_ == Builtin::kMul) {
+      CombineAll<Builtin::kMul>(a, a_moves, b, b_moves, count, to);
+    } else if (code_ == Builtin::kSub) {
+      CombineAll<Builtin::kSub>(a, a_moves, b, b_moves, count, to);
     } else {
-      CombineAll<false>(a, a_moves, b, b_moves, count, to);
+      CombineAll<Builtin::kAdd>(a, a_moves, b, b_moves, count, to);
     }
-    if (clips_) ClipAll(to, count, to);
+    if (!range_.IsAll()) range_.ClipAll(to, count, to);
   }
 
-  const bool subtracts_, clips_;
+  const Builtin code_;
+  const Range range_;
   Operand operands_[kOperands];
 };
 
-class Clip : public PixelwiseOp {
- public:
-  const char* code() const override { return "RELU_N1_TO_1"; }
-
-  void Prepare(const char*) override {
-    Require(inputs.size() == 1 && inputs[0] != nullptr, "needs 1 input, found " + std::to_string(inputs.size()));
-    RequireType(*inputs[0], "input", Type::kFloat32);
+// An operator on one float map and constants.
+class MapOp : public PixelwiseOp {
+ protected:
+  void CheckMap(size_t which, size_t count) {
+    Require(inputs.size() == count && std::count(inputs.begin(), inputs.end(), nullptr) == 0,
+            "needs " + std::to_string(count) + (count == 1 ? " input" : " inputs") + ", found " +
+                std::to_string(inputs.size()));
+    for (const Value* input : inputs) RequireType(*input, "input", Type::kFloat32);
     RequireType(*output, "output", Type::kFloat32);
-    Require(!inputs[0]->shape.empty(), "input must have at least one axis");
-    output->shape = inputs[0]->shape;
+    Require(!inputs[which]->shape.empty(), "input must have at least one axis");
+    output->shape = inputs[which]->shape;
+  }
+};
+
+class Clip : public MapOp {
+ public:
+  explicit Clip(Builtin code) : code_(code) {
+    range_ = Range::OfActivation(code == Builtin::kRelu    ? kActivationRelu
+                                 : code == Builtin::kRelu6 ? kActivationRelu6
+                                                           : kActivationReluN1To1);
+  }
+
+  const char* code() const override {
+    return code_ == Builtin::kRelu ? "RELU" : code_ == Builtin::kRelu6 ? "RELU6" : "RELU_N1_TO_1";
+  }
+
+  void Prepare() override { CheckMap(0, 1); }
+
+  bool JoinTail(const Value&, TailSteps* steps) const override { return steps->Clip(range_.low, range_.high); }
+
+  void RunPixels(int64_t first, int64_t count) const override {
+    const int64_t channels = output->Channels();
+    const auto* const from = inputs[0]->As<const float>() + first * channels;
+    range_.ClipAll(from, count * channels, output->As<float>() + first * channels);
+  }
+
+ private:
+  const Builtin code_;
+  Range range_;
+};
+
+// MAXIMUM and MINIMUM with a number.
+class Bound : public MapOp {
+ public:
+  explicit Bound(Builtin code) : raises_(code == Builtin::kMaximum) {}
+
+  const char* code() const override { return raises_ ? "MAXIMUM" : "MINIMUM"; }
+
+  void Prepare() override {
+    Require(inputs.size() == 2 && inputs[0] != nullptr && inputs[1] != nullptr,
+            "needs 2 inputs, found " + std::to_string(inputs.size()));
+    map_ = IsNumber(*inputs[1]) ? 0 : 1;
+    CheckMap(map_, 2);
+    const Value& number = *inputs[1 - map_];
+    Require(IsNumber(number) && number.shape.size() <= output->shape.size(),
+            "one input must be a constant number, found " + ShapeText(number.shape));
+    const float value = *number.As<const float>();
+    Require(!std::isnan(value), "the constant must be a number, found NaN");
+    (raises_ ? range_.low : range_.high) = value;
+  }
+
+  bool JoinTail(const Value&, TailSteps* steps) const override { return steps->Clip(range_.low, range_.high); }
+
+  void RunPixels(int64_t first, int64_t count) const override {
+    const int64_t channels = output->Channels();
+    const auto* const from = inputs[map_]->As<const float>() + first * channels;
+    range_.ClipAll(from, count * channels, output->As<float>() + first * channels);
+  }
+
+ private:
+  static bool IsNumber(const Value& value) { return value.is_constant && value.Elements() == 1; }
+
+  const bool raises_;
+  size_t map_ = 0;
+  Range range_;
+};
+
+// y < 0 ? slope[o] * y : y
+class PRelu : public MapOp {
+ public:
+  const char* code() const override { return "PRELU"; }
+
+  void Prepare() override {
+    CheckMap(0, 2);
+    Require(IsPerChannel(*inputs[1], *inputs[0]), "the slope must be a constant [" +
+                                                      std::to_string(output->Channels()) + "], found " +
+                                                      ShapeText(inputs[1]->shape));
+  }
+
+  bool JoinTail(const Value& y, TailSteps* steps) const override {
+    return inputs[0] == &y && steps->Multiply(*inputs[1]);
   }
 
   void RunPixels(int64_t first, int64_t count) const override {
     const int64_t channels = output->Channels();
-    ClipAll(inputs[0]->As<const float>() + first * channels, count * channels, output->As<float>() + first * channels);
+    const auto *from = inputs[0]->As<const float>() + first * channels, *const slope = inputs[1]->As<const float>();
+    float* to = output->As<float>() + first * channels;
+    for (int64_t pixel = 0; pixel < count; ++pixel, from += channels, to += channels) {
+      for (int64_t c = 0; c < channels; ++c) {
+        const float product = slope[c] * from[c];
+        to[c] = from[c] < 0.0f ? product : from[c];
+      }
+    }
   }
 };
 
 }  // namespace
 
-std::unique_ptr<Op> MakeArithmetic(bool subtracts, int activation) {
-  return std::make_unique<Arithmetic>(subtracts, activation == kActivationReluN1To1);
+std::unique_ptr<Op> MakeArithmetic(Builtin code, int activation) {
+  return std::make_unique<Arithmetic>(code, Range::OfActivation(activation));
 }
-std::unique_ptr<Op> MakeClip() { return std::make_unique<Clip>(); }
+std::unique_ptr<Op> MakeClip(Builtin code) { return std::make_unique<Clip>(code); }
+std::unique_ptr<Op> MakeBound(Builtin code) { return std::make_unique<Bound>(code); }
+std::unique_ptr<Op> MakePRelu() { return std::make_unique<PRelu>(); }
 
 }  // namespace bnnedge::tflite

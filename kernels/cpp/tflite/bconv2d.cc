@@ -10,10 +10,12 @@
 // It is exact for odd channel counts too, where LCE's reference kernel rounds, and for filters that reach beyond the
 // whole map, where its other kernels leave the padding out.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <utility>
 
-#include "op.h"
+#include "fuse.h"
+#include "signs.h"
 
 namespace bnnedge::tflite {
 namespace {
@@ -27,7 +29,7 @@ constexpr int64_t kWorkspacePerByte = 16;
 
 enum Activation : int64_t { kNone = 0, kRelu = 1, kReluN1To1 = 2, kRelu6 = 3 };
 
-class BConv : public Op {
+class BConv : public ConvOp {
  public:
   explicit BConv(const FlexMap& options) {
     p_.channels = Option(options, kCode, "channels_in", 1, kMaxOption);
@@ -43,8 +45,9 @@ class BConv : public Op {
 
   const char* code() const override { return kCode; }
 
-  void Prepare(const char* kernel) override {
-    if (conv_ == nullptr) CheckConstants();
+  void Prepare() override {
+    if (!is_checked_) CheckConstants();
+    is_checked_ = true;
     const std::vector<int64_t>& shape = inputs[kInput]->shape;
     Require(shape.size() == 4, "input must be [N, H, W, words], found " + ShapeText(shape));
     Require(shape[3] == p_.InWords(), std::to_string(p_.channels) + " channels take " + std::to_string(p_.InWords()) +
@@ -52,14 +55,70 @@ class BConv : public Op {
     const Windows rows = Windows::Of(shape[1], Extent(p_.kernel_height, p_.dilation_height), p_.stride_height, same_);
     const Windows columns = Windows::Of(shape[2], Extent(p_.kernel_width, p_.dilation_width), p_.stride_width, same_);
     Require(rows.count >= 1 && columns.count >= 1, "the filter does not fit into input " + ShapeText(shape));
-    Resize(shape, rows, columns, kernel);
+    SetSize(shape, {rows.before, rows.after, columns.before, columns.after}, &p_);
+    CheckPaddedSize();
     const int64_t channels = output->Is(Type::kInt32) ? WordsFor(p_.out_channels) : p_.out_channels;
     output->shape = {shape[0], rows.count, columns.count, channels};
+  }
+
+  void Plan(const char* kernel) override {
+    BConv2dParams params = FusedParams(fusion);
+    Transform transform = transform_;
+    std::vector<bool> negated;
+    if (fusion.output == nullptr) {
+      transform = Transform{};
+      transform.domain = Domain::kDoubledPopcount;
+      transform.kind = OutputKind::kBits;
+      transform.threshold = signs_.threshold;
+      params.pad_value = signs_.pad_value;
+      negated = signs_.negated;
+    } else {
+      transform.tail = fusion.steps.tail();
+    }
+    Make(params, transform, negated, kernel);
     CheckWorkspace();
   }
 
   void Run(const RunContext& context) const override {
-    conv_->Run({inputs[kInput]->As<const uint32_t>(), output->data}, context.workspace, context.parallel);
+    ConvTensors tensors{fusion.input->As<const uint32_t>(), nullptr};
+    if (fusion.output == nullptr) {
+      tensors.output = fusion.bits->data;
+    } else {
+      tensors.output = fusion.output->data;
+      if (fusion.steps.residual() != nullptr) tensors.residual = fusion.steps.residual()->As<const float>();
+      if (fusion.bits != nullptr) tensors.bits = fusion.bits->As<uint32_t>();
+    }
+    conv_->Run(tensors, context.workspace, context.parallel);
+  }
+
+  std::vector<const Value*> Reads() const override {
+    std::vector<const Value*> reads{fusion.input};
+    if (fusion.output != nullptr && fusion.steps.residual() != nullptr) reads.push_back(fusion.steps.residual());
+    return reads;
+  }
+
+  std::vector<Value*> Writes() const override {
+    std::vector<Value*> writes;
+    for (Value* value : {fusion.output, fusion.bits}) {
+      if (value != nullptr) writes.push_back(value);
+    }
+    return writes;
+  }
+
+  const Value* InPlace() const override { return fusion.output == nullptr ? nullptr : fusion.steps.residual(); }
+
+  bool CanPad(const int64_t* pads) const override {
+    const int64_t height = Extent(p_.kernel_height, p_.dilation_height);
+    const int64_t width = Extent(p_.kernel_width, p_.dilation_width);
+    return !same_ && std::max(pads[0], pads[1]) < height && std::max(pads[2], pads[3]) < width;
+  }
+
+  bool CanHaveTail() const override { return transform_.kind == OutputKind::kFloat; }
+  bool CanWriteBits() const override { return p_.groups == 1 || p_.out_channels / p_.groups % kWordBits == 0; }
+
+  bool CanCompare(const Fusion& wanted) override {
+    const uint32_t* const filter = inputs[kFilter]->As<const uint32_t>();
+    return FindSigns(FusedParams(wanted), filter, transform_, wanted.steps, &signs_);
   }
 
  private:
@@ -168,30 +227,58 @@ class BConv : public Op {
     }
   }
 
-  // The padding of SAME depends on the size, so a prepared convolution serves another size only if it stays the same.
-  void Resize(const std::vector<int64_t>& shape, const Windows& rows, const Windows& columns, const char* kernel) {
-    BConv2dParams wanted = p_;
-    wanted.batch = shape[0];
-    wanted.in_height = shape[1];
-    wanted.in_width = shape[2];
-    wanted.pad_top = rows.before;
-    wanted.pad_bottom = rows.after;
-    wanted.pad_left = columns.before;
-    wanted.pad_right = columns.after;
-    const bool same_padding = conv_ != nullptr && p_.pad_top == rows.before && p_.pad_bottom == rows.after &&
-                              p_.pad_left == columns.before && p_.pad_right == columns.after;
+  // `pads`: top, bottom, left, right.
+  static void SetSize(const std::vector<int64_t>& shape, const std::array<int64_t, 4>& pads, BConv2dParams* p) {
+    p->batch = shape[0];
+    p->in_height = shape[1];
+    p->in_width = shape[2];
+    p->pad_top = pads[0];
+    p->pad_bottom = pads[1];
+    p->pad_left = pads[2];
+    p->pad_right = pads[3];
+  }
+
+  // With the padding that comes from another operator.
+  BConv2dParams FusedParams(const Fusion& wanted) const {
+    BConv2dParams params = p_;
+    if (wanted.pads == nullptr) return params;
+    const int64_t* const pads = wanted.pads;
+    SetSize(wanted.input->shape, {pads[0], pads[1], pads[2], pads[3]}, &params);
+    params.pad_value = 1;
+    return params;
+  }
+
+  // A prepared convolution serves another size too; the padding of SAME may depend on the size.
+  void Make(const BConv2dParams& params, const Transform& transform, const std::vector<bool>& negated,
+            const char* kernel) {
     std::string error;
-    if (same_padding) {
-      error = conv_->Resize(shape[0], shape[1], shape[2]);
+    if (conv_ != nullptr && IsSame(params, made_params_) && IsSame(transform, made_transform_) &&
+        negated == made_negated_) {
+      error = conv_->Resize(params.batch, params.in_height, params.in_width);
     } else {
-      CheckPaddedSize(wanted);
-      conv_ = Conv::Create(wanted, inputs[kFilter]->As<const uint32_t>(), transform_, kernel, &error);
+      const auto* const filter = inputs[kFilter]->As<const uint32_t>();
+      const std::vector<uint32_t> complemented = Negated(p_, filter, negated);
+      conv_ = Conv::Create(params, complemented.empty() ? filter : complemented.data(), transform, kernel, &error);
+      made_params_ = params;
+      made_transform_ = transform;
+      made_negated_ = negated;
     }
     if (!error.empty() || conv_ == nullptr) {
       conv_.reset();
       Fail(error);
     }
-    p_ = wanted;
+  }
+
+  static bool IsSame(const BConv2dParams& a, const BConv2dParams& b) {
+    return a.pad_top == b.pad_top && a.pad_bottom == b.pad_bottom && a.pad_left == b.pad_left &&
+           a.pad_right == b.pad_right && a.pad_value == b.pad_value;
+  }
+
+  static bool IsSame(const Transform& a, const Transform& b) {
+    const Tail &s = a.tail, &t = b.tail;
+    return a.kind == b.kind && a.threshold == b.threshold && s.adds_residual == t.adds_residual &&
+           s.slope == t.slope && s.offset == t.offset && s.low == t.low && s.high == t.high &&
+           s.writes_bits == t.writes_bits && s.limit == t.limit;
   }
 
   int64_t WorkspaceLimit(const BConv2dParams& p) const {
@@ -199,11 +286,11 @@ class BConv : public Op {
     return kFreeWorkspaceBytes + kWorkspacePerByte * 4 * (inputs[kInput]->Elements() + pixels);
   }
 
-  void CheckPaddedSize(const BConv2dParams& p) const {
-    const double height = static_cast<double>(p.in_height + p.pad_top + p.pad_bottom);
-    const double width = static_cast<double>(p.in_width + p.pad_left + p.pad_right);
-    const double bytes = 4.0 * static_cast<double>(p.InWords()) * height * width;
-    Require(bytes <= static_cast<double>(WorkspaceLimit(p)),
+  void CheckPaddedSize() const {
+    const double height = static_cast<double>(p_.in_height + p_.pad_top + p_.pad_bottom);
+    const double width = static_cast<double>(p_.in_width + p_.pad_left + p_.pad_right);
+    const double bytes = 4.0 * static_cast<double>(p_.InWords()) * height * width;
+    Require(bytes <= static_cast<double>(WorkspaceLimit(p_)),
             "the dilated filter reaches too far beyond input " + ShapeText(inputs[kInput]->shape));
   }
 
@@ -217,8 +304,14 @@ class BConv : public Op {
   int64_t activation_ = kNone;
   bool same_;
   int64_t fan_in_ = 0;
-  Transform transform_;
+  bool is_checked_ = false;
+  Transform transform_;  // of its own work alone
+  Signs signs_;          // if nobody needs floats
+  // As it was made last.
   std::unique_ptr<Conv> conv_;
+  BConv2dParams made_params_{};
+  Transform made_transform_;
+  std::vector<bool> made_negated_;
 };
 
 }  // namespace

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "op.h"
 
 namespace bnnedge::tflite {
@@ -17,7 +19,7 @@ class BMaxPool : public Op {
 
   const char* code() const override { return kCode; }
 
-  void Prepare(const char*) override {
+  void Prepare() override {
     Require(inputs.size() == 1 && inputs[0] != nullptr, "needs 1 input, found " + std::to_string(inputs.size()));
     const std::vector<int64_t>& shape = inputs[0]->shape;
     RequireType(*inputs[0], "input", Type::kInt32);
@@ -37,11 +39,26 @@ class BMaxPool : public Op {
     output->shape = {shape[0], rows.count, columns.count, shape[3]};
   }
 
-  void Run(const RunContext&) const override {
-    BMaxPool2d(p_, inputs[0]->As<const uint32_t>(), output->As<uint32_t>());
+  void Run(const RunContext& context) const override {
+    const int64_t row_bytes = p_.out_width * p_.words * p_.kernel_height * p_.kernel_width * ElementBytes(output->type);
+    ForParts(context.parallel, p_.batch * p_.out_height, row_bytes,
+             [this](int64_t first, int64_t count) { RunRows(first, first + count); });
   }
 
  private:
+  // Output rows of all images.
+  void RunRows(int64_t first, int64_t last) const {
+    BMaxPoolParams part = p_;
+    part.batch = 1;
+    for (int64_t row = first; row < last; row += part.out_height) {
+      const int64_t image = row / p_.out_height, y = row % p_.out_height;
+      part.pad_top = p_.pad_top - y * p_.stride_height;
+      part.out_height = std::min(p_.out_height - y, last - row);
+      BMaxPool2d(part, inputs[0]->As<const uint32_t>() + image * p_.in_height * p_.in_width * p_.words,
+                 output->As<uint32_t>() + row * p_.out_width * p_.words);
+    }
+  }
+
   BMaxPoolParams p_{};
   bool same_;
 };

@@ -1,6 +1,9 @@
 #include "claim.h"
 
+#include <algorithm>
+#include <cmath>
 #include <string>
+#include <unordered_map>
 #include <unordered_set>
 #include <utility>
 
@@ -42,6 +45,22 @@ bool IsConstant(const Tensor* tensor) {
 
 bool IsConstantInts(const Tensor* tensor) { return Is(tensor, Type::kInt32) && IsConstant(tensor); }
 
+int32_t Rank(const Tensor* map) { return map->dims->size; }
+
+bool IsConstantOf(const Tensor* tensor, size_t elements) {
+  return IsConstant(tensor) && tensor->bytes == elements * sizeof(float);
+}
+
+bool IsNumber(const Tensor* tensor) {
+  return IsConstantOf(tensor, 1) && !std::isnan(*static_cast<const float*>(tensor->data));
+}
+
+bool IsPerChannel(const Tensor* tensor, const Tensor& map) {
+  const int32_t channels = map.dims->data[map.dims->size - 1];
+  return channels > 0 && tensor->dims->data[tensor->dims->size - 1] == channels &&
+         IsConstantOf(tensor, static_cast<size_t>(channels));
+}
+
 int32_t Count(const IntArray* array) { return array == nullptr ? 0 : array->size; }
 
 bool IsSubsample(const StridedSliceParams& params, const Tensor& input, const Tensor* steps) {
@@ -63,13 +82,24 @@ bool IsGlue(const Graph& graph, const Node& node, int builtin_code) {
   if (Count(node.outputs) != 1 || !IsMap(input) || !IsMap(output) || input->type != output->type) return false;
   switch (static_cast<Builtin>(builtin_code)) {
     case Builtin::kAdd:
-    case Builtin::kSub: {
+    case Builtin::kSub:
+    case Builtin::kMul: {
       if (inputs != 2 || node.builtin_data == nullptr || !IsFloatMap(input) || !IsFloatMap(second)) return false;
+      const bool multiplies = static_cast<Builtin>(builtin_code) == Builtin::kMul;
+      if (multiplies && !IsConstant(input) && !IsConstant(second)) return false;
       const int activation = static_cast<const ArithmeticParams*>(node.builtin_data)->activation;
-      return activation == kActivationNone || activation == kActivationReluN1To1;
+      return activation >= kActivationNone && activation <= kActivationRelu6;
     }
+    case Builtin::kRelu:
     case Builtin::kReluN1To1:
+    case Builtin::kRelu6:
       return inputs == 1 && IsFloatMap(input);
+    case Builtin::kMaximum:
+    case Builtin::kMinimum:
+      return inputs == 2 && IsFloatMap(input) && IsFloatMap(second) &&
+             (IsNumber(second) ? Rank(second) <= Rank(input) : IsNumber(input) && Rank(input) <= Rank(second));
+    case Builtin::kPrelu:
+      return inputs == 2 && IsFloatMap(input) && IsFloatMap(second) && IsPerChannel(second, *input);
     case Builtin::kPad:
       return inputs == 2 && IsConstantInts(second);
     case Builtin::kGather:
@@ -83,8 +113,8 @@ bool IsGlue(const Graph& graph, const Node& node, int builtin_code) {
   return false;
 }
 
-// kGlue: after an LCE operator. kTable: a GATHER of constants alone, which may serve glue.
-enum class Kind { kOther, kLce, kGlue, kTable };
+// kTable: a GATHER of constants alone, which may serve glue.
+enum class Kind { kOther, kOurs, kTable };
 
 struct Candidate {
   int32_t index;
@@ -104,13 +134,41 @@ bool AnyIn(const std::vector<int32_t>& items, const std::unordered_set<int32_t>&
   return false;
 }
 
+// How often a tensor changed hands: partitions of the delegate have odd levels, what runs between them has even ones.
+class Levels {
+ public:
+  void Write(const Candidate& candidate) {
+    const bool is_ours = candidate.kind == Kind::kOurs;
+    int level = is_ours ? 1 : 0;
+    for (const int32_t input : candidate.inputs) level = std::max(level, Of(input));
+    if (level % 2 != (is_ours ? 1 : 0)) ++level;
+    for (const int32_t output : candidate.outputs) of_[output] = level;
+  }
+
+  // Whether an operator with such inputs can join the partition that writes one of them, without making it wait for
+  // what reads that partition's results.
+  bool Join(const std::vector<int32_t>& inputs) const {
+    int highest = 0;
+    for (const int32_t input : inputs) highest = std::max(highest, Of(input));
+    return highest % 2 == 1;
+  }
+
+ private:
+  int Of(int32_t tensor) const {
+    const auto found = of_.find(tensor);
+    return found == of_.end() ? 0 : found->second;
+  }
+
+  std::unordered_map<int32_t, int> of_;
+};
+
 std::vector<Candidate> Candidates(Context* context) {
   IntArray* plan = nullptr;
   if (context->get_execution_plan(context, &plan) != kOk) throw ModelError("the graph cannot be read");
   // The plan is good only until the next call of the context.
   std::vector<Candidate> candidates;
-  // Tensors from an LCE operator by glue alone; by other operators too; from constants alone.
-  std::unordered_set<int32_t> after_lce, after_others, tables;
+  std::unordered_set<int32_t> tables;
+  Levels levels;
   const Graph graph(context);
   for (const int32_t index : Items(plan)) {
     Node* node = nullptr;
@@ -120,22 +178,18 @@ std::vector<Candidate> Candidates(Context* context) {
     }
     Candidate candidate{index, Kind::kOther, Items(node->inputs), Items(node->outputs)};
     if (IsLceOp(registration->custom_name)) {
-      candidate.kind = Kind::kLce;
+      candidate.kind = Kind::kOurs;
     } else if (IsGlue(graph, *node, registration->builtin_code)) {
       const bool gathers = registration->builtin_code == static_cast<int>(Builtin::kGather);
-      // What waits for another operator's work on the results of LCE's cannot join their partition.
-      if (AnyIn(candidate.inputs, after_lce) && !AnyIn(candidate.inputs, after_others)) {
-        candidate.kind = Kind::kGlue;
+      if (levels.Join(candidate.inputs)) {
+        candidate.kind = Kind::kOurs;
       } else if (gathers && (IsConstant(graph.At(node->inputs, 0)) || AnyIn(candidate.inputs, tables))) {
         candidate.kind = Kind::kTable;
         tables.insert(candidate.outputs.begin(), candidate.outputs.end());
       }
     }
-    if (candidate.kind == Kind::kLce || candidate.kind == Kind::kGlue) {
-      after_lce.insert(candidate.outputs.begin(), candidate.outputs.end());
-    } else if (AnyIn(candidate.inputs, after_lce) || AnyIn(candidate.inputs, after_others)) {
-      after_others.insert(candidate.outputs.begin(), candidate.outputs.end());
-    }
+    // A table is there from the beginning.
+    if (candidate.kind != Kind::kTable) levels.Write(candidate);
     candidates.push_back(std::move(candidate));
   }
   return candidates;
@@ -145,13 +199,13 @@ std::vector<Candidate> Candidates(Context* context) {
 
 std::vector<int32_t> ClaimedNodes(Context* context) {
   const std::vector<Candidate> candidates = Candidates(context);
-  std::unordered_set<int32_t> before_lce;
+  std::unordered_set<int32_t> needed;
   std::vector<int32_t> claimed;
   for (auto candidate = candidates.rbegin(); candidate != candidates.rend(); ++candidate) {
-    const bool serves = candidate->kind != Kind::kOther && AnyIn(candidate->outputs, before_lce);
-    if (candidate->kind != Kind::kLce && !serves) continue;
+    const bool serves = candidate->kind == Kind::kTable && AnyIn(candidate->outputs, needed);
+    if (candidate->kind != Kind::kOurs && !serves) continue;
     claimed.push_back(candidate->index);
-    before_lce.insert(candidate->inputs.begin(), candidate->inputs.end());
+    needed.insert(candidate->inputs.begin(), candidate->inputs.end());
   }
   return {claimed.rbegin(), claimed.rend()};
 }

@@ -1,11 +1,13 @@
 // Which nodes of a graph the delegate runs.
 //
-// All operators of LCE; and *glue*, builtin operators on a way from one LCE operator to another that is glue throughout,
-// unless they also wait for another operator that reads results of LCE's (x - MEAN(x)): the partition ends there anyway.
-// Left alone, each would end a partition and start one of another delegate. Glue is what has one exact result, so that
+// All operators of LCE; and *glue*, builtin operators behind them that can run in the same partition, since they do not
+// wait for another operator that reads its results (as x - MEAN(x) does). Left alone, each would end a partition, or
+// cost a pass over a map that a convolution can do on the way (fuse.h). Glue is what has one exact result, so that
 // claiming it turns no bit:
-//   ADD, SUB                 float32, with broadcasting, activation NONE or RELU_N1_TO_1
-//   RELU_N1_TO_1             float32
+//   ADD, SUB                 float32, with broadcasting, activation NONE or one of the clips that follow
+//   MUL                      the same with a constant
+//   RELU, RELU_N1_TO_1, RELU6, MAXIMUM and MINIMUM of a map and a constant number, PRELU with a constant a channel
+//                            float32
 //   PAD                      float32 or int32 (packed bits), constant amounts
 //   STRIDED_SLICE            float32 or int32, whole axes with constant steps above 0
 //   GATHER                   float32 with constant indices; computed once if the table is constant too

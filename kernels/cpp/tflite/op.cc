@@ -61,6 +61,14 @@ void Op::Fail(const std::string& what) const {
   throw ModelError(std::string(code()) + " '" + output->name + "': " + what);
 }
 
+std::vector<const Value*> Op::Reads() const {
+  std::vector<const Value*> reads;
+  for (const Value* input : inputs) {
+    if (input != nullptr) reads.push_back(input);
+  }
+  return reads;
+}
+
 void Op::RequireType(const Value& value, const char* role, Type wanted) const {
   Require(value.Is(wanted), std::string(role) + " must be " + TypeName(static_cast<int>(wanted)) + ", found " +
                                 TypeName(value.type));
@@ -80,8 +88,8 @@ int64_t PixelwiseOp::PixelBytes() const {
 }
 
 void PixelwiseOp::Run(const RunContext& context) const {
-  ForSlices(context.parallel, output->Pixels(), PixelBytes(),
-            [this](int64_t first, int64_t count) { RunPixels(first, count); });
+  ForParts(context.parallel, output->Pixels(), PixelBytes(),
+           [this](int64_t first, int64_t count) { RunPixels(first, count); });
 }
 
 bool IsLceOp(const char* code) {
@@ -105,10 +113,17 @@ std::unique_ptr<Op> MakeBuiltinOp(int code, const void* params) {
   switch (static_cast<Builtin>(code)) {
     case Builtin::kAdd:
     case Builtin::kSub:
-      return MakeArithmetic(static_cast<Builtin>(code) == Builtin::kSub,
-                            static_cast<const ArithmeticParams*>(params)->activation);
+    case Builtin::kMul:
+      return MakeArithmetic(static_cast<Builtin>(code), static_cast<const ArithmeticParams*>(params)->activation);
+    case Builtin::kRelu:
     case Builtin::kReluN1To1:
-      return MakeClip();
+    case Builtin::kRelu6:
+      return MakeClip(static_cast<Builtin>(code));
+    case Builtin::kMaximum:
+    case Builtin::kMinimum:
+      return MakeBound(static_cast<Builtin>(code));
+    case Builtin::kPrelu:
+      return MakePRelu();
     case Builtin::kPad:
       return MakePad();
     case Builtin::kGather:

@@ -29,7 +29,8 @@ struct Value {
   int32_t zero_point = 0;
   bool has_quantization = false;
   bool is_constant = false;
-  void* data = nullptr;  // of a constant also in `Prepare`
+  bool is_private = false;  // written here, and read by nobody outside of the partition
+  void* data = nullptr;     // of a constant also in `Prepare`
 
   bool Is(Type wanted) const { return type == static_cast<int>(wanted); }
   int64_t Elements() const;
@@ -51,19 +52,40 @@ struct RunContext {
   Parallel parallel;
 };
 
+class ConvOp;
+class TailSteps;
+
 class Op {
  public:
   virtual ~Op() = default;
   virtual const char* code() const = 0;
-  // Reads the shapes of the inputs and writes that of the output; sets `workspace_bytes`. Called again for each new
-  // input size. Throws ModelError.
-  virtual void Prepare(const char* kernel) = 0;
+  // Reads the shapes of the inputs and writes that of the output. Called again for each new input size. Throws
+  // ModelError.
+  virtual void Prepare() = 0;
+  // Makes what `Run` needs and sets `workspace_bytes`, once all are prepared and Fuse has settled which of them run.
+  // Throws ModelError.
+  virtual void Plan(const char* /*kernel*/) {}
   // Allocates nothing and does not fail.
   virtual void Run(const RunContext& context) const = 0;
   // Whether a pixel of the output (all axes but the last) needs no other pixel of those inputs that have as many pixels
   // as the output. Then `RunPixels` does part of the work, and neighbours can pass pixels on while they are in cache.
   virtual bool IsPixelwise() const { return false; }
   virtual void RunPixels(int64_t /*first*/, int64_t /*count*/) const {}
+
+  // What `Run` reads, without absent inputs, and writes.
+  virtual std::vector<const Value*> Reads() const;
+  virtual std::vector<Value*> Writes() const { return {output}; }
+  // What the first of Writes may overwrite, as each of its elements is read just before its own; or nullptr.
+  virtual const Value* InPlace() const { return nullptr; }
+
+  // For Fuse (fuse.h).
+  virtual ConvOp* AsConv() { return nullptr; }
+  // Whether a convolution with results `y` can do this operator's work as a further step of its tail.
+  virtual bool JoinTail(const Value& /*y*/, TailSteps* /*steps*/) const { return false; }
+  // If the operator packs the signs of its only input.
+  virtual bool PacksFloatSigns() const { return false; }
+  // If it pads packed maps by rows and columns of +1: {top, bottom, left, right}, else nullptr.
+  virtual const int64_t* PadsBits() const { return nullptr; }
 
   // One an input; nullptr for an optional one that is absent.
   std::vector<Value*> inputs;
@@ -99,8 +121,10 @@ std::unique_ptr<Op> MakeQuantize();
 std::unique_ptr<Op> MakeDequantize();
 std::unique_ptr<Op> MakeBConv2d(const FlexMap& options);
 std::unique_ptr<Op> MakeBMaxPool2d(const FlexMap& options);
-std::unique_ptr<Op> MakeArithmetic(bool subtracts, int activation);
-std::unique_ptr<Op> MakeClip();
+std::unique_ptr<Op> MakeArithmetic(Builtin code, int activation);
+std::unique_ptr<Op> MakeClip(Builtin code);   // RELU and its kin
+std::unique_ptr<Op> MakeBound(Builtin code);  // MAXIMUM, MINIMUM
+std::unique_ptr<Op> MakePRelu();
 std::unique_ptr<Op> MakePad();
 std::unique_ptr<Op> MakeSubsample();
 std::unique_ptr<Op> MakeGather(int axis);
@@ -116,30 +140,32 @@ struct Windows {
   static Windows Of(int64_t size, int64_t extent, int64_t stride, bool same);
 };
 
-// How many elements make a slice. `cost`: bytes touched per element.
+// How many elements make a slice, which stays in the first cache. `cost`: bytes touched per element.
 inline int64_t SliceLength(int64_t cost) {
   constexpr int64_t kSliceBytes = 32 * 1024;
   return cost >= kSliceBytes ? 1 : kSliceBytes / (cost > 0 ? cost : 1);
 }
 
-// Calls body(first, count) for slices of [0, total), in parallel if `total * cost` is worth it.
+// Calls body(first, count) for parts of [0, total), one a thread where `total * cost` is worth it. All operators that
+// walk over the rows of a map in order get the same parts, so that a thread finds in its cache what it wrote before.
 template <typename Body>
-void ForSlices(const Parallel& parallel, int64_t total, int64_t cost, const Body& body) {
-  const int64_t slice = SliceLength(cost);
-  if (parallel.threads <= 1 || total <= 2 * slice) {
+void ForParts(const Parallel& parallel, int64_t total, int64_t cost, const Body& body) {
+  const int64_t worth = total / SliceLength(cost);
+  const int64_t parts = worth < parallel.threads ? worth : parallel.threads;
+  if (parts <= 1) {
     body(int64_t{0}, total);
     return;
   }
-  struct Slices {
+  struct Parts {
     const Body& body;
-    int64_t total, slice;
-  } slices{body, total, slice};
+    int64_t total, count;
+  } split{body, total, parts};
   const auto piece = [](void* context, int64_t i) {
-    const Slices& s = *static_cast<const Slices*>(context);
-    const int64_t first = i * s.slice;
-    s.body(first, s.total - first < s.slice ? s.total - first : s.slice);
+    const Parts& s = *static_cast<const Parts*>(context);
+    const int64_t first = s.total * i / s.count;
+    s.body(first, s.total * (i + 1) / s.count - first);
   };
-  parallel.run(parallel.host, (total + slice - 1) / slice, piece, &slices);
+  parallel.run(parallel.host, parts, piece, &split);
 }
 
 }  // namespace bnnedge::tflite

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <utility>
 
+#include "fuse.h"
+
 namespace bnnedge::tflite {
 namespace {
 
@@ -106,6 +108,7 @@ Value* Partition::Output(Context* context, int tensor) {
   if (slot.value.is_constant) throw ModelError("'" + slot.value.name + "' is a constant and cannot be written");
   slot.is_written = true;
   slot.role = leaves_[static_cast<size_t>(tensor)] ? Role::kLeaving : Role::kPrivate;
+  slot.value.is_private = slot.role == Role::kPrivate;
   return &slot.value;
 }
 
@@ -149,9 +152,11 @@ void Partition::Prepare(Context* context) {
     if (slot->role == Role::kEntering) Refresh(context, slot);
   }
   for (const std::unique_ptr<Op>& op : ops_) {
-    op->Prepare(kernel_.empty() ? nullptr : kernel_.c_str());
+    op->Prepare();
     op->output->Elements();
   }
+  running_ = Fuse(ops_);
+  for (Op* op : running_) op->Plan(kernel_.empty() ? nullptr : kernel_.c_str());
   for (const Slot* slot : order_) {
     if (slot->role == Role::kLeaving) ResizeOutput(context, *slot);
   }
@@ -161,12 +166,12 @@ void Partition::Prepare(Context* context) {
 // The pixels of neighbours that are pixelwise stay in cache from one to the next.
 void Partition::MakeSteps() {
   steps_.clear();
-  for (const std::unique_ptr<Op>& op : ops_) {
+  for (const Op* op : running_) {
     if (!op->IsPixelwise()) {
-      steps_.push_back({{}, op.get(), 0, 0});
+      steps_.push_back({{}, op, 0, 0});
       continue;
     }
-    const auto* const pixelwise = static_cast<const PixelwiseOp*>(op.get());
+    const auto* const pixelwise = static_cast<const PixelwiseOp*>(op);
     const int64_t pixels = op->output->Pixels();
     if (steps_.empty() || steps_.back().pixelwise.empty() || steps_.back().pixels != pixels) {
       steps_.push_back({{}, nullptr, pixels, 0});
@@ -178,16 +183,30 @@ void Partition::MakeSteps() {
 
 void Partition::NoteLifetimes() {
   std::unordered_map<const Value*, Slot*> slots;
-  for (Slot* slot : order_) slots[&slot->value] = slot;
+  for (Slot* slot : order_) {
+    slots[&slot->value] = slot;
+    slot->needs_place = false;
+    slot->in_place_of = nullptr;
+  }
   const auto note = [&](const Op& op, size_t step) {
-    for (const Value* input : op.inputs) {
-      if (input != nullptr) slots[input]->last_step = step;
+    for (const Value* input : op.Reads()) slots[input]->last_step = step;
+    for (const Value* written : op.Writes()) {
+      Slot& slot = *slots[written];
+      slot.first_step = slot.last_step = step;
+      slot.needs_place = slot.role == Role::kPrivate && !slot.value.is_constant;
     }
-    slots[op.output]->first_step = slots[op.output]->last_step = step;
   };
   for (size_t i = 0; i < steps_.size(); ++i) {
     if (steps_[i].op != nullptr) note(*steps_[i].op, i);
     for (const Op* op : steps_[i].pixelwise) note(*op, i);
+  }
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    const Value* const before = steps_[i].op == nullptr ? nullptr : steps_[i].op->InPlace();
+    if (before == nullptr) continue;
+    Slot *const from = slots[before], *const to = slots[steps_[i].op->Writes()[0]];
+    if (!from->needs_place || !to->needs_place || from->last_step != i) continue;
+    to->in_place_of = from->in_place_of == nullptr ? from : from->in_place_of;
+    to->in_place_of->last_step = to->last_step;
   }
 }
 
@@ -195,7 +214,7 @@ void Partition::NoteLifetimes() {
 int64_t Partition::PlacePrivate() {
   std::vector<Slot*> waiting, placed;  // `placed` in order of offsets
   for (Slot* slot : order_) {
-    if (slot->role != Role::kPrivate || slot->value.is_constant) continue;
+    if (!slot->needs_place || slot->in_place_of != nullptr) continue;
     slot->bytes = Aligned(Bytes(slot->value));
     waiting.push_back(slot);
   }
@@ -220,12 +239,13 @@ void Partition::Allocate() {
   NoteLifetimes();
   workspace_ = PlacePrivate();
   int64_t workspace_bytes = 0;
-  for (const std::unique_ptr<Op>& op : ops_) workspace_bytes = std::max(workspace_bytes, op->workspace_bytes);
+  for (const Op* op : running_) workspace_bytes = std::max(workspace_bytes, op->workspace_bytes);
   memory_.resize(static_cast<size_t>(workspace_ + workspace_bytes + kAlignment));
   const auto address = reinterpret_cast<uintptr_t>(memory_.data());
   base_ = memory_.data() + (kAlignment - address % kAlignment) % kAlignment;
   for (Slot* slot : order_) {
-    if (slot->role == Role::kPrivate && !slot->value.is_constant) slot->value.data = base_ + slot->offset;
+    const Slot& place = slot->in_place_of == nullptr ? *slot : *slot->in_place_of;
+    if (slot->needs_place) slot->value.data = base_ + place.offset;
   }
 }
 
@@ -235,7 +255,7 @@ void Partition::RunStep(const Step& step, const RunContext& run) {
     return;
   }
   const int64_t slice = SliceLength(step.pixel_bytes);
-  ForSlices(run.parallel, step.pixels, step.pixel_bytes, [&](int64_t first, int64_t count) {
+  ForParts(run.parallel, step.pixels, step.pixel_bytes, [&](int64_t first, int64_t count) {
     const int64_t end = first + count;
     for (int64_t at = first; at < end; at += slice) {
       for (const PixelwiseOp* op : step.pixelwise) op->RunPixels(at, std::min(slice, end - at));

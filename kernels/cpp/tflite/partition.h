@@ -30,7 +30,10 @@ class Partition {
     Value value;
     Role role = Role::kPrivate;
     bool is_written = false;  // by an operator seen so far
-    // Of a private tensor: its place in memory_, which others share that are not needed in the same steps.
+    // Of a private tensor that a step writes: its place in memory_, which others share that are not needed in the same
+    // steps, or that of another which it replaces piece by piece.
+    bool needs_place = false;
+    Slot* in_place_of = nullptr;
     int64_t offset = 0, bytes = 0;
     size_t first_step = 0, last_step = 0;
   };
@@ -60,6 +63,7 @@ class Partition {
   std::vector<Slot*> order_;  // as they were met
   std::vector<bool> leaves_;  // by tensor
   std::vector<std::unique_ptr<Op>> ops_;
+  std::vector<Op*> running_;  // those that are not part of another, in order
   std::vector<Step> steps_;
 
   std::vector<unsigned char> memory_;

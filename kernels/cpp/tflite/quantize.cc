@@ -11,7 +11,7 @@ class Quantize : public PixelwiseOp {
  public:
   const char* code() const override { return "LceQuantize"; }
 
-  void Prepare(const char*) override {
+  void Prepare() override {
     Require(inputs.size() == 1 && inputs[0] != nullptr, "needs 1 input, found " + std::to_string(inputs.size()));
     const Value& input = *inputs[0];
     Require(input.Is(Type::kFloat32) || input.Is(Type::kInt8) || input.Is(Type::kBool),
@@ -21,6 +21,8 @@ class Quantize : public PixelwiseOp {
     output->shape = input.shape;
     output->shape.back() = WordsFor(input.Channels());
   }
+
+  bool PacksFloatSigns() const override { return inputs[0]->Is(Type::kFloat32); }
 
   void RunPixels(int64_t first, int64_t count) const override {
     const Value& input = *inputs[0];
@@ -40,7 +42,7 @@ class Dequantize : public PixelwiseOp {
  public:
   const char* code() const override { return "LceDequantize"; }
 
-  void Prepare(const char*) override {
+  void Prepare() override {
     Require(inputs.size() == 1 && inputs[0] != nullptr, "needs 1 input, found " + std::to_string(inputs.size()));
     const Value& input = *inputs[0];
     RequireType(input, "input", Type::kInt32);

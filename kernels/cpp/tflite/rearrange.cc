@@ -14,7 +14,24 @@ constexpr size_t kLongestRank = 8;  // bounds the recursion
 struct BoxCopy {
   std::vector<int64_t> counts, from_steps, to_steps;
 
-  void Run(const uint32_t* from, uint32_t* to, size_t axis = 0) const {
+  // In parts of the first two axes.
+  void Run(const Parallel& parallel, const uint32_t* from, uint32_t* to) const {
+    if (counts.size() < 3) {
+      Copy(from, to, 0);
+      return;
+    }
+    int64_t row_bytes = 2 * static_cast<int64_t>(sizeof(uint32_t));
+    for (size_t axis = 2; axis < counts.size(); ++axis) row_bytes *= counts[axis];
+    ForParts(parallel, counts[0] * counts[1], row_bytes, [&](int64_t first, int64_t count) {
+      for (int64_t row = first; row < first + count; ++row) {
+        const int64_t i = row / counts[1], j = row % counts[1];
+        Copy(from + i * from_steps[0] + j * from_steps[1], to + i * to_steps[0] + j * to_steps[1], 2);
+      }
+    });
+  }
+
+ private:
+  void Copy(const uint32_t* from, uint32_t* to, size_t axis) const {
     if (axis + 1 == counts.size() && from_steps[axis] == 1 && to_steps[axis] == 1) {
       std::memcpy(to, from, static_cast<size_t>(counts[axis]) * sizeof(uint32_t));
       return;
@@ -23,7 +40,7 @@ struct BoxCopy {
       if (axis + 1 == counts.size()) {
         *to = *from;
       } else {
-        Run(from, to, axis + 1);
+        Copy(from, to, axis + 1);
       }
     }
   }
@@ -64,7 +81,7 @@ class Pad : public Rearrange {
  public:
   const char* code() const override { return "PAD"; }
 
-  void Prepare(const char*) override {
+  void Prepare() override {
     CheckInputs(2);
     const std::vector<int64_t>& shape = inputs[0]->shape;
     const int32_t* const edges = Integers(1, "paddings", static_cast<int64_t>(2 * shape.size()));
@@ -78,16 +95,27 @@ class Pad : public Rearrange {
     copy_ = {shape, DenseSteps(shape), DenseSteps(output->shape)};
     start_ = 0;
     for (size_t axis = 0; axis < shape.size(); ++axis) start_ += edges[2 * axis] * copy_.to_steps[axis];
+    pads_bits_ = inputs[0]->Is(Type::kInt32) && shape.size() == 4;
+    for (size_t i = 0; pads_bits_ && i < 4; ++i) {
+      pads_[i] = edges[i + 2];
+      pads_bits_ = edges[i < 2 ? i : i + 4] == 0;
+    }
   }
 
-  void Run(const RunContext&) const override {
-    std::memset(output->data, 0, static_cast<size_t>(output->Elements()) * sizeof(uint32_t));
-    copy_.Run(inputs[0]->As<const uint32_t>(), output->As<uint32_t>() + start_);
+  const int64_t* PadsBits() const override { return pads_bits_ ? pads_ : nullptr; }
+
+  void Run(const RunContext& context) const override {
+    ForParts(context.parallel, output->Elements(), sizeof(uint32_t), [this](int64_t first, int64_t count) {
+      std::fill_n(output->As<uint32_t>() + first, count, 0u);
+    });
+    copy_.Run(context.parallel, inputs[0]->As<const uint32_t>(), output->As<uint32_t>() + start_);
   }
 
  private:
   BoxCopy copy_;
   int64_t start_ = 0;
+  bool pads_bits_ = false;
+  int64_t pads_[4] = {};
 };
 
 // STRIDED_SLICE with every bit of begin_mask and end_mask set, which is what ClaimedNodes lets through.
@@ -95,7 +123,7 @@ class Subsample : public Rearrange {
  public:
   const char* code() const override { return "STRIDED_SLICE"; }
 
-  void Prepare(const char*) override {
+  void Prepare() override {
     CheckInputs(4);
     const std::vector<int64_t>& shape = inputs[0]->shape;
     const int32_t* const steps = Integers(3, "strides", static_cast<int64_t>(shape.size()));
@@ -111,7 +139,9 @@ class Subsample : public Rearrange {
     copy_.to_steps = DenseSteps(output->shape);
   }
 
-  void Run(const RunContext&) const override { copy_.Run(inputs[0]->As<const uint32_t>(), output->As<uint32_t>()); }
+  void Run(const RunContext& context) const override {
+    copy_.Run(context.parallel, inputs[0]->As<const uint32_t>(), output->As<uint32_t>());
+  }
 
  private:
   BoxCopy copy_;
@@ -125,7 +155,7 @@ class Gather : public Rearrange {
 
   const char* code() const override { return "GATHER"; }
 
-  void Prepare(const char*) override {
+  void Prepare() override {
     CheckInputs(2);
     const Value &input = *inputs[0], &list = *inputs[1];
     const auto rank = static_cast<int64_t>(input.shape.size());
@@ -148,25 +178,26 @@ class Gather : public Rearrange {
     if (!input.is_constant) return;
     table_.resize(static_cast<size_t>(output->Elements()));
     output->data = table_.data();
-    Copy();
+    Copy(0, outer_ * count_);
   }
 
-  void Run(const RunContext&) const override {
+  void Run(const RunContext& context) const override {
     if (table_.empty()) {
-      Copy();
+      ForParts(context.parallel, outer_ * count_, 2 * slice_ * static_cast<int64_t>(sizeof(uint32_t)),
+               [this](int64_t first, int64_t count) { Copy(first, first + count); });
     } else if (output->data != table_.data()) {
       std::memcpy(output->data, table_.data(), table_.size() * sizeof(uint32_t));
     }
   }
 
  private:
-  void Copy() const {
-    const auto* from = inputs[0]->As<const uint32_t>();
-    auto* to = output->As<uint32_t>();
-    for (int64_t outer = 0; outer < outer_; ++outer, from += size_ * slice_) {
-      for (int64_t i = 0; i < count_; ++i, to += slice_) {
-        std::memcpy(to, from + indices_[i] * slice_, static_cast<size_t>(slice_) * sizeof(uint32_t));
-      }
+  // Slices of the output.
+  void Copy(int64_t first, int64_t last) const {
+    const auto* const from = inputs[0]->As<const uint32_t>();
+    auto* const to = output->As<uint32_t>();
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t slice = i / count_ * size_ + indices_[i % count_];
+      std::memcpy(to + i * slice_, from + slice * slice_, static_cast<size_t>(slice_) * sizeof(uint32_t));
     }
   }
 
