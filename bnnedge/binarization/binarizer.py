@@ -33,7 +33,7 @@ class Binarizer(nn.Module):
         return clipped_identity(x)
 
     def binarize_weight(self, weight: Tensor) -> Tensor:
-        """The latent weight to {-1, +1}, same shape."""
+        """The latent weight to the one that enters the convolution, same shape; in eval mode exactly -1 and +1."""
         return clipped_identity(weight)
 
     def output_scale(self, weight: Tensor) -> Tensor | None:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from bnnedge.binarization.binarizer import InputMode
 from bnnedge.binarization.sign import sign
+from bnnedge.errors import ExportError
 from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear
 
 
@@ -126,14 +127,20 @@ class DeployedBinaryLinear(DeployedLayer):
 
 @torch.no_grad()
 def deploy(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` on the CPU, in eval mode, float32, with every binary layer in its deploy form."""
-    root = nn.ModuleDict({"model": copy.deepcopy(model).cpu().float()})
+    """A copy of ``model`` on the CPU, in eval mode, float32, with every binary layer in its deploy form.
+
+    Raises ``ExportError`` for a layer whose method trains no binary weights.
+    """
+    root = nn.ModuleDict({"model": copy.deepcopy(model).cpu().float().eval()})
     twins: dict[int, DeployedLayer] = {}
     for name, child in list(root.named_modules(remove_duplicate=False)):
         if isinstance(child, BinaryConv2d):
             root.set_submodule(name, twins.setdefault(id(child), DeployedBinaryConv2d(child)))
         elif isinstance(child, BinaryLinear):
             root.set_submodule(name, twins.setdefault(id(child), DeployedBinaryLinear(child)))
+    for name, layer in deployed_layers(root["model"]).items():
+        if not bool((layer.weight.abs() == 1).all()):
+            raise ExportError(f"{name}: the weights are not -1 and +1, so there is no deploy form")
     return root["model"].eval()
 
 
