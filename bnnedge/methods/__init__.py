@@ -6,6 +6,7 @@ METHODS = Registry(
     "method",
     [
         ("ste", "bnnedge.methods.ste:Ste"),
+        ("xnor", "bnnedge.methods.xnor:Xnor"),
         ("rbnn", "bnnedge.methods.rbnn:Rbnn"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Every method x model x target: one epoch on real digits, exported and verified; the file's size; the errors."""
+"""Every model x target, two methods: one epoch on real digits, exported and verified; the file's size; the errors."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path
 
 @pytest.mark.parametrize("target", list(TARGETS))
 @pytest.mark.parametrize("model", list(MODELS))
-@pytest.mark.parametrize("method", list(METHODS))
-def test_every_method_model_and_target(method: str, model: str, target: str, runs: dict[tuple[str, str], Path]) -> None:
+@pytest.mark.parametrize("method", ["ste", "rbnn"])  # tests/methods/test_registry.py tries the others
+def test_every_model_and_target(method: str, model: str, target: str, runs: dict[tuple[str, str], Path]) -> None:
     run = runs[method, model]
     report = export_run(run, target)
     if report.verification is None:

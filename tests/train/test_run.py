@@ -16,7 +16,6 @@ from bnnedge.config import RunConfig
 from bnnedge.data.dataset import load_dataset
 from bnnedge.errors import BnnedgeError, CheckpointError, ConfigError, MissingDependencyError, UnknownNameError
 from bnnedge.methods import METHODS
-from bnnedge.models import MODELS
 from bnnedge.train.checkpoint import read_checkpoint
 from bnnedge.train.loop import DivergenceError, epoch_generator
 from bnnedge.train.metrics import evaluate
@@ -70,16 +69,6 @@ def test_every_method_learns(method: str, tiny_config: Config, tmp_path: Path) -
     rows = metrics(tmp_path / "run")
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
     assert rows[-1]["val_top1"] > 0.3  # chance is 0.1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("model", MODELS)
-def test_every_method_trains_every_model(method: str, model: str, tmp_path: Path) -> None:
-    config = RunConfig(method=method, model=model, image_size=8, epochs=1, batch_size=256, device="cpu")
-    start_run(config, tmp_path / "run")
-    loaded = load_run(tmp_path / "run")
-    assert (loaded.config.method, loaded.config.model, loaded.model.training) == (method, model, False)
 
 
 def test_the_same_seed_gives_the_same_weights(tiny_config: Config, tmp_path: Path) -> None:
