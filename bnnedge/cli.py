@@ -122,6 +122,9 @@ def train(
     init: Annotated[
         str | None, typer.Option(metavar="RUN|FILE", help="Start from the last weights of this run or checkpoint.")
     ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(metavar="RUN|FILE", help="Learn the outputs of this run's network, or checkpoint's.")
+    ] = None,
     data_root: Annotated[str | None, typer.Option(help="Folder of the data sets. [default: $BNNEDGE_DATA]")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. [default: runs/METHOD_MODEL_DATASET]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the run folder.")] = False,
@@ -149,6 +152,7 @@ def train(
         "seed": seed,
         "device": device,
         "init": init,
+        "teacher": teacher,
         "data_root": data_root,
     }
     given = _merge_settings(settings, _assignments(context.args) + (set_ or []))

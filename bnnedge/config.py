@@ -92,6 +92,12 @@ class RunConfig:
     """CPU threads of PyTorch; the last bits of a result can depend on it."""
     init: str | None = None
     """Run folder or checkpoint with the weights that training starts from; None: the model's own initialization."""
+    teacher: str | None = None
+    """Run folder or checkpoint of a network on the same data set, whose outputs are learnt; None: learn the labels."""
+    distill_weight: float = 1.0
+    """Weight of the teacher's outputs in the loss, from 0 to 1; the labels have the rest."""
+    distill_temperature: float = 1.0
+    """Temperature of both networks' outputs in the loss."""
     data_root: str | None = None
     """Folder of the data sets that are read from files; None is $BNNEDGE_DATA."""
     method_options: dict[str, Any] = field(default_factory=dict)
@@ -103,10 +109,14 @@ class RunConfig:
         )
         if self.batch_size < 2:
             raise ConfigError(f"batch_size must be at least 2 (batch normalisation), got {self.batch_size}")
-        for name in ("lr", "lr_gamma", "lr_power"):
+        for name in ("lr", "lr_gamma", "lr_power", "distill_temperature"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} must be above 0, got {value}")
+        if not 0 <= self.distill_weight <= 1:
+            raise ConfigError(f"distill_weight must be from 0 to 1, got {self.distill_weight}")
+        if self.teacher is None and (self.distill_weight, self.distill_temperature) != (1, 1):
+            raise ConfigError("distill_weight and distill_temperature need a teacher")
         if self.momentum is not None and not 0 <= self.momentum < 1:
             raise ConfigError(f"momentum must be from 0 to below 1, got {self.momentum}")
         if self.warm_up is not None and self.warm_up >= self.epochs:

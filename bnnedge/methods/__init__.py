@@ -8,5 +8,7 @@ METHODS = Registry(
         ("ste", "bnnedge.methods.ste:Ste"),
         ("xnor", "bnnedge.methods.xnor:Xnor"),
         ("rbnn", "bnnedge.methods.rbnn:Rbnn"),
+        ("reactnet", "bnnedge.methods.reactnet:Reactnet"),
+        ("float", "bnnedge.methods.float32:Float32"),
     ],
 )

@@ -85,6 +85,8 @@ class Method(Generic[OptionsT]):
     Options: ClassVar[type[Any]]
     """Dataclass of the method's own options; one sentence under each field."""
     recipe: ClassVar[Recipe] = Recipe()
+    trains_bits: ClassVar[bool] = True
+    """False for the float baseline alone, which has no deploy form."""
 
     def __init__(self, options: OptionsT) -> None:
         self.options = options
@@ -142,6 +144,13 @@ class Method(Generic[OptionsT]):
             "latent_magnitude": float(magnitude.mean()),
             "distance_to_binary": float((magnitude - 1).abs().mean()),  # mean |w - sign(w)|
         }
+
+
+def check_phases(phases: Sequence[int], count: int) -> None:
+    """Raise ``ConfigError`` unless ``phases`` are some of 1 to ``count``, in order."""
+    if not phases or any(a >= b for a, b in zip((0, *phases), (*phases, count + 1), strict=True)):
+        every = ",".join(map(str, range(1, count + 1)))
+        raise ConfigError(f"phases must be some of {every}, in this order, got {','.join(map(str, phases)) or 'none'}")
 
 
 def share_epochs(epochs: int, shares: Sequence[float], given: Sequence[int] = ()) -> tuple[int, ...]:

@@ -27,6 +27,7 @@ from bnnedge.layers.binary_layers import binary_layers
 from bnnedge.methods.method import Method, Phase
 from bnnedge.train.assign import Optimizers, make_optimizers
 from bnnedge.train.checkpoint import Checkpoint, rng_state, write_atomically
+from bnnedge.train.distillation import Distillation
 from bnnedge.train.metrics import RunningMean, binary_weights, evaluate, flip_rates, mean_of, positive_fractions
 from bnnedge.train.progress import TrainingProgress
 from bnnedge.train.run_folder import RunFolder
@@ -48,6 +49,7 @@ class TrainingState:
     model: nn.Module
     method: Method[Any]
     device: torch.device
+    distillation: Distillation | None = None
     epoch: int = 0
     """Number of finished epochs."""
     best_epoch: int = 0
@@ -185,9 +187,10 @@ def _train_steps(state: TrainingState, progress: TrainingProgress) -> RunningMea
         lr = _set_learning_rate(state, step / steps)
         for optimizer in state.optimizers.values():
             optimizer.zero_grad()
+        targets = state.distillation.targets(images) if state.distillation else None
         for _ in range(method.passes):
             logits = state.model(images)
-            loss = F.cross_entropy(logits, labels)
+            loss = _loss(state, logits, labels, targets)
             value = _finite(float(loss.detach()), "training loss", state.epoch + 1, f"step {step + 1}", lr)
             (loss / method.passes).backward()  # type: ignore[no-untyped-call]
             mean.add(value, logits.detach(), labels)
@@ -197,6 +200,12 @@ def _train_steps(state: TrainingState, progress: TrainingProgress) -> RunningMea
         method.after_step(state.model)
         progress.step(mean.loss, mean.top1)
     return mean
+
+
+def _loss(state: TrainingState, logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+    if state.distillation is None or targets is None:
+        return F.cross_entropy(logits, labels)
+    return state.distillation.loss(logits, labels, targets)
 
 
 def _set_learning_rate(state: TrainingState, done: float) -> float:

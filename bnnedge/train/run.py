@@ -22,11 +22,12 @@ from bnnedge.methods import METHODS
 from bnnedge.methods.method import Method
 from bnnedge.models.create import check_model_name, create_model
 from bnnedge.train.checkpoint import Checkpoint, read_checkpoint, set_rng_state, write_atomically
+from bnnedge.train.distillation import Distillation
 from bnnedge.train.loop import TrainingState, fit, phase_of, restore
 from bnnedge.train.metrics import evaluate
 from bnnedge.train.run_folder import RunFolder
 
-PATHS = ("data_root", "init")
+PATHS = ("data_root", "init", "teacher")
 """Settings that name files; a run's config.yaml holds them as absolute paths."""
 
 FREE_ON_RESUME = ("device", "threads", "data_root")
@@ -152,7 +153,23 @@ def make_state(config: RunConfig, dataset: Dataset, *, fresh: bool = False) -> T
     if fresh and config.init is not None:
         initialize(model, config.model, Path(config.init))
     model.to(device)
-    return TrainingState(config, dataset, model, method, device)
+    distillation = None if config.teacher is None else make_distillation(config, dataset.info, device)
+    return TrainingState(config, dataset, model, method, device, distillation)
+
+
+def make_distillation(config: RunConfig, info: DatasetInfo, device: torch.device) -> Distillation:
+    """The loss against ``config.teacher``. Raises ``ConfigError`` if that network sees other images or classes."""
+    assert config.teacher is not None
+    teacher = load_run(Path(config.teacher))
+    for what in ("class_names", "in_channels", "image_size", "mean", "std"):
+        if getattr(teacher.dataset, what) != getattr(info, what):
+            raise ConfigError(
+                f"teacher {config.teacher} does not fit: {what} differs; it learnt {teacher.dataset.name} at "
+                f"{teacher.dataset.image_size} pixels, this run learns {info.name} at {info.image_size}"
+            )
+    return Distillation(
+        teacher.model.to(device), teacher.method.predict, config.distill_weight, config.distill_temperature
+    )
 
 
 def initialize(model: nn.Module, name: str, source: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from bnnedge.config import RunConfig
 from bnnedge.data.dataset import load_dataset
+from bnnedge.errors import ExportError
 from bnnedge.export.run import export_run
 from bnnedge.export.targets import TARGETS
 from bnnedge.layers.deploy import deploy, deployed_layers
@@ -70,6 +71,10 @@ def check(method: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     check_resume(config, tmp_path, monkeypatch)
 
     loaded = load_run(tmp_path / "whole")
+    if not loaded.method.trains_bits:
+        with pytest.raises(ExportError, match="not -1 and \\+1, so there is no deploy form"):
+            export_run(tmp_path / "whole", "onnx")
+        return
     layers = deployed_layers(deploy(loaded.model))
     assert layers
     for layer in layers.values():
