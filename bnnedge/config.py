@@ -245,7 +245,15 @@ def _convert_scalar(name: str, value: Any, kind: Any) -> Any:
 
 
 def field_docs(cls: type[Any]) -> dict[str, str]:
-    """The sentence under each field of a dataclass, by field name, read from its source."""
+    """The sentence under each field of a dataclass and its bases, by field name, read from their source."""
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if dataclasses.is_dataclass(base):
+            docs |= _own_field_docs(base)
+    return docs
+
+
+def _own_field_docs(cls: type[Any]) -> dict[str, str]:
     definition = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     assert isinstance(definition, ast.ClassDef)
     docs = {}

@@ -304,6 +304,32 @@ def test_rotations_agree_on_all_replicas_of_a_distributed_run(tmp_path: Path) ->
             assert torch.equal(value, second[name]), name
 
 
+def test_rotation_angle() -> None:
+    layer, binarizer = make(RbnnOptions())
+    w3 = numpy_rotated(
+        layer.weight.detach().numpy(), binarizer.beta.detach().numpy(), binarizer.r1.numpy(), binarizer.r2.numpy()
+    ).ravel()
+    b = numpy_sgn(w3)
+    angle = math.degrees(math.acos(w3 @ b / math.sqrt((w3 @ w3) * (b @ b))))
+    found = Rbnn(RbnnOptions()).layer_metrics(layer)
+    assert found["rotation_angle_deg"] == pytest.approx(angle, rel=1e-9)
+    assert 0 < angle < 90
+
+
+def test_activations_use_k_1_and_t_of_at_least_1() -> None:
+    _, binarizer = make(RbnnOptions())
+    for t, expected in ((0.1, 1.0), (3.0, 3.0)):
+        binarizer.t, binarizer.k = t, max(1 / t, 1)
+        x = torch.randn(2, 4, 3, 3, dtype=torch.float64, requires_grad=True)
+        incoming = torch.randn_like(x)
+        binarizer.binarize_input(x).backward(incoming)
+        z = numpy_standardize(x.detach().numpy())
+        g = incoming.numpy() * np.maximum(math.sqrt(2) * expected - expected**2 * np.abs(z), 0)
+        wanted = standardize_backward(x.detach().numpy().reshape(2, -1), g.reshape(2, -1))
+        assert x.grad is not None
+        np.testing.assert_allclose(x.grad.numpy().reshape(2, -1), wanted, rtol=0, atol=1e-12)
+
+
 def test_constant_samples_give_plus_one_and_finite_gradients() -> None:
     layer, _ = make(RbnnOptions())
     x = torch.full((2, 4, 3, 3), 0.3, dtype=torch.float64, requires_grad=True)

@@ -136,4 +136,6 @@ def test_every_method_trains_every_model(
 def test_every_method_says_what_it_is(method: str) -> None:
     entry = METHODS.load(method)
     assert entry.paper and entry.__doc__
-    assert entry.Options() == entry.Options(**vars(entry.Options()))
+    options = vars(entry.Options())
+    assert entry.Options() == entry.Options(**options)
+    assert not set(options) & set(vars(RunConfig())), "on the command line the run's setting would be meant"

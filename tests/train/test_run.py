@@ -41,6 +41,12 @@ def test_run_folder_holds_what_it_promises(tiny_config: Config, tmp_path: Path) 
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert all(0 <= row["layers"]["conv"]["flip_rate"] <= 1 for row in rows)
     assert any(row["flip_rate"] > 0 for row in rows)
+    weight = read_checkpoint(run / "last.ckpt").model["conv.weight"]
+    last = rows[-1]["layers"]["conv"]
+    assert last["latent_magnitude"] == float(weight.abs().mean())
+    assert last["distance_to_binary"] == float((weight.abs() - 1).abs().mean())
+    # The network has one binary layer, so the mean over the layers is that layer's number.
+    assert {kind: rows[-1][kind] for kind in last} == last
     events = EventAccumulator(str(run))
     events.Reload()
     logged = [event.value for event in events.Scalars("val_top1")]
