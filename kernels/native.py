@@ -22,7 +22,7 @@ from bnnedge.errors import BnnedgeError, ConfigError, MissingDependencyError
 from bnnedge.kernels.geometry import BConv2dGeometry, Pair, check_pool
 from bnnedge.kernels.layout import BIT_LAYOUT_VERSION, Words, words_for
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 LIBRARY_NAME = "bnnedge_kernels.dll" if sys.platform == "win32" else "bnnedge_kernels.so"
 
 _OK, _INVALID_ARGUMENT, _UNKNOWN_KERNEL = 0, 1, 2
@@ -51,6 +51,24 @@ _KINDS: dict[str, tuple[int, type[np.generic]]] = {
 
 
 @dataclass(frozen=True)
+class Tail:
+    """The rest of a residual block after a float NHWC output y; ``Tail`` of ``include/bnnedge/conv.h``.
+
+    In this order, each step rounded by itself: add the residual; ``y = y < 0 ? slope * y : y``; add ``offset``;
+    ``min(max(y, low), high)``. With ``writes_bits`` there is a second output, packed, bit 1 where ``y < limit``.
+    ``slope``, ``offset`` and ``limit`` are float32 [O] or None: no PReLU, no offset, 0.
+    """
+
+    adds_residual: bool = False
+    slope: NDArray[np.float32] | None = None
+    offset: NDArray[np.float32] | None = None
+    low: float = -np.inf
+    high: float = np.inf
+    writes_bits: bool = False
+    limit: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
 class Transform:
     """What ``Conv`` makes of its sums; ``Transform`` of ``include/bnnedge/conv.h``.
 
@@ -71,6 +89,7 @@ class Transform:
     multiplier: NDArray[np.float32] | None = None
     bias: NDArray[np.float32] | None = None
     threshold: NDArray[np.int32] | None = None
+    tail: Tail = Tail()
 
 
 class _Transform(ctypes.Structure):
@@ -79,6 +98,9 @@ class _Transform(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("kind", "doubled_popcount", "nchw", "clamp_low", "clamp_high")),
         *((name, ctypes.c_void_p) for name in ("multiplier", "bias", "threshold")),
+        *((name, ctypes.c_int32) for name in ("adds_residual", "writes_bits")),
+        *((name, ctypes.c_float) for name in ("low", "high")),
+        *((name, ctypes.c_void_p) for name in ("slope", "offset", "limit")),
     ]
 
 
@@ -132,7 +154,7 @@ def load_library() -> ctypes.CDLL:
     library.bnnedge_conv_kernel_name.argtypes = [pointer]
     library.bnnedge_conv_kernel_name.restype = ctypes.c_char_p
     library.bnnedge_conv_resize.argtypes = [pointer, count, count, count, *message]
-    library.bnnedge_conv_run.argtypes = [pointer, pointer, count, pointer, count, *message]
+    library.bnnedge_conv_run.argtypes = [pointer, *(pointer, count) * 4, *message]
     library.bnnedge_pack.argtypes = [
         *(ctypes.c_int32, name, pointer, count, ctypes.c_int32, count, count, count, pointer, count),
         *message,
@@ -254,13 +276,16 @@ class Conv:
             raise ConfigError(f"transform kind is one of {', '.join(_KINDS)}, got {transform.kind}")
         number, self._dtype = _KINDS[transform.kind]
         self._library = load_library()
-        self._bits, self._nchw, self._out_channels = transform.kind == "bits", transform.nchw, params.out_channels
+        channels = self._out_channels = params.out_channels
+        self._bits, self._nchw = transform.kind == "bits", transform.nchw
         self._shape = (params.batch, params.in_height, params.in_width)
         self._params = params
         filters = _typed("filters", filters, np.uint32)
+        tail = self._tail = transform.tail
         arrays = {
-            name: _per_channel(name, getattr(transform, name), dtype, params.out_channels)
-            for name, dtype in (("multiplier", np.float32), ("bias", np.float32), ("threshold", np.int32))
+            name: _per_channel(name, getattr(owner, name), np.int32 if name == "threshold" else np.float32, channels)
+            for owner, names in ((transform, ("multiplier", "bias", "threshold")), (tail, ("slope", "offset", "limit")))
+            for name in names
         }
         c_transform = _Transform(
             kind=number,
@@ -268,6 +293,10 @@ class Conv:
             nchw=int(transform.nchw),
             clamp_low=transform.clamp[0],
             clamp_high=transform.clamp[1],
+            adds_residual=int(tail.adds_residual),
+            writes_bits=int(tail.writes_bits),
+            low=tail.low,
+            high=tail.high,
             **{name: None if array is None else array.ctypes.data for name, array in arrays.items()},
         )
         handle = ctypes.c_void_p()
@@ -304,8 +333,19 @@ class Conv:
         last = words_for(self._out_channels) if self._bits else self._out_channels
         return (self._shape[0], height, width, last)
 
-    def __call__(self, words: Words, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """uint32 [N, H, W, ceil(C/32)] to the transform's output, written into ``out`` if that is given."""
+    def __call__(
+        self,
+        words: Words,
+        out: NDArray[Any] | None = None,
+        *,
+        residual: NDArray[np.float32] | None = None,
+        bits: Words | None = None,
+    ) -> NDArray[Any]:
+        """uint32 [N, H, W, ceil(C/32)] to the transform's output, written into ``out`` if that is given.
+
+        ``residual`` (float32, shape of the output, may be ``out``) is what the tail adds; ``bits`` (uint32
+        [N, OH, OW, ceil(O/32)]) takes what it packs.
+        """
         words = _typed("words", words, np.uint32)
         if words.ndim != 4:
             raise ConfigError(f"words must be [N, H, W, ceil(C/32)], got shape {words.shape}")
@@ -314,21 +354,37 @@ class Conv:
             self._shape = (words.shape[0], words.shape[1], words.shape[2])
         if out is None:
             out = np.empty(self.output_shape, self._dtype)
-        elif out.dtype != self._dtype or out.shape != self.output_shape or not out.flags.c_contiguous:
-            raise ConfigError(
-                f"out must be contiguous {np.dtype(self._dtype)} {self.output_shape}, got {out.dtype} {out.shape}"
-            )
-        _checked(
-            self._library.bnnedge_conv_run, self._handle, words.ctypes.data, words.size, out.ctypes.data, out.nbytes
-        )
+        _check_array("out", out, self._dtype, self.output_shape)
+        if (residual is not None) != self._tail.adds_residual or (bits is not None) != self._tail.writes_bits:
+            raise ConfigError("residual and bits must be given if the tail has them, and only then")
+        if residual is not None:
+            _check_array("residual", residual, np.float32, self.output_shape)
+        if bits is not None:
+            _check_array("bits", bits, np.uint32, (*self.output_shape[:3], words_for(self._out_channels)))
+        _checked(self._library.bnnedge_conv_run, self._handle, *_run_pointers(words, out, residual, bits))
         return out
 
-    def bind(self, words: Words, out: NDArray[Any]) -> Callable[[], None]:
+    def bind(
+        self,
+        words: Words,
+        out: NDArray[Any],
+        *,
+        residual: NDArray[np.float32] | None = None,
+        bits: Words | None = None,
+    ) -> Callable[[], None]:
         """A function that runs once more on these contiguous arrays without looking at them again: for timing."""
-        if not words.flags.c_contiguous or self(words, out) is not out:
+        if not words.flags.c_contiguous or self(words, out, residual=residual, bits=bits) is not out:
             raise ConfigError("bind needs contiguous words")
-        pointers = (words.ctypes.data, words.size, out.ctypes.data, out.nbytes)
-        return _bound(partial(self._library.bnnedge_conv_run, self._handle, *pointers, None, 0), self, words, out)
+        pointers = _run_pointers(words, out, residual, bits)
+        run = partial(self._library.bnnedge_conv_run, self._handle, *pointers, None, 0)
+        return _bound(run, self, words, out, residual, bits)
+
+
+def _run_pointers(
+    words: Words, out: NDArray[Any], residual: NDArray[np.float32] | None, bits: Words | None
+) -> tuple[int | None, ...]:
+    tail = [(None, 0) if array is None else (array.ctypes.data, array.size) for array in (residual, bits)]
+    return (words.ctypes.data, words.size, out.ctypes.data, out.nbytes, *tail[0], *tail[1])
 
 
 def pack_nhwc(values: NDArray[Any], *, zero_point: int = 0, kernel: str | None = None) -> Words:
@@ -445,6 +501,11 @@ def _bound(function: Callable[[], int], *alive: object) -> Callable[[], None]:
 
 def _encoded(kernel: str | None) -> bytes | None:
     return None if kernel is None else kernel.encode()
+
+
+def _check_array(name: str, array: NDArray[Any], dtype: type[np.generic], shape: tuple[int, ...]) -> None:
+    if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
+        raise ConfigError(f"{name} must be contiguous {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
 
 
 def _typed(name: str, array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:

@@ -87,6 +87,13 @@ std::string FromC(const bnnedge_transform& c, int64_t channels, bnnedge::Transfo
   if (c.multiplier != nullptr) t->multiplier.assign(c.multiplier, c.multiplier + channels);
   if (c.bias != nullptr) t->bias.assign(c.bias, c.bias + channels);
   if (c.threshold != nullptr) t->threshold.assign(c.threshold, c.threshold + channels);
+  t->tail.adds_residual = c.adds_residual != 0;
+  t->tail.writes_bits = c.writes_bits != 0;
+  t->tail.low = c.low;
+  t->tail.high = c.high;
+  if (c.slope != nullptr) t->tail.slope.assign(c.slope, c.slope + channels);
+  if (c.offset != nullptr) t->tail.offset.assign(c.offset, c.offset + channels);
+  if (c.limit != nullptr) t->tail.limit.assign(c.limit, c.limit + channels);
   return {};
 }
 
@@ -159,7 +166,7 @@ int32_t bnnedge_bconv2d(const bnnedge_bconv2d_params* params, const char* kernel
     const auto conv = bnnedge::Conv::Create(p, filter, bnnedge::Transform{}, name, message);
     if (conv == nullptr) return BNNEDGE_INVALID_ARGUMENT;
     const Workspace workspace(conv->WorkspaceBytes());
-    conv->Run(input, sums, workspace.bytes(), bnnedge::Sequential());
+    conv->Run({input, sums}, workspace.bytes(), bnnedge::Sequential());
     return BNNEDGE_OK;
   });
 }
@@ -172,9 +179,14 @@ struct bnnedge_conv {
 
   explicit bnnedge_conv(int threads) : pool(threads) {}
 
+  int64_t OutputPixels() const {
+    const bnnedge::BConv2dParams& p = conv->params();
+    return p.batch * p.OutHeight() * p.OutWidth();
+  }
+
   int64_t OutputBytes() const {
     const bnnedge::BConv2dParams& p = conv->params();
-    const int64_t pixels = p.batch * p.OutHeight() * p.OutWidth();
+    const int64_t pixels = OutputPixels();
     switch (transform.kind) {
       case bnnedge::OutputKind::kInt8:
         return pixels * p.out_channels;
@@ -209,6 +221,8 @@ int32_t bnnedge_conv_create(const bnnedge_bconv2d_params* params, const uint32_t
     made->conv = bnnedge::Conv::Create(p, filter, t, name, message);
     if (made->conv == nullptr) return BNNEDGE_INVALID_ARGUMENT;
     made->transform.kind = t.kind;
+    made->transform.tail.adds_residual = t.tail.adds_residual;
+    made->transform.tail.writes_bits = t.tail.writes_bits;
     made->workspace = std::make_unique<Workspace>(made->conv->WorkspaceBytes());
     *conv = made.release();
     return BNNEDGE_OK;
@@ -239,9 +253,11 @@ int32_t bnnedge_conv_resize(bnnedge_conv* conv, int64_t batch, int64_t height, i
 }
 
 int32_t bnnedge_conv_run(bnnedge_conv* conv, const uint32_t* input, int64_t input_words, void* output,
-                         int64_t output_bytes, char* error, size_t error_size) {
-  if (conv == nullptr || input == nullptr || output == nullptr) {
-    return Fail(BNNEDGE_INVALID_ARGUMENT, "conv, input and output must not be NULL", error, error_size);
+                         int64_t output_bytes, const float* residual, int64_t residual_count, uint32_t* bits,
+                         int64_t bit_words, char* error, size_t error_size) {
+  if (conv == nullptr || input == nullptr || output == nullptr || (residual == nullptr && residual_count != 0) ||
+      (bits == nullptr && bit_words != 0)) {
+    return Fail(BNNEDGE_INVALID_ARGUMENT, "conv and arrays with elements must not be NULL", error, error_size);
   }
   return Guard(error, error_size, [&](std::string* message) {
     const bnnedge::BConv2dParams& p = conv->conv->params();
@@ -250,8 +266,14 @@ int32_t bnnedge_conv_run(bnnedge_conv* conv, const uint32_t* input, int64_t inpu
       *message = "output must have " + std::to_string(conv->OutputBytes()) + " bytes, got " +
                  std::to_string(output_bytes);
     }
+    const bnnedge::Tail& tail = conv->transform.tail;
+    const int64_t pixels = conv->OutputPixels();
+    const int64_t residuals = tail.adds_residual ? pixels * p.out_channels : 0;
+    const int64_t words = tail.writes_bits ? pixels * bnnedge::WordsFor(p.out_channels) : 0;
+    if (message->empty()) *message = CheckCount("residual", residuals, residual_count);
+    if (message->empty()) *message = CheckCount("bits", words, bit_words);
     if (!message->empty()) return BNNEDGE_INVALID_ARGUMENT;
-    conv->conv->Run(input, output, conv->workspace->bytes(), conv->pool.AsParallel());
+    conv->conv->Run({input, output, residual, bits}, conv->workspace->bytes(), conv->pool.AsParallel());
     return BNNEDGE_OK;
   });
 }
@@ -274,7 +296,7 @@ int32_t bnnedge_pack(int32_t source, const char* kernel, const void* values, int
     const bnnedge::ConvKernel* packer = Packer(kernel, message);
     if (packer == nullptr) return BNNEDGE_UNKNOWN_KERNEL;
     if (source == BNNEDGE_NHWC_FLOAT) {
-      packer->pack_nhwc_float(static_cast<const float*>(values), batch * pixels, channels, words);
+      packer->pack_nhwc_float(static_cast<const float*>(values), 0.0f, batch * pixels, channels, words);
     } else if (source == BNNEDGE_NHWC_INT8) {
       packer->pack_nhwc_int8(static_cast<const int8_t*>(values), zero_point, batch * pixels, channels, words);
     } else {

@@ -58,6 +58,24 @@ std::string CheckScales(const std::vector<float>& values, const char* name, cons
   return {};
 }
 
+std::string CheckTail(const Transform& t, const BConv2dParams& p) {
+  const Tail& tail = t.tail;
+  if (tail.IsEmpty()) return {};
+  if (t.kind != OutputKind::kFloat || t.layout != Layout::kNhwc) return "only float outputs in NHWC can have a tail";
+  if (!(tail.low <= tail.high)) return "the tail's low must not be above its high";
+  for (const auto* values : {&tail.slope, &tail.offset, &tail.limit}) {
+    if (!values->empty() && values->size() != static_cast<size_t>(p.out_channels)) {
+      return "the tail's slope, offset and limit must have one value per output channel, expected " +
+             std::to_string(p.out_channels) + ", got " + std::to_string(values->size());
+    }
+  }
+  if (tail.writes_bits && p.groups > 1 && p.out_channels / p.groups % kWordBits != 0) {
+    return "a tail writes bits only where groups fill whole words, found " + std::to_string(p.out_channels / p.groups) +
+           " channels a group";
+  }
+  return {};
+}
+
 std::string CheckTransform(const Transform& t, const BConv2dParams& p) {
   if (t.layout == Layout::kNchw && t.kind != OutputKind::kFloat) return "only float outputs can be NCHW";
   if (t.clamp_low > t.clamp_high) {
@@ -76,7 +94,7 @@ std::string CheckTransform(const Transform& t, const BConv2dParams& p) {
     error = "threshold must have one value per output channel, expected " + std::to_string(p.out_channels) + ", got " +
             std::to_string(t.threshold.size());
   }
-  return error;
+  return error.empty() ? CheckTail(t, p) : error;
 }
 
 // What depends on the size of the input.
@@ -104,12 +122,16 @@ class PackedConv : public Conv {
         group_blocks_(CeilDiv(group_outputs_, kernel.block)),
         blocks_(group_blocks_ * params.groups),
         padded_channels_(blocks_ * kernel.block),
-        merges_bits_(transform.kind == OutputKind::kBits && params.groups > 1 && group_outputs_ % kWordBits != 0) {
+        merges_bits_(transform.kind == OutputKind::kBits && params.groups > 1 && group_outputs_ % kWordBits != 0),
+        has_tail_(!transform.tail.IsEmpty()) {
     plan_.params = params;
     PackWeights(filter);
     CountBits(filter);
     PadChannels(transform_.multiplier, &multiplier_);
     PadChannels(transform_.bias, &bias_);
+    if (transform_.tail.writes_bits && transform_.tail.limit.empty()) {
+      transform_.tail.limit.assign(static_cast<size_t>(params.out_channels), 0.0f);
+    }
     if (CanHalve()) {
       half_multiplier_ = multiplier_;
       for (float& value : half_multiplier_) value *= Doubled() ? -2.0f : 2.0f;
@@ -131,11 +153,10 @@ class PackedConv : public Conv {
   const char* kernel_name() const override { return kernel_.name; }
   int64_t WorkspaceBytes() const override { return plan_.copy_bytes + kMaxPieces * plan_.piece_bytes; }
 
-  void Run(const uint32_t* input, void* output, void* workspace, const Parallel& parallel) const override {
+  void Run(const ConvTensors& tensors, void* workspace, const Parallel& parallel) const override {
     Job job{};
     job.conv = this;
-    job.input = input;
-    job.output = output;
+    job.tensors = &tensors;
     job.workspace = static_cast<unsigned char*>(workspace);
     const int64_t threads = std::max(1, parallel.threads);
     if (plan_.copies) {
@@ -147,7 +168,7 @@ class PackedConv : public Conv {
         j.conv->CopyRows(j, i);
       }, &job);
     } else {
-      job.image = input;
+      job.image = tensors.input;
     }
     ChoosePieces(threads, &job);
     RunPieces(parallel, job.row_pieces * job.block_pieces, [](void* context, int64_t i) {
@@ -159,9 +180,8 @@ class PackedConv : public Conv {
  private:
   struct Job {
     const PackedConv* conv;
-    const uint32_t* input;
+    const ConvTensors* tensors;
     const uint32_t* image;  // what the kernel reads: the copy, or the input
-    void* output;
     unsigned char* workspace;
     int64_t row_pieces, block_pieces;
   };
@@ -250,8 +270,10 @@ class PackedConv : public Conv {
     if (kernel_.scratch_bytes != nullptr) {
       plan->scratch_bytes = RoundUp(kernel_.scratch_bytes(plan->out_width, k_words_), kAlignment);
     }
-    const int64_t strip_words = merges_bits_ ? plan->out_width * WordsFor(kernel_.block) : 0;
-    plan->piece_bytes = plan->scratch_bytes + RoundUp(strip_words * 4, kAlignment);
+    int64_t aside = 0;  // elements of a strip that is not stored right away
+    if (merges_bits_) aside = plan->out_width * WordsFor(kernel_.block);
+    if (has_tail_) aside = plan->out_width * std::min(kernel_.block, group_outputs_);
+    plan->piece_bytes = plan->scratch_bytes + RoundUp(aside * 4, kAlignment);
     if (error.empty() && plan->piece_bytes > kMaxBytes / kMaxPieces) error = "one output row is too wide";
     return error;
   }
@@ -349,7 +371,7 @@ class PackedConv : public Conv {
         std::memset(to, 0, row_bytes);
         continue;
       }
-      const uint32_t* from = job.input + (row / plan_.rows * p.in_height + y) * p.in_width * words;
+      const uint32_t* from = job.tensors->input + (row / plan_.rows * p.in_height + y) * p.in_width * words;
       const size_t bytes = static_cast<size_t>(copied) * 4;
       std::memset(to, 0, left);
       std::memcpy(to + left, from, bytes);
@@ -438,19 +460,23 @@ class PackedConv : public Conv {
     const int64_t first_pixel = row * plan_.out_width;
     switch (transform_.kind) {
       case OutputKind::kSums:
-        strip.output = static_cast<int32_t*>(job.output) + first_pixel * p.out_channels + first_channel;
+        strip.output = static_cast<int32_t*>(job.tensors->output) + first_pixel * p.out_channels + first_channel;
         break;
       case OutputKind::kInt8:
-        strip.output = static_cast<int8_t*>(job.output) + first_pixel * p.out_channels + first_channel;
+        strip.output = static_cast<int8_t*>(job.tensors->output) + first_pixel * p.out_channels + first_channel;
         break;
       case OutputKind::kFloat:
+        if (has_tail_) {
+          RunWithTail(job, &strip, scratch + plan_.scratch_bytes, first_pixel, first_channel);
+          return;
+        }
         if (transform_.layout == Layout::kNchw) {
           strip.out_pixel_step = 1;
           strip.out_channel_step = plan_.out_height * plan_.out_width;
-          strip.output = static_cast<float*>(job.output) +
+          strip.output = static_cast<float*>(job.tensors->output) +
                          (image * p.out_channels + first_channel) * strip.out_channel_step + y * plan_.out_width;
         } else {
-          strip.output = static_cast<float*>(job.output) + first_pixel * p.out_channels + first_channel;
+          strip.output = static_cast<float*>(job.tensors->output) + first_pixel * p.out_channels + first_channel;
         }
         break;
       case OutputKind::kBits:
@@ -460,7 +486,7 @@ class PackedConv : public Conv {
         }
         strip.out_pixel_step = WordsFor(p.out_channels);
         strip.output =
-            static_cast<uint32_t*>(job.output) + first_pixel * strip.out_pixel_step + first_channel / kWordBits;
+            static_cast<uint32_t*>(job.tensors->output) + first_pixel * strip.out_pixel_step + first_channel / kWordBits;
         break;
     }
     kernel_.run(strip);
@@ -468,7 +494,44 @@ class PackedConv : public Conv {
 
   void ClearBits(const Job& job, int64_t first_row, int64_t last_row) const {
     const int64_t row_words = plan_.out_width * WordsFor(plan_.params.out_channels);
-    std::fill_n(static_cast<uint32_t*>(job.output) + first_row * row_words, (last_row - first_row) * row_words, 0u);
+    std::fill_n(static_cast<uint32_t*>(job.tensors->output) + first_row * row_words, (last_row - first_row) * row_words, 0u);
+  }
+
+  // If the kernel leaves the tail to `finish`, the strip's values go aside, into the first cache, and from there through
+  // the tail.
+  void RunWithTail(const Job& job, ConvStrip* strip, unsigned char* aside, int64_t first_pixel,
+                   int64_t first_channel) const {
+    const Tail& tail = transform_.tail;
+    const int64_t out_channels = plan_.params.out_channels, out_words = WordsFor(out_channels);
+    const int64_t first = first_pixel * out_channels + first_channel;
+    const auto from = [first_channel](const std::vector<float>& values) {
+      return values.empty() ? nullptr : values.data() + first_channel;
+    };
+    TailStrip rest{};
+    rest.values = reinterpret_cast<const float*>(aside);
+    rest.value_step = strip->channels;
+    rest.pixels = strip->pixels;
+    rest.channels = strip->channels;
+    if (tail.adds_residual) rest.residual = job.tensors->residual + first;
+    rest.output = static_cast<float*>(job.tensors->output) + first;
+    rest.pixel_step = out_channels;
+    if (tail.writes_bits) rest.bits = job.tensors->bits + first_pixel * out_words + first_channel / kWordBits;
+    rest.bits_step = out_words;
+    rest.slope = from(tail.slope);
+    rest.offset = from(tail.offset);
+    rest.limit = from(tail.limit);
+    rest.low = tail.low;
+    rest.high = tail.high;
+    if (kernel_.does_tails && strip->channels == kernel_.block && rest.slope == nullptr && rest.offset == nullptr) {
+      strip->output = rest.output;
+      strip->tail = &rest;
+      kernel_.run(*strip);
+      return;
+    }
+    strip->output = aside;
+    strip->out_pixel_step = strip->channels;
+    kernel_.run(*strip);
+    kernel_.finish(rest);
   }
 
   // Groups whose outputs do not fill whole words: the strip's bits go aside first, then shifted into place.
@@ -480,7 +543,7 @@ class PackedConv : public Conv {
     strip->output = aside;
     strip->out_pixel_step = strip_words;
     kernel_.run(*strip);
-    uint32_t* pixel = static_cast<uint32_t*>(job.output) + first_pixel * out_words;
+    uint32_t* pixel = static_cast<uint32_t*>(job.tensors->output) + first_pixel * out_words;
     for (int64_t i = 0; i < strip->pixels; ++i, pixel += out_words) {
       for (int64_t w = 0; w < strip_words; ++w) {
         const uint32_t word = *bits++;
@@ -506,11 +569,11 @@ class PackedConv : public Conv {
   }
 
   const ConvKernel& kernel_;
-  const Transform transform_;
+  Transform transform_;
   const int64_t products_;  // K
   const int64_t k_words_, group_outputs_, group_blocks_, blocks_;
   const int64_t padded_channels_;  // each group's output channels rounded up to whole blocks
-  const bool merges_bits_;
+  const bool merges_bits_, has_tail_;
   int64_t block_bytes_ = 0;
   AlignedBytes weights_;
   std::vector<int32_t> bits_;
@@ -519,6 +582,11 @@ class PackedConv : public Conv {
 };
 
 }  // namespace
+
+bool Tail::IsEmpty() const {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  return !adds_residual && slope.empty() && offset.empty() && low == -kInfinity && high == kInfinity && !writes_bits;
+}
 
 std::unique_ptr<Conv> Conv::Create(const BConv2dParams& params, const uint32_t* filter, const Transform& transform,
                                    const char* kernel, std::string* error) {

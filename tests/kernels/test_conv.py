@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from bnnedge.errors import ConfigError
 from bnnedge.kernels import native, reference
 from bnnedge.kernels.geometry import BConv2dGeometry
 from bnnedge.kernels.layout import Words, pack, unpack, words_for
-from bnnedge.kernels.native import Conv, Transform
+from bnnedge.kernels.native import Conv, Tail, Transform
 
 Pair = tuple[int, int]
 
@@ -314,6 +315,119 @@ def test_bad_buffers_and_settings() -> None:
         conv(case.words, np.zeros((1, 1, 1, 4), np.float32))
     with pytest.raises(ConfigError, match="input must have 9 elements, got 18"):
         conv(np.zeros((1, 3, 3, 2), np.uint32))
+
+
+# ---- The tail of a residual block ----
+
+
+def finished(y: NDArray[np.float32], tail: Tail, residual: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """The steps of ``Tail`` one by one, in float32."""
+    if residual is not None:
+        y = y + residual
+    if tail.slope is not None:
+        y = np.where(y < 0, y * tail.slope, y)
+    if tail.offset is not None:
+        y = y + tail.offset
+    y = np.where(y < np.float32(tail.low), np.float32(tail.low), y)
+    y = np.where(y > np.float32(tail.high), np.float32(tail.high), y)
+    assert y.dtype == np.float32
+    return np.ascontiguousarray(y)
+
+
+def tails(rng: np.random.Generator, count: int) -> list[Tail]:
+    """Every step alone, and all of them."""
+    slope = rng.choice([-1.5, -0.0, 0.0, 0.25], count).astype(np.float32)
+    offset = rng.choice([-2.5, 0.0, 1.0], count).astype(np.float32)
+    limit = rng.choice([-1.0, -0.0, 0.5, np.inf, np.nan], count).astype(np.float32)
+    return [
+        Tail(adds_residual=True),
+        Tail(slope=slope),
+        Tail(offset=offset),
+        Tail(low=-1.0, high=1.0),
+        Tail(low=0.0),
+        Tail(writes_bits=True),
+        Tail(writes_bits=True, limit=limit),
+        Tail(adds_residual=True, low=-1.0, high=1.0, writes_bits=True),
+        Tail(True, slope, offset, -2.0, 6.0, True, limit),
+    ]
+
+
+def check_tail(case: Case, kernel: str, tail: Tail, *, threads: int = 1, in_place: bool = False) -> None:
+    plain = case.transform("float", doubled=True, clamps=True)
+    y = case.expected(plain)
+    residual = awkward_floats(case.rng, *y.shape) if tail.adds_residual else None
+    with np.errstate(all="ignore"):
+        expected = finished(y, tail, residual)
+    limit = np.zeros(y.shape[-1], np.float32) if tail.limit is None else tail.limit
+    params = native.to_params(case.geometry)
+    conv = Conv(params, case.filters, replace(plain, tail=tail), kernel=kernel, threads=threads)
+    out, bits = Guarded(y.shape, np.float32), Guarded((*y.shape[:3], words_for(y.shape[-1])), np.uint32)
+    if in_place and residual is not None:
+        out.array[:] = residual
+        residual = out.array
+    conv(surrounded(case.words), out.array, residual=residual, bits=bits.array if tail.writes_bits else None)
+    # A NaN stays one; which one is the CPU's business.
+    assert np.array_equal(np.isnan(out.array), np.isnan(expected))
+    known = ~np.isnan(expected)
+    assert np.array_equal(out.array[known].view(np.uint32), expected[known].view(np.uint32))
+    if tail.writes_bits:
+        assert np.array_equal(bits.array, pack(np.where(expected < limit, -1, 1)))
+    assert out.intact() and bits.intact()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 15, 31, 32, 33, 64, 65, 127, 130])
+def test_tails(kernel: str, channels: int) -> None:
+    case = Case(channels, (2, 4, 5, 33), channels, (3, 3), padding=(1, 1))
+    for tail in tails(case.rng, channels):
+        check_tail(case, kernel, tail)
+
+
+def test_tail_in_place_in_threads_in_groups(kernel: str) -> None:
+    case = Case(0, (1, 9, 5, 64), 300, (3, 3), padding=(1, 1))
+    grouped = Case(1, (1, 4, 4, 64), 64, (3, 3), padding=(1, 1), groups=2)
+    for tail in tails(case.rng, 300):
+        check_tail(case, kernel, tail, threads=3, in_place=True)
+    for tail in tails(grouped.rng, 64):
+        check_tail(grouped, kernel, tail)
+
+
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        (Transform(kind="sums", tail=Tail(low=0.0)), "only float outputs in NHWC can have a tail"),
+        (Transform(kind="float", nchw=True, **ones(33), tail=Tail(low=0.0)), "only float outputs in NHWC"),
+        (Transform(kind="float", **ones(33), tail=Tail(low=1.0, high=0.0)), "low must not be above its high"),
+        (Transform(kind="float", **ones(33), tail=Tail(high=float("nan"))), "low must not be above its high"),
+        (Transform(kind="float", **ones(33), tail=Tail(slope=np.ones(4, np.float32))), "slope must have one value"),
+    ],
+)
+def test_bad_tails(transform: Transform, message: str) -> None:
+    case = Case(0, (1, 3, 3, 32), 33, (3, 3))
+    with pytest.raises(ConfigError, match=message):
+        Conv(native.to_params(case.geometry), case.filters, transform)
+
+
+def test_tail_bits_of_groups_that_share_words_are_refused() -> None:
+    case = Case(0, (1, 3, 3, 64), 66, (3, 3), groups=2)
+    with pytest.raises(ConfigError, match="only where groups fill whole words, found 33 channels a group"):
+        Conv(
+            native.to_params(case.geometry),
+            case.filters,
+            Transform(kind="float", **ones(66), tail=Tail(writes_bits=True)),
+        )
+
+
+def test_tail_buffers_are_checked() -> None:
+    case = Case(0, (1, 3, 3, 32), 33, (3, 3))
+    tail = Tail(adds_residual=True, writes_bits=True)
+    conv = Conv(native.to_params(case.geometry), case.filters, Transform(kind="float", **ones(33), tail=tail))
+    residual, bits = np.zeros((1, 1, 1, 33), np.float32), np.zeros((1, 1, 1, 2), np.uint32)
+    with pytest.raises(ConfigError, match="must be given if the tail has them"):
+        conv(case.words, residual=residual)
+    with pytest.raises(ConfigError, match=r"residual must be contiguous float32 \(1, 1, 1, 33\)"):
+        conv(case.words, residual=residual[..., :32], bits=bits)
+    with pytest.raises(ConfigError, match=r"bits must be contiguous uint32 \(1, 1, 1, 2\)"):
+        conv(case.words, residual=residual, bits=bits[..., :1])
 
 
 def test_absurd_padding_is_refused(kernel: str) -> None:

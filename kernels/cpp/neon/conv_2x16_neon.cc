@@ -1,6 +1,7 @@
 // For every AArch64: byte counters, widened before they can overflow.
 #include "conv_2x16.h"
 #include "pack_neon.h"
+#include "tail_neon.h"
 
 namespace bnnedge {
 namespace {
@@ -49,6 +50,7 @@ const ConvKernel kConvNeon = {
     PackWeights,
     ScratchBytes,
     Run<ByteCounter>,
+    FinishTail<NeonLanes>, false,
     PackNhwcFloat,
     PackNhwcInt8,
     PackNchwFloat,

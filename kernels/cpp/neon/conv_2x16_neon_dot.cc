@@ -2,6 +2,7 @@
 // four byte counts of a lane into 32 bits: nothing to widen and nothing to flush.
 #include "conv_2x16.h"
 #include "pack_neon.h"
+#include "tail_neon.h"
 
 namespace bnnedge {
 namespace {
@@ -49,6 +50,7 @@ const ConvKernel kConvNeonDot = {
     PackWeights,
     ScratchBytes,
     Run<DotCounter>,
+    FinishTail<NeonLanes>, false,
     PackNhwcFloat,
     PackNhwcInt8,
     PackNchwFloat,

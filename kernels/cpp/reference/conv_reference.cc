@@ -34,23 +34,24 @@ class ReferenceConv : public Conv {
   const char* kernel_name() const override { return "reference"; }
   int64_t WorkspaceBytes() const override { return outputs_ * static_cast<int64_t>(sizeof(int32_t)); }
 
-  void Run(const uint32_t* input, void* output, void* workspace, const Parallel&) const override {
+  void Run(const ConvTensors& tensors, void* workspace, const Parallel&) const override {
     int32_t* sums = static_cast<int32_t*>(workspace);
-    BConv2dReference(params_, input, filter_.data(), sums);
+    BConv2dReference(params_, tensors.input, filter_.data(), sums);
     const int64_t channels = params_.out_channels;
     const int64_t image_pixels = params_.OutHeight() * params_.OutWidth();
-    if (transform_.kind == OutputKind::kBits) {
-      std::fill_n(static_cast<uint32_t*>(output), outputs_ / channels * WordsFor(channels), 0u);
-    }
+    uint32_t* bits = transform_.tail.writes_bits ? tensors.bits : nullptr;
+    if (transform_.kind == OutputKind::kBits) bits = static_cast<uint32_t*>(tensors.output);
+    if (bits != nullptr) std::fill_n(bits, outputs_ / channels * WordsFor(channels), 0u);
     for (int64_t i = 0; i < outputs_; ++i) {
       const int64_t pixel = i / channels, o = i % channels;
       const int64_t nchw = (pixel / image_pixels * channels + o) * image_pixels + pixel % image_pixels;
-      Store(sums[i], pixel, o, transform_.layout == Layout::kNchw ? nchw : i, output);
+      Store(sums[i], pixel, o, transform_.layout == Layout::kNchw ? nchw : i, tensors);
     }
   }
 
  private:
-  void Store(int32_t sum, int64_t pixel, int64_t o, int64_t index, void* output) const {
+  void Store(int32_t sum, int64_t pixel, int64_t o, int64_t index, const ConvTensors& tensors) const {
+    void* output = tensors.output;
     const int64_t products = params_.kernel_height * params_.kernel_width * params_.GroupChannels();
     const bool doubled = transform_.domain == Domain::kDoubledPopcount;
     const int32_t v = doubled ? static_cast<int32_t>(products - sum) : sum;
@@ -60,7 +61,7 @@ class ReferenceConv : public Conv {
         static_cast<int32_t*>(output)[index] = v;
         break;
       case OutputKind::kFloat:
-        static_cast<float*>(output)[index] = Scaled(v, channel);
+        static_cast<float*>(output)[index] = Finished(Scaled(v, channel), pixel, index, channel, tensors);
         break;
       case OutputKind::kInt8: {
         const float rounded = std::round(Scaled(v, channel));
@@ -70,8 +71,7 @@ class ReferenceConv : public Conv {
       case OutputKind::kBits: {
         const int32_t threshold = transform_.threshold[channel];
         const uint32_t bit = doubled ? v > threshold : v < threshold;
-        uint32_t* words = static_cast<uint32_t*>(output) + pixel * WordsFor(params_.out_channels);
-        words[o / kWordBits] |= bit << (o % kWordBits);
+        SetBit(static_cast<uint32_t*>(output), pixel, o, bit);
         break;
       }
     }
@@ -80,6 +80,22 @@ class ReferenceConv : public Conv {
   float Scaled(int32_t v, size_t channel) const {
     const int32_t clamped = std::min(std::max(v, transform_.clamp_low), transform_.clamp_high);
     return static_cast<float>(clamped) * transform_.multiplier[channel] + transform_.bias[channel];
+  }
+
+  float Finished(float y, int64_t pixel, int64_t index, size_t channel, const ConvTensors& tensors) const {
+    const Tail& tail = transform_.tail;
+    if (tail.adds_residual) y += tensors.residual[index];
+    if (!tail.slope.empty() && y < 0.0f) y *= tail.slope[channel];
+    if (!tail.offset.empty()) y += tail.offset[channel];
+    if (y < tail.low) y = tail.low;
+    if (y > tail.high) y = tail.high;
+    const float limit = tail.limit.empty() ? 0.0f : tail.limit[channel];
+    if (tail.writes_bits) SetBit(tensors.bits, pixel, static_cast<int64_t>(channel), y < limit);
+    return y;
+  }
+
+  void SetBit(uint32_t* words, int64_t pixel, int64_t o, uint32_t bit) const {
+    words[pixel * WordsFor(params_.out_channels) + o / kWordBits] |= bit << (o % kWordBits);
   }
 
   BConv2dParams params_;

@@ -18,6 +18,7 @@
 
 #include "../portable/epilogue.h"
 #include "../portable/pack_scalar.h"
+#include "../portable/tail.h"
 #include "bnnedge/conv_kernel.h"
 
 namespace bnnedge {
@@ -318,19 +319,20 @@ void Run(const ConvStrip& strip) {
 
 // ---- Packing: comparisons, not sign bits, as -0.0 and NaN are +1 ----
 
-inline uint32_t Negative(const float* values) {
-  const __m256 below = _mm256_cmp_ps(_mm256_loadu_ps(values), _mm256_setzero_ps(), _CMP_LT_OQ);
+inline uint32_t Below(const float* values, __m256 limit) {
+  const __m256 below = _mm256_cmp_ps(_mm256_loadu_ps(values), limit, _CMP_LT_OQ);
   return static_cast<uint32_t>(_mm256_movemask_ps(below));
 }
 
-void PackNhwcFloat(const float* values, int64_t pixels, int64_t channels, uint32_t* words) {
+void PackNhwcFloat(const float* values, float zero, int64_t pixels, int64_t channels, uint32_t* words) {
+  const __m256 limit = _mm256_set1_ps(zero);
   for (int64_t i = 0; i < pixels; ++i) {
     int64_t left = channels;
     for (; left >= kWordBits; left -= kWordBits, values += kWordBits) {
-      *words++ = Negative(values) | Negative(values + 8) << 8 | Negative(values + 16) << 16 |
-                 Negative(values + 24) << 24;
+      *words++ = Below(values, limit) | Below(values + 8, limit) << 8 | Below(values + 16, limit) << 16 |
+                 Below(values + 24, limit) << 24;
     }
-    if (left > 0) ScalarPackNhwcFloat(values, 1, left, words++);
+    if (left > 0) ScalarPackNhwcFloat(values, zero, 1, left, words++);
     values += left;
   }
 }
@@ -374,11 +376,32 @@ int64_t Peak(int64_t rounds) {
   return rounds * kChains * kSum * 4 * kLanes * 2;
 }
 
+// ---- The tail of a residual block ----
+
+struct Avx2Lanes {
+  using Floats = __m256;
+  static constexpr int kLanes = 8;
+  static __m256 Load(const float* from) { return _mm256_loadu_ps(from); }
+  static __m256 Same(float value) { return _mm256_set1_ps(value); }
+  static void Store(float* to, __m256 y) { _mm256_storeu_ps(to, y); }
+  static __m256 Plus(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
+  static __m256 Times(__m256 a, __m256 b) { return _mm256_mul_ps(a, b); }
+  static __m256 PickBelow(__m256 a, __m256 b, __m256 c, __m256 d) {
+    return _mm256_blendv_ps(d, c, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+  }
+  // Both instructions return their second operand if one is NaN.
+  static __m256 Clip(__m256 y, __m256 low, __m256 high) { return _mm256_min_ps(high, _mm256_max_ps(low, y)); }
+  static uint32_t Below(__m256 a, __m256 b) {
+    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
+  }
+};
+
 }  // namespace
 
 const ConvKernel kConvAvx2 = {
-    "avx2", kBlock,        StripOrder::kRowsOutside, PackedBytes,         PackWeights,      ScratchBytes,
-    Run,    PackNhwcFloat, PackNhwcInt8,             ScalarPackNchwFloat, ScalarUnpackNhwc, Peak,
+    "avx2",        kBlock,       StripOrder::kRowsOutside, PackedBytes,      PackWeights, ScratchBytes, Run,
+    FinishTail<Avx2Lanes>, false,
+    PackNhwcFloat, PackNhwcInt8, ScalarPackNchwFloat,      ScalarUnpackNhwc, Peak,
 };
 
 }  // namespace bnnedge

@@ -18,7 +18,7 @@ extern "C" {
 #endif
 
 // Raised by one whenever a function or struct below changes.
-#define BNNEDGE_ABI_VERSION 2
+#define BNNEDGE_ABI_VERSION 3
 
 enum bnnedge_status { BNNEDGE_OK = 0, BNNEDGE_INVALID_ARGUMENT = 1, BNNEDGE_UNKNOWN_KERNEL = 2, BNNEDGE_INTERNAL = 3 };
 
@@ -56,6 +56,12 @@ typedef struct {
   const float* multiplier;  // [out_channels] or NULL
   const float* bias;
   const int32_t* threshold;
+  // The tail; the arrays as above.
+  int32_t adds_residual, writes_bits;  // 0 or 1
+  float low, high;
+  const float* slope;
+  const float* offset;
+  const float* limit;
 } bnnedge_transform;
 
 typedef struct bnnedge_conv bnnedge_conv;
@@ -69,8 +75,10 @@ BNNEDGE_EXPORT void bnnedge_conv_destroy(bnnedge_conv* conv);  // NULL is fine
 BNNEDGE_EXPORT const char* bnnedge_conv_kernel_name(const bnnedge_conv* conv);
 BNNEDGE_EXPORT int32_t bnnedge_conv_resize(bnnedge_conv* conv, int64_t batch, int64_t height, int64_t width,
                                            char* error, size_t error_size);
+// `residual` and `bits` are NULL, with counts of 0, unless the tail has them; `residual` may be `output`.
 BNNEDGE_EXPORT int32_t bnnedge_conv_run(bnnedge_conv* conv, const uint32_t* input, int64_t input_words, void* output,
-                                        int64_t output_bytes, char* error, size_t error_size);
+                                        int64_t output_bytes, const float* residual, int64_t residual_count,
+                                        uint32_t* bits, int64_t bit_words, char* error, size_t error_size);
 
 // ---- Packing ----
 

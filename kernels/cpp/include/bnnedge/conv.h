@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -44,6 +45,20 @@ enum class Domain {
 
 enum class Layout { kNhwc, kNchw };
 
+// What becomes of a kFloat value y in NHWC before it is stored: the rest of a residual block, in this order, each step
+// rounded by itself.
+struct Tail {
+  bool adds_residual = false;  // y += residual, at the same place
+  std::vector<float> slope;    // [O] or empty: y = y < 0 ? slope[o] * y : y
+  std::vector<float> offset;   // [O] or empty: y += offset[o]
+  float low = -std::numeric_limits<float>::infinity();  // y = min(max(y, low), high); a NaN stays
+  float high = std::numeric_limits<float>::infinity();
+  bool writes_bits = false;  // uint32 [N, OH, OW, words(O)] besides: bit 1 where y < limit[o]
+  std::vector<float> limit;  // [O] or empty: 0
+
+  bool IsEmpty() const;
+};
+
 struct Transform {
   OutputKind kind = OutputKind::kSums;
   Domain domain = Domain::kSum;
@@ -51,6 +66,15 @@ struct Transform {
   int32_t clamp_low = INT32_MIN, clamp_high = INT32_MAX;
   std::vector<float> multiplier, bias;  // [O], kFloat and kInt8
   std::vector<int32_t> threshold;       // [O], kBits
+  Tail tail;                            // kFloat in NHWC
+};
+
+// Where a run reads and writes.
+struct ConvTensors {
+  const uint32_t* input;            // [N, H, W, InWords], spare bits 0
+  void* output;                     // of the transform's kind
+  const float* residual = nullptr;  // [N, OH, OW, O], if the tail adds one; may be `output`
+  uint32_t* bits = nullptr;         // if the tail writes them
 };
 
 // Immutable after Create; Run may be called from several threads at once with separate workspaces.
@@ -71,17 +95,20 @@ class Conv {
   // Bytes that Run needs at `workspace` (64-byte aligned) for the current size. Contents need not be kept between runs.
   virtual int64_t WorkspaceBytes() const = 0;
 
-  // input: [N, H, W, InWords], spare bits 0. Does not allocate.
-  virtual void Run(const uint32_t* input, void* output, void* workspace, const Parallel& parallel) const = 0;
+  // Does not allocate.
+  virtual void Run(const ConvTensors& tensors, void* workspace, const Parallel& parallel) const = 0;
 };
 
 // Kernels of Conv that this CPU supports, fastest first; the last one is "reference". BNNEDGE_KERNEL overrides.
 const std::vector<const char*>& ConvKernelNames();
 
-// ---- Packing: bit 1 where the value is below zero (int8: below zero_point); -0.0 and NaN give 0 ----
+// ---- Packing: bit 1 where the value is below zero (or what counts as such); -0.0 and NaN give 0 ----
 
 // float or int8 [pixels, channels] -> uint32 [pixels, words(channels)].
-void PackNhwc(const float* values, int64_t pixels, int64_t channels, uint32_t* words);
+void PackNhwc(const float* values, float zero, int64_t pixels, int64_t channels, uint32_t* words);
+inline void PackNhwc(const float* values, int64_t pixels, int64_t channels, uint32_t* words) {
+  PackNhwc(values, 0.0f, pixels, channels, words);
+}
 void PackNhwc(const int8_t* values, int32_t zero_point, int64_t pixels, int64_t channels, uint32_t* words);
 // float [N, C, pixels] -> uint32 [N, pixels, words(C)].
 void PackNchw(const float* values, int64_t batch, int64_t channels, int64_t pixels, uint32_t* words);

@@ -23,6 +23,22 @@
 
 namespace bnnedge {
 
+// What follows the float values of a strip; the meaning of each step is that of Tail. `channels` are those of the strip.
+struct TailStrip {
+  const float* values;  // [pixels][value_step]
+  int64_t value_step;
+  int64_t pixels, channels;
+  const float* residual;  // of pixel 0, channel 0, steps as `output`; or nullptr
+  float* output;
+  int64_t pixel_step;  // floats
+  uint32_t* bits;      // words of pixel 0 from channel 0 on, or nullptr
+  int64_t bits_step;   // words
+  const float* slope;  // [channels] each, or nullptr
+  const float* offset;
+  const float* limit;  // never nullptr with bits
+  float low, high;
+};
+
 // Words that are neighbours both in the image and in the filter.
 struct ConvRun {
   int64_t offset;  // words from the pixel's first word
@@ -59,6 +75,10 @@ struct ConvStrip {
   // its counts at half_base and count down.
   const int32_t* half_base;
   const float* half_multiplier;
+
+  // kFloat of a whole block in NHWC, only for kernels with `does_tails`: the tail that `run` does by itself, without
+  // slope and offset, from values in registers (`values` is not set). Or nullptr.
+  const TailStrip* tail;
 };
 
 // Which loop is outside: blocks (the block's weights stay in the first cache) or rows (what a kernel keeps of the row
@@ -77,9 +97,11 @@ struct ConvKernel {
   // Bytes of scratch for rows of `pixels` pixels; nullptr: none.
   int64_t (*scratch_bytes)(int64_t pixels, int64_t k_words);
   void (*run)(const ConvStrip& strip);
+  void (*finish)(const TailStrip& strip);
+  bool does_tails;  // where ConvStrip::tail says
 
   // As the functions of conv.h. The int8 zero point is in [-128, 127].
-  void (*pack_nhwc_float)(const float* values, int64_t pixels, int64_t channels, uint32_t* words);
+  void (*pack_nhwc_float)(const float* values, float zero, int64_t pixels, int64_t channels, uint32_t* words);
   void (*pack_nhwc_int8)(const int8_t* values, int32_t zero_point, int64_t pixels, int64_t channels, uint32_t* words);
   // One image: [channels][pixels] -> [pixels][words(channels)].
   void (*pack_nchw_float)(const float* values, int64_t channels, int64_t pixels, uint32_t* words);
@@ -98,6 +120,7 @@ extern const ConvKernel kConvAvx512;
 #endif
 #ifdef BNNEDGE_NEON
 extern const ConvKernel kConvNeon;
+extern const ConvKernel kConvNeonTable;
 #endif
 #ifdef BNNEDGE_NEON_DOT
 extern const ConvKernel kConvNeonDot;
