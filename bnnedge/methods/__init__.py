@@ -9,6 +9,7 @@ METHODS = Registry(
         ("xnor", "bnnedge.methods.xnor:Xnor"),
         ("rbnn", "bnnedge.methods.rbnn:Rbnn"),
         ("reactnet", "bnnedge.methods.reactnet:Reactnet"),
+        ("bayesbinn", "bnnedge.methods.bayesbinn:Bayesbinn"),
         ("float", "bnnedge.methods.float32:Float32"),
     ],
 )
