@@ -10,6 +10,7 @@ METHODS = Registry(
         ("rbnn", "bnnedge.methods.rbnn:Rbnn"),
         ("reactnet", "bnnedge.methods.reactnet:Reactnet"),
         ("bayesbinn", "bnnedge.methods.bayesbinn:Bayesbinn"),
+        ("bnew", "bnnedge.methods.bnew:Bnew"),
         ("float", "bnnedge.methods.float32:Float32"),
     ],
 )
