@@ -99,8 +99,9 @@ def _global_options(
     pass
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def train(
+    context: typer.Context,
     method: Annotated[str | None, typer.Option(help="Training method; see `list methods`. [default: rbnn]")] = None,
     model: Annotated[
         str | None,
@@ -112,23 +113,31 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Images in one step. [default: 128]")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate. [default: the method's]")] = None,
     optimizer: Annotated[str | None, typer.Option(help="sgd, adam or adamw. [default: the method's]")] = None,
-    lr_type: Annotated[str | None, typer.Option(help="cos or step. [default: the method's]")] = None,
+    lr_type: Annotated[
+        str | None, typer.Option(help="cos, step, poly, exp or constant. [default: the method's]")
+    ] = None,
     warm_up: Annotated[int | None, typer.Option(help="Epochs of linear learning-rate warm-up.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of initialization and data order. [default: 0]")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. [default: auto]")] = None,
+    init: Annotated[
+        str | None, typer.Option(metavar="RUN|FILE", help="Start from the last weights of this run or checkpoint.")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(metavar="RUN|FILE", help="Learn the outputs of this run's network, or checkpoint's.")
+    ] = None,
     data_root: Annotated[str | None, typer.Option(help="Folder of the data sets. [default: $BNNEDGE_DATA]")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. [default: runs/METHOD_MODEL_DATASET]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the run folder.")] = False,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any setting or method option by name; repeatable."),
+        typer.Option("--set", metavar="KEY=VALUE", help="The same as --KEY VALUE; repeatable."),
     ] = None,
-    rotation_update: Annotated[int | None, typer.Option(help="rbnn: epochs between two rotation updates.")] = None,
-    a32: Annotated[bool | None, typer.Option("--a32/--no-a32", help="Leave activations in float (W1A32).")] = None,
-    tmin: Annotated[float | None, typer.Option("--tmin", "--Tmin", help="rbnn: surrogate's t at the start.")] = None,
-    tmax: Annotated[float | None, typer.Option("--tmax", "--Tmax", help="rbnn: surrogate's t at the end.")] = None,
 ) -> None:
-    """Train a network, keeping the weights with the best validation top-1, and test those once at the end."""
+    """Train a network, keeping the weights with the best validation top-1, and test those once at the end.
+
+    Every other setting of a run and every option of the method is given by its name too, e.g. --weight-decay 1e-4,
+    --rotation-update 2, --a32 or --no-a32; `list methods --verbose` names the methods' options.
+    """
     settings = {
         "method": method,
         "model": model,
@@ -142,10 +151,11 @@ def train(
         "warm_up": warm_up,
         "seed": seed,
         "device": device,
+        "init": init,
+        "teacher": teacher,
         "data_root": data_root,
     }
-    options = {"rotation_update": rotation_update, "a32": a32, "tmin": tmin, "tmax": tmax}
-    given = _merge_settings(settings, options, set_ or [])
+    given = _merge_settings(settings, _assignments(context.args) + (set_ or []))
     if not resume:  # else the run's own method is the judge
         _check_options(given)
     from bnnedge.config import RunConfig
@@ -303,14 +313,31 @@ def list_(
                 print(f"    {line}")
 
 
-def _merge_settings(settings: dict[str, Any], options: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
-    """Flags and ``--set`` assignments as the mapping that ``RunConfig.from_dict`` takes; given twice is an error."""
+def _assignments(arguments: list[str]) -> list[str]:
+    """``--name value``, ``--name=value``, ``--name`` (true) and ``--no-name`` (false) as ``name=value``."""
+    found = []
+    rest = list(arguments)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        if not name.startswith("--") or len(name) == 2:
+            raise ConfigError(f"train takes options only, got {name!r}")
+        if not equals:
+            is_value = bool(rest) and not rest[0].startswith("--")
+            value = rest.pop(0) if is_value else "true"
+            if not is_value and name.startswith("--no-"):
+                name, value = name.removeprefix("--no-"), "false"
+        found.append(f"{name.lstrip('-').lower()}={value}")
+    return found
+
+
+def _merge_settings(settings: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """Flags and assignments as the mapping that ``RunConfig.from_dict`` takes; given twice is an error."""
     from dataclasses import fields
 
     from bnnedge.config import RunConfig
 
     given = {name: value for name, value in settings.items() if value is not None}
-    method_options = {name: value for name, value in options.items() if value is not None}
+    method_options: dict[str, Any] = {}
     known = {f.name for f in fields(RunConfig)} - {"method_options"}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
@@ -353,7 +380,7 @@ def _evaluate_run(run: Path, split: Split, device: str, data_root: Path | None) 
     root = data_root or (Path(saved_root) if saved_root else None)
     dataset = load_dataset(loaded.dataset.name, loaded.dataset.image_size, root)
     where = find_device(device)
-    mean = evaluate_model(loaded.model.to(where), dataset, split, where)
+    mean = evaluate_model(loaded.model.to(where), dataset, split, where, loaded.method.predict)
     return {
         "source": str(run),
         "runtime": f"pytorch {where.type}",
@@ -379,8 +406,16 @@ def _details(entry: Any) -> list[str]:
         recipe = ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(entry.recipe).items())
         lines += [f"paper: {entry.paper}", f"recipe: {recipe}"]
         docs = field_docs(entry.Options)
-        lines += [f"--set {f.name}={f.default}  {docs.get(f.name, '')}" for f in dataclasses.fields(entry.Options)]
+        lines += [
+            f"--{f.name.replace('_', '-')} {_text(f.default)}  {docs.get(f.name, '')}"
+            for f in dataclasses.fields(entry.Options)
+        ]
     return lines
+
+
+def _text(value: Any) -> str:
+    """A default as one would type it."""
+    return ",".join(map(str, value)) or "''" if isinstance(value, tuple) else str(value).lower()
 
 
 if __name__ == "__main__":

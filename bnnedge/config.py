@@ -38,6 +38,8 @@ class TrainingDefaults(Protocol):
     @property
     def lr_type(self) -> str: ...
     @property
+    def lr_every(self) -> str: ...
+    @property
     def warm_up(self) -> int: ...
 
 
@@ -60,17 +62,26 @@ class RunConfig:
     lr: float | None = None
     """Peak learning rate."""
     optimizer: Literal["sgd", "adam", "adamw"] | None = None
-    """Rule that updates all parameters."""
+    """Rule that updates all parameters, save those that the method updates itself."""
     momentum: float | None = None
     """Momentum of sgd, from 0 to below 1."""
     weight_decay: float | None = None
     """L2 penalty (adamw: decoupled decay) on all parameters."""
-    lr_type: Literal["cos", "step"] | None = None
-    """Learning-rate schedule: cosine to 0, or a factor at each of lr_steps."""
+    lr_type: Literal["cos", "step", "poly", "exp", "constant"] | None = None
+    """Learning-rate schedule of a phase: cosine to lr_end, a factor at each of lr_steps, polynomial to lr_end, a factor
+    every lr_decay_epochs, or none."""
+    lr_every: Literal["epoch", "step"] | None = None
+    """How often the learning rate changes."""
+    lr_end: float = 0.0
+    """Learning rate that the cos and poly schedules come to."""
+    lr_power: float = 1.0
+    """Power of the poly schedule; 1 is linear."""
     lr_steps: tuple[int, ...] = ()
     """Epochs, counted from 0, at whose start the step schedule multiplies the learning rate by lr_gamma."""
+    lr_decay_epochs: int | None = None
+    """Epochs between two factors lr_gamma of the exp schedule."""
     lr_gamma: float = 0.1
-    """Factor of the step schedule."""
+    """Factor of the step and exp schedules."""
     warm_up: int | None = None
     """Epochs of linear learning-rate warm-up."""
     seed: int = 0
@@ -79,19 +90,33 @@ class RunConfig:
     """Where to train; auto takes the GPU if there is one."""
     threads: int | None = None
     """CPU threads of PyTorch; the last bits of a result can depend on it."""
+    init: str | None = None
+    """Run folder or checkpoint with the weights that training starts from; None: the model's own initialization."""
+    teacher: str | None = None
+    """Run folder or checkpoint of a network on the same data set, whose outputs are learnt; None: learn the labels."""
+    distill_weight: float = 1.0
+    """Weight of the teacher's outputs in the loss, from 0 to 1; the labels have the rest."""
+    distill_temperature: float = 1.0
+    """Temperature of both networks' outputs in the loss."""
     data_root: str | None = None
     """Folder of the data sets that are read from files; None is $BNNEDGE_DATA."""
     method_options: dict[str, Any] = field(default_factory=dict)
     """Options of the method, by name."""
 
     def __post_init__(self) -> None:
-        _at_least(self, epochs=1, image_size=1, warm_up=0, threads=1, weight_decay=0, seed=0)
+        _at_least(
+            self, epochs=1, image_size=1, warm_up=0, threads=1, weight_decay=0, seed=0, lr_end=0, lr_decay_epochs=1
+        )
         if self.batch_size < 2:
             raise ConfigError(f"batch_size must be at least 2 (batch normalisation), got {self.batch_size}")
-        for name in ("lr", "lr_gamma"):
+        for name in ("lr", "lr_gamma", "lr_power", "distill_temperature"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} must be above 0, got {value}")
+        if not 0 <= self.distill_weight <= 1:
+            raise ConfigError(f"distill_weight must be from 0 to 1, got {self.distill_weight}")
+        if self.teacher is None and (self.distill_weight, self.distill_temperature) != (1, 1):
+            raise ConfigError("distill_weight and distill_temperature need a teacher")
         if self.momentum is not None and not 0 <= self.momentum < 1:
             raise ConfigError(f"momentum must be from 0 to below 1, got {self.momentum}")
         if self.warm_up is not None and self.warm_up >= self.epochs:
@@ -111,10 +136,11 @@ class RunConfig:
         resolved = dataclasses.replace(self, **filled, method_options=plain(options))
         if resolved.optimizer != "sgd" and resolved.momentum is not None:
             raise ConfigError(f"momentum belongs to optimizer sgd; leave it out with optimizer {resolved.optimizer}")
-        if resolved.lr_type == "step" and not resolved.lr_steps:
-            raise ConfigError("lr_type step needs lr_steps, e.g. --set lr_steps=10,20")
-        if resolved.lr_type != "step" and resolved.lr_steps:
-            raise ConfigError(f"lr_steps belongs to lr_type step; leave it out with lr_type {resolved.lr_type}")
+        for kind, name, example in (("step", "lr_steps", "10,20"), ("exp", "lr_decay_epochs", "100")):
+            if resolved.lr_type == kind and not getattr(resolved, name):
+                raise ConfigError(f"lr_type {kind} needs {name}, e.g. --set {name}={example}")
+            if resolved.lr_type != kind and getattr(resolved, name):
+                raise ConfigError(f"{name} belongs to lr_type {kind}; leave it out with lr_type {resolved.lr_type}")
         return resolved
 
     def to_dict(self) -> dict[str, Any]:
@@ -148,7 +174,7 @@ def plain(options: Any) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(options).items()}
 
 
-def _at_least(config: RunConfig, **minima: int) -> None:
+def _at_least(config: RunConfig, **minima: float) -> None:
     for name, minimum in minima.items():
         value = getattr(config, name)
         if value is not None and not value >= minimum:
@@ -156,7 +182,7 @@ def _at_least(config: RunConfig, **minima: int) -> None:
 
 
 def _optimizer_defaults(recipe: TrainingDefaults, optimizer: str) -> dict[str, Any]:
-    shared = {"optimizer": optimizer, "lr_type": recipe.lr_type, "warm_up": recipe.warm_up}
+    shared = {"optimizer": optimizer, **{n: getattr(recipe, n) for n in ("lr_type", "lr_every", "warm_up")}}
     momentum = {"momentum": recipe.momentum if recipe.optimizer == "sgd" else 0.9} if optimizer == "sgd" else {}
     if optimizer == recipe.optimizer:
         return {**shared, **momentum, "lr": recipe.lr, "weight_decay": recipe.weight_decay}
@@ -219,7 +245,15 @@ def _convert_scalar(name: str, value: Any, kind: Any) -> Any:
 
 
 def field_docs(cls: type[Any]) -> dict[str, str]:
-    """The sentence under each field of a dataclass, by field name, read from its source."""
+    """The sentence under each field of a dataclass and its bases, by field name, read from their source."""
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if dataclasses.is_dataclass(base):
+            docs |= _own_field_docs(base)
+    return docs
+
+
+def _own_field_docs(cls: type[Any]) -> dict[str, str]:
     definition = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     assert isinstance(definition, ast.ClassDef)
     docs = {}

@@ -150,13 +150,13 @@ class _Replay:
             calls += 1
             node = self.nodes.get(name if calls == 1 else f"{name}#{calls}")
             if node is None:  # computed in float (W1A32)
-                return layer.transform(layer.integers(layer.binarize(x)))
+                return layer.transform(layer.integers(layer.binarize(x)), x)
             file_signs = self.file_signs[node.name]
             forced = torch.from_numpy(file_signs).double().view_as(x)
             self._compare_signs(node.name, forced, layer.preactivation(x), float(x.abs().max()))
             sums = layer.integers(forced)
             self._compare_integers(node, layer, file_signs, sums)
-            return layer.transform(sums)
+            return layer.transform(sums, x)
 
         return forward
 

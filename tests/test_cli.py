@@ -128,7 +128,15 @@ REFUSED: list[tuple[list[str], str]] = [
     (["train", "--dataset", "cifar10"], "--data-root"),
     (["train", "--dataset", "cifar10", "--data-root", "nowhere"], "nowhere/cifar-10-batches-bin"),
     (["train", "--resume"], "there is no run in runs/rbnn_resnet20_1w1a_digits"),
-    (["train", "--nope"], "--nope"),
+    (["train", "--nope"], "method rbnn has no option 'nope'; its options: rotation_update"),
+    (["train", "--weight-decay", "-1"], "weight_decay must be at least 0, got -1"),
+    (["train", "--rotation-update"], "rotation_update must be a whole number, got 'true'"),
+    (["train", "--no-batch-size"], "batch_size must be a whole number, got 'false'"),
+    (["train", "ste"], "train takes options only, got 'ste'"),
+    (["train", "--tmin", "0.1", "--set", "tmin=1"], "tmin is given twice"),
+    (["train", "--lr-type", "exp"], "lr_type exp needs lr_decay_epochs"),
+    (["train", "--lr-decay-epochs", "3"], "lr_decay_epochs belongs to lr_type exp"),
+    (["train", "--init", "nowhere"], "nowhere/last.ckpt does not exist"),
     (["evaluate", "nowhere"], "nowhere does not exist"),
     (["evaluate", "net.py"], "expected a file ending in .onnx or .tflite, found .py"),
     (["evaluate", ".", "--split", "all"], "--split must be one of train, val, test, got 'all'"),
@@ -221,7 +229,7 @@ def test_verbose_lists_say_what_each_is(kind: str, capsys: Capture) -> None:
         assert len(lines[lines.index(name) + 1].strip()) > 10
     if kind == "methods":
         assert sum(line.strip().startswith("paper: ") for line in lines) == len(list(METHODS))
-        assert "    --set tmin=0.01  The surrogate's t at the first epoch." in lines
+        assert "    --tmin 0.01  The surrogate's t at the first epoch." in lines
 
 
 class FakeTarget:

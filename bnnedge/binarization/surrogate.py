@@ -1,17 +1,20 @@
 """Sign with a gradient stand-in: forward is always ``sign(x)``, backward multiplies the gradient by ``m(x)``.
 
-=================  =====================================================  ==============================================
-name               multiplier m(x)                                        source
-=================  =====================================================  ==============================================
-identity           1                                                      Bengio et al. 2013, arXiv:1308.3432
-clipped_identity   1 if abs(x) <= 1 else 0                                Hubara et al. 2016, arXiv:1602.02830
-approx_sign        max(2 - 2 abs(x), 0)                                   Liu et al. 2018, arXiv:1808.00278
-error_decay        max(k (sqrt(2) t - t^2 abs(x)), 0)                     Lin et al. 2020, arXiv:2009.13055
-=================  =====================================================  ==============================================
+================  ==========================================================  ==========================================
+name              multiplier m(x)                                             source
+================  ==========================================================  ==========================================
+identity          1                                                           Bengio et al. 2013, arXiv:1308.3432
+clipped_identity  1 if abs(x) <= c else 0; the derivative of hardtanh, c = 1  Hubara et al. 2016, arXiv:1602.02830
+approx_sign       max(2 - 2 abs(x), 0)                                        Liu et al. 2018, arXiv:1808.00278
+swish_sign        b (2 - b x tanh(b x / 2)) / (1 + cosh(b x))                 Darabi et al. 2018, arXiv:1812.11800
+tanh              k t (1 - tanh(t x)^2)                                       Qin et al. 2020, arXiv:1909.10788
+error_decay       max(k (sqrt(2) t - t^2 abs(x)), 0)                          Lin et al. 2020, arXiv:2009.13055
+================  ==========================================================  ==========================================
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +23,7 @@ import torch
 from torch import Tensor
 
 from bnnedge.binarization.sign import sign
-from bnnedge.errors import UnknownNameError
+from bnnedge.errors import ConfigError, UnknownNameError
 
 Surrogate = Callable[[Tensor], Tensor]
 
@@ -54,14 +57,30 @@ def identity(x: Tensor) -> Tensor:
     return _SignIdentity.apply(x)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def clipped_identity(x: Tensor) -> Tensor:
-    """``sign(x)`` whose gradient passes where ``abs(x) <= 1``, bounds included."""
-    return _SignWithMultiplier.apply(x, x.detach().abs() <= 1)  # type: ignore[no-any-return, no-untyped-call]
+def clipped_identity(x: Tensor, clip: float = 1.0) -> Tensor:
+    """``sign(x)`` whose gradient passes where ``abs(x) <= clip``, bounds included."""
+    return _SignWithMultiplier.apply(x, x.detach().abs() <= clip)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def approx_sign(x: Tensor) -> Tensor:
     """``sign(x)`` with the derivative of Bi-Real Net's piecewise quadratic, ``max(2 - 2 abs(x), 0)``."""
     multiplier = (2 - 2 * x.detach().abs()).clamp_min(0)
+    return _SignWithMultiplier.apply(x, multiplier)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def swish_sign(x: Tensor, beta: float = 5.0) -> Tensor:
+    """``sign(x)`` with the derivative of SignSwish, ``b (2 - b x tanh(b x / 2)) / (1 + cosh(b x))``.
+
+    The peak is ``b`` at 0; beyond ``abs(x)`` of about ``2.4 / b`` it is negative.
+    """
+    bx = beta * x.detach()
+    multiplier = beta * (2 - bx * (bx / 2).tanh()) / (1 + bx.cosh())  # cosh may overflow to inf: then 0
+    return _SignWithMultiplier.apply(x, multiplier)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def tanh(x: Tensor, t: float = 1.0, k: float = 1.0) -> Tensor:
+    """``sign(x)`` with the derivative of ``k tanh(t x)``, ``k t (1 - tanh(t x)^2)``."""
+    multiplier = k * t * (1 - (t * x.detach()).tanh().square())
     return _SignWithMultiplier.apply(x, multiplier)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -78,11 +97,26 @@ SURROGATES: dict[str, Surrogate] = {
     "identity": identity,
     "clipped_identity": clipped_identity,
     "approx_sign": approx_sign,
+    "swish_sign": swish_sign,
+    "tanh": tanh,
 }
 
+_CLIPPED = {"clipped_identity": "clip"}
+_SLOPED = {"swish_sign": "beta", "tanh": "t"}
 
-def get_surrogate(name: str) -> Surrogate:
-    """The parameter-free surrogate called ``name``."""
+
+def get_surrogate(name: str, *, clip: float = 1.0, slope: float | None = None) -> Surrogate:
+    """The surrogate called ``name``; ``clip`` is clipped_identity's, ``slope`` swish_sign's beta or tanh's t.
+
+    Raises ``UnknownNameError``, or ``ConfigError`` for a parameter that the surrogate does not have.
+    """
     if name not in SURROGATES:
         raise UnknownNameError(f"unknown surrogate {name!r}; known: {', '.join(SURROGATES)}")
-    return SURROGATES[name]
+    parameters: dict[str, float] = {}
+    for kind, value, owners in (("clip", None if clip == 1 else clip, _CLIPPED), ("slope", slope, _SLOPED)):
+        if value is None:
+            continue
+        if name not in owners:
+            raise ConfigError(f"surrogate {name} has no {kind}; it belongs to {' and '.join(owners)}")
+        parameters[owners[name]] = value
+    return functools.partial(SURROGATES[name], **parameters) if parameters else SURROGATES[name]

@@ -42,7 +42,18 @@ class BinaryConv2d(nn.Conv2d):
         scale = self.binarizer.output_scale(self.weight)
         if scale is not None:
             y = y * scale.view(-1, 1, 1)
+        if self.binarizer.scales_pixels:
+            y = y * self.pixel_scale(x)
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)
+
+    def pixel_scale(self, x: Tensor) -> Tensor:
+        """K [N, 1, H', W']: the mean of abs(x) over all channels and the kernel's taps, zeros outside the image.
+
+        Rastegari et al. 2016, "XNOR-Net", arXiv:1603.05279, section 3.2.
+        """
+        height, width = self.kernel_size
+        box = x.new_full((1, 1, height, width), 1 / (height * width))
+        return F.conv2d(x.abs().mean(1, keepdim=True), box, None, self.stride, self.padding, self.dilation)
 
 
 class BinaryLinear(nn.Linear):
@@ -57,6 +68,8 @@ class BinaryLinear(nn.Linear):
         scale = self.binarizer.output_scale(self.weight)
         if scale is not None:
             y = y * scale
+        if self.binarizer.scales_pixels:
+            y = y * x.abs().mean(1, keepdim=True)
         return y if self.bias is None else y + self.bias
 
 

@@ -1,7 +1,8 @@
 """The deploy form: the one shape in which every training method ends and the only one exporters know.
 
-Weights are exactly +-1, the scale and bias are per output channel, and the input's binarization is one of the
-``InputMode`` values. Sign and convolution are operators of their own, so that ``torch.export`` keeps them whole:
+Weights are exactly +-1, the scale and bias are per output channel, the input's binarization is one of the
+``InputMode`` values, and a float factor per output pixel (XNOR-Net's K) may come on top. Sign and convolution are
+operators of their own, so that ``torch.export`` keeps them whole:
 
 - ``bnnedge::sign(x)``: -1 where x < 0, else +1;
 - ``bnnedge::binary_conv2d(x, weight, stride, padding, dilation, groups)``: conv2d of +-1 values; exact integers,
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 
 from bnnedge.binarization.binarizer import InputMode
 from bnnedge.binarization.sign import sign
+from bnnedge.errors import ExportError
 from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear
 
 
@@ -68,6 +70,7 @@ class DeployedLayer(nn.Module):
         weight = binarizer.binarize_weight(layer.weight)
         scale = binarizer.output_scale(layer.weight)
         self.input_mode: InputMode = binarizer.input_mode
+        self.scales_pixels = binarizer.scales_pixels
         self.register_buffer("weight", weight)
         self.register_buffer("scale", torch.ones(weight.shape[0]) if scale is None else scale.clone())
         self.register_buffer("bias", torch.zeros(weight.shape[0]) if layer.bias is None else layer.bias.clone())
@@ -93,20 +96,31 @@ class DeployedLayer(nn.Module):
         """The convolution sums of +-1 inputs and +-1 weights, before scale and bias."""
         raise NotImplementedError
 
-    def transform(self, sums: Tensor) -> Tensor:
-        """``sums * scale + bias``."""
+    def transform(self, sums: Tensor, x: Tensor) -> Tensor:
+        """``sums * scale + bias``, the product also times XNOR-Net's K of the layer's input ``x`` where it has one."""
         shape = (-1, *[1] * (sums.dim() - 2))
-        return sums * self.scale.view(shape) + self.bias.view(shape)
+        y = sums * self.scale.view(shape)
+        if self.scales_pixels:  # abs(x) in operators of the export graph, and the same number
+            y = y * self.pixel_scale((x * x).sqrt().mean(1, keepdim=True))
+        return y + self.bias.view(shape)
+
+    def pixel_scale(self, magnitude: Tensor) -> Tensor:
+        """XNOR-Net's K from abs(x) averaged over the channels, [N, 1, ...]."""
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.transform(self.integers(self.binarize(x)))
+        return self.transform(self.integers(self.binarize(x)), x)
 
 
 class DeployedBinaryConv2d(DeployedLayer):
     """Deploy form of ``BinaryConv2d``."""
 
+    box: Tensor
+
     def __init__(self, layer: BinaryConv2d) -> None:
         super().__init__(layer)
+        height, width = layer.kernel_size
+        self.register_buffer("box", torch.full((1, 1, height, width), 1 / (height * width)), persistent=False)
         self.stride, self.dilation = list(layer.stride), list(layer.dilation)
         self.padding = [int(p) for p in layer.padding]
         self.groups = layer.groups
@@ -114,6 +128,9 @@ class DeployedBinaryConv2d(DeployedLayer):
     def integers(self, signs: Tensor) -> Tensor:
         sums: Tensor = binary_conv2d_op(signs, self.weight, self.stride, self.padding, self.dilation, self.groups)
         return sums
+
+    def pixel_scale(self, magnitude: Tensor) -> Tensor:
+        return F.conv2d(magnitude, self.box, None, self.stride, self.padding, self.dilation)
 
 
 class DeployedBinaryLinear(DeployedLayer):
@@ -123,17 +140,26 @@ class DeployedBinaryLinear(DeployedLayer):
         sums: Tensor = binary_linear_op(signs, self.weight)
         return sums
 
+    def pixel_scale(self, magnitude: Tensor) -> Tensor:
+        return magnitude
+
 
 @torch.no_grad()
 def deploy(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` on the CPU, in eval mode, float32, with every binary layer in its deploy form."""
-    root = nn.ModuleDict({"model": copy.deepcopy(model).cpu().float()})
+    """A copy of ``model`` on the CPU, in eval mode, float32, with every binary layer in its deploy form.
+
+    Raises ``ExportError`` for a layer whose method trains no binary weights.
+    """
+    root = nn.ModuleDict({"model": copy.deepcopy(model).cpu().float().eval()})
     twins: dict[int, DeployedLayer] = {}
     for name, child in list(root.named_modules(remove_duplicate=False)):
         if isinstance(child, BinaryConv2d):
             root.set_submodule(name, twins.setdefault(id(child), DeployedBinaryConv2d(child)))
         elif isinstance(child, BinaryLinear):
             root.set_submodule(name, twins.setdefault(id(child), DeployedBinaryLinear(child)))
+    for name, layer in deployed_layers(root["model"]).items():
+        if not bool((layer.weight.abs() == 1).all()):
+            raise ExportError(f"{name}: the weights are not -1 and +1, so there is no deploy form")
     return root["model"].eval()
 
 

@@ -6,6 +6,9 @@ METHODS = Registry(
     "method",
     [
         ("ste", "bnnedge.methods.ste:Ste"),
+        ("xnor", "bnnedge.methods.xnor:Xnor"),
         ("rbnn", "bnnedge.methods.rbnn:Rbnn"),
+        ("reactnet", "bnnedge.methods.reactnet:Reactnet"),
+        ("float", "bnnedge.methods.float32:Float32"),
     ],
 )

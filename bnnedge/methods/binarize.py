@@ -16,9 +16,10 @@ def binarize(module: nn.Module, method: str = "ste", predicate: Predicate | None
     """A copy of ``module`` whose Conv2d and Linear layers train as binary layers under ``method``.
 
     ``predicate(name, layer) -> bool`` chooses the layers; by default all but the first and the last. ``options`` are
-    the method's own. Train the result with any loop; call ``model.training_method.start_epoch(model, epoch, epochs)``
-    before an epoch and ``model.training_method.after_step(model)`` after a step, as methods with schedules or weight
-    clipping need it.
+    the method's own. Train the result with any loop that calls the hooks of ``model.training_method`` as
+    ``bnnedge/methods/method.py`` says; for a method in one phase without an optimizer of its own these are
+    ``start_epoch(model, epoch, epochs)`` before an epoch and ``before_step(model)`` and ``after_step(model)`` around
+    the optimizer's step.
     """
     known = METHODS.load(method).Options.__dataclass_fields__
     unknown = [name for name in options if name not in known]
@@ -27,5 +28,6 @@ def binarize(module: nn.Module, method: str = "ste", predicate: Predicate | None
     training_method: Method[Any] = METHODS.load(method)(METHODS.load(method).Options(**options))
     model = convert_to_binary(module, predicate)
     training_method.attach(model)
+    training_method.start_phase(model, 0)
     model.training_method = training_method  # type: ignore[assignment]
     return model

@@ -167,11 +167,8 @@ class Rbnn(Method[RbnnOptions]):
                 binarizer.learn_rotation(layer.weight)
 
     @torch.no_grad()
-    def metrics(self, model: nn.Module) -> dict[str, float]:
-        """Mean angle in degrees between the (rotated) latent weight and its sign, over the layers."""
-        angles = []
-        for layer in binary_layers(model).values():
-            w3 = layer.binarizer.rotated(layer.weight).flatten()  # type: ignore[operator]
-            cosine = w3.abs().sum() / (w3.norm() * math.sqrt(w3.numel()))
-            angles.append(math.degrees(math.acos(min(float(cosine), 1.0))))
-        return {"rotation_angle_deg": sum(angles) / len(angles)} if angles else {}
+    def layer_metrics(self, layer: BinaryLayer) -> dict[str, float]:
+        """Adds the angle in degrees between the rotated latent weight and its sign."""
+        w3 = layer.binarizer.rotated(layer.weight).flatten()  # type: ignore[operator]
+        cosine = w3.abs().sum() / (w3.norm() * math.sqrt(w3.numel()))
+        return super().layer_metrics(layer) | {"rotation_angle_deg": math.degrees(math.acos(min(float(cosine), 1.0)))}

@@ -7,51 +7,65 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bnnedge.binarization.activation import ActivationBinarizer, ActivationOptions
 from bnnedge.binarization.binarizer import Binarizer
-from bnnedge.binarization.surrogate import get_surrogate
+from bnnedge.binarization.scale import channel_scale
+from bnnedge.binarization.surrogate import clipped_identity, get_surrogate
+from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
 from bnnedge.methods.method import Method, Recipe
 
+MAGNITUDE_AWARE = "magnitude_aware"
+
 
 @dataclass
-class SteOptions:
+class SteOptions(ActivationOptions):
     """Options of ``--method ste``."""
 
-    surrogate: str = "clipped_identity"
-    """Gradient of the activations' sign: clipped_identity, approx_sign or identity."""
     weight_surrogate: str = "clipped_identity"
-    """Gradient of the weights' sign, same choices."""
+    """Gradient of the weights' sign: as surrogate, or magnitude_aware (clipped_identity with the scale mean abs(w))."""
     weight_clip: float = 1.0
     """Latent weights are clamped to [-weight_clip, weight_clip] after each step; 0 turns it off."""
-    a32: bool = False
-    """Leave activations in float (W1A32)."""
+    gradient_clip: float = 0.0
+    """Every element of every gradient is clamped to [-gradient_clip, gradient_clip] before the step; 0 turns it off."""
 
     def __post_init__(self) -> None:
-        get_surrogate(self.surrogate)
-        get_surrogate(self.weight_surrogate)
+        super().__post_init__()
+        if self.weight_surrogate != MAGNITUDE_AWARE:
+            get_surrogate(self.weight_surrogate)
+        for name in ("weight_clip", "gradient_clip"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
 
 
-class SteBinarizer(Binarizer):
-    """``sign(x)`` and ``sign(w)`` with the chosen gradient stand-ins; no scale."""
+class SteBinarizer(ActivationBinarizer):
+    """``sign(x)`` and ``sign(w)`` with the chosen gradient stand-ins."""
 
     def __init__(self, options: SteOptions) -> None:
-        super().__init__()
-        self.input_mode = "float" if options.a32 else "sign"
-        self._input_sign = get_surrogate(options.surrogate)
-        self._weight_sign = get_surrogate(options.weight_surrogate)
-
-    def binarize_input(self, x: Tensor) -> Tensor:
-        return x if self.input_mode == "float" else self._input_sign(x)
+        super().__init__(options)
+        self._scaled = options.weight_surrogate == MAGNITUDE_AWARE
+        self._weight_sign = clipped_identity if self._scaled else get_surrogate(options.weight_surrogate)
 
     def binarize_weight(self, weight: Tensor) -> Tensor:
         return self._weight_sign(weight)
+
+    def output_scale(self, weight: Tensor) -> Tensor | None:
+        return channel_scale(weight) if self._scaled else None
 
 
 class Ste(Method[SteOptions]):
     """Straight-through estimator on latent float weights.
 
     Forward: ``y = conv(sign(x), sign(w))``. Backward: the gradient passes each sign multiplied by the surrogate's
-    m(x) (``bnnedge/binarization/surrogate.py``). After the optimizer step, ``w <- clamp(w, -c, c)``.
+    m(x) (``bnnedge/binarization/surrogate.py``). A step is
+
+    1. ``g <- clamp(g, -v, v)`` for every gradient, if ``gradient_clip`` is v > 0;
+    2. the optimizer's update of all parameters, w among them;
+    3. ``w <- clamp(w, -c, c)``, if ``weight_clip`` is c > 0.
+
+    With ``weight_surrogate="magnitude_aware"``, ``y = alpha_o conv(sign(x), sign(w))`` with ``alpha_o = mean abs(w_o)``
+    held constant in the backward pass, so ``dL/dw = alpha_o dL/dw_b 1{abs(w) <= 1}`` with w_b the scaled weight: the
+    magnitude-aware sign of Liu et al. 2018, arXiv:1808.00278, section 3.3, as Larq has it.
 
     Hubara, Courbariaux, Soudry, El-Yaniv, Bengio 2016, "Binarized Neural Networks", arXiv:1602.02830, algorithm 1.
     """
@@ -63,8 +77,18 @@ class Ste(Method[SteOptions]):
     def make_binarizer(self, layer: BinaryLayer) -> Binarizer:
         return SteBinarizer(self.options)
 
+    def before_step(self, model: nn.Module) -> None:
+        if self.options.gradient_clip > 0:
+            nn.utils.clip_grad_value_(model.parameters(), self.options.gradient_clip)
+
     @torch.no_grad()
     def after_step(self, model: nn.Module) -> None:
-        if self.options.weight_clip > 0:
-            for layer in binary_layers(model).values():
-                layer.weight.clamp_(-self.options.weight_clip, self.options.weight_clip)
+        clip_weights(model, self.options.weight_clip)
+
+
+@torch.no_grad()
+def clip_weights(model: nn.Module, bound: float) -> None:
+    """``w <- clamp(w, -bound, bound)`` for the weights of all binary layers; 0 turns it off."""
+    if bound > 0:
+        for layer in binary_layers(model).values():
+            layer.weight.clamp_(-bound, bound)

@@ -1,6 +1,6 @@
 """The checkpoint file: written whole or not at all, read without running code from it.
 
-Format 1 is ``torch.save`` of a dictionary of plain values and tensors, see ``Checkpoint``.
+Format 2 is ``torch.save`` of a dictionary of plain values and tensors, see ``Checkpoint``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bnnedge.data.dataset import DatasetInfo
 from bnnedge.errors import BnnedgeError, CheckpointError
 
 FORMAT = "bnnedge-checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass
@@ -40,7 +40,8 @@ class Checkpoint:
     """From 0 to 1."""
     model: dict[str, Tensor]
     """State dict of the model with the method attached."""
-    optimizer: dict[str, Any]
+    optimizers: dict[str, Any]
+    """State dicts by the names of ``bnnedge/train/assign.py``, of the phase that ``epoch`` belongs to."""
     rng: dict[str, Any]
     """See ``rng_state``."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -41,20 +41,26 @@ class RunningMean:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, dataset: Dataset, split: Split, device: torch.device) -> RunningMean:
-    """Cross-entropy and top-1 over a whole split; the model is left in eval mode."""
+def evaluate(
+    model: nn.Module,
+    dataset: Dataset,
+    split: Split,
+    device: torch.device,
+    predict: Callable[[nn.Module, Tensor], Tensor] = nn.Module.__call__,
+) -> RunningMean:
+    """Cross-entropy and top-1 over a whole split; the model is left in eval mode. ``predict`` is a method's."""
     model.eval()
     mean = RunningMean()
     for images, labels in dataset.batches(split, EVALUATION_BATCH):
         images, labels = images.to(device), labels.to(device)
-        logits = model(images)
+        logits = predict(model, images)
         mean.add(float(F.cross_entropy(logits, labels)), logits, labels)
     return mean
 
 
 @torch.no_grad()
 def binary_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Where each binary layer's weight is +1, as bool tensors by module path."""
+    """Where each binary layer's weight is +1, as bool tensors by module path; ``model`` is in eval mode."""
     return {name: layer.binarizer.binarize_weight(layer.weight) > 0 for name, layer in binary_layers(model).items()}
 
 

@@ -22,9 +22,13 @@ from bnnedge.methods import METHODS
 from bnnedge.methods.method import Method
 from bnnedge.models.create import check_model_name, create_model
 from bnnedge.train.checkpoint import Checkpoint, read_checkpoint, set_rng_state, write_atomically
-from bnnedge.train.loop import TrainingState, fit, make_optimizer, restore
+from bnnedge.train.distillation import Distillation
+from bnnedge.train.loop import TrainingState, fit, phase_of, restore
 from bnnedge.train.metrics import evaluate
 from bnnedge.train.run_folder import RunFolder
+
+PATHS = ("data_root", "init", "teacher")
+"""Settings that name files; a run's config.yaml holds them as absolute paths."""
 
 FREE_ON_RESUME = ("device", "threads", "data_root")
 """Settings that say where a run runs, not what it computes; a resumed run may change them."""
@@ -36,6 +40,7 @@ class LoadedRun:
 
     model: nn.Module
     """On the CPU, in eval mode, in its training form; ``bnnedge.layers.deploy.deploy`` gives the deploy form."""
+    method: Method[Any]
     config: RunConfig
     dataset: DatasetInfo
     epoch: int
@@ -52,7 +57,7 @@ def start_run(config: RunConfig, out: Path) -> dict[str, Any]:
     resolved = resolve(config)
     dataset = load_dataset(resolved.dataset, resolved.image_size, _path(resolved.data_root))
     resolved = dataclasses.replace(resolved, image_size=dataset.info.image_size)
-    state = make_state(resolved, dataset)
+    state = make_state(resolved, dataset, fresh=True)
     folder.create(resolved)
     return _train(state, folder)
 
@@ -95,9 +100,10 @@ def load_run(run: Path, which: Literal["best", "last"] = "best") -> LoadedRun:
             raise CheckpointError(f"{run} has no {path.name} yet: its first epoch is not finished")
     checkpoint = read_checkpoint(path)
     with torch.random.fork_rng(devices=[]):
-        model, _ = make_model(checkpoint.config, checkpoint.dataset)
+        model, method = make_model(checkpoint.config, checkpoint.dataset)
+        method.start_phase(model, phase_of(method.phases(checkpoint.config.epochs), checkpoint.epoch - 1))
     _load_weights(model, checkpoint, path)
-    return LoadedRun(model.eval(), checkpoint.config, checkpoint.dataset, checkpoint.epoch)
+    return LoadedRun(model.eval(), method, checkpoint.config, checkpoint.dataset, checkpoint.epoch)
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -106,12 +112,13 @@ def resolve(config: RunConfig) -> RunConfig:
     DATASETS.check(config.dataset)
     check_model_name(config.model)
     resolved = config.resolve(method.recipe, method.Options)
+    paths: dict[str, Any] = {name: _absolute(getattr(resolved, name)) for name in PATHS}
     return dataclasses.replace(
         resolved,
         model=_absolute_model(resolved.model),
         device="cuda" if find_device(resolved.device).type == "cuda" else "cpu",
         threads=resolved.threads or torch.get_num_threads(),
-        data_root=None if resolved.data_root is None else str(Path(resolved.data_root).resolve()),
+        **paths,
     )
 
 
@@ -133,8 +140,8 @@ def make_model(config: RunConfig, info: DatasetInfo) -> tuple[nn.Module, Method[
     return model, method
 
 
-def make_state(config: RunConfig, dataset: Dataset) -> TrainingState:
-    """The state before the first epoch of a resolved config."""
+def make_state(config: RunConfig, dataset: Dataset, *, fresh: bool = False) -> TrainingState:
+    """The state before the first epoch of a resolved config; ``fresh`` takes the weights of ``config.init``."""
     torch.set_num_threads(config.threads or torch.get_num_threads())
     device = find_device(config.device)
     # One seed for all three; NumPy's is limited to 32 bits.
@@ -143,15 +150,48 @@ def make_state(config: RunConfig, dataset: Dataset) -> TrainingState:
     random.seed(config.seed)
     model, method = make_model(config, dataset.info)
     _check_output(config.model, model, dataset.info)
+    if fresh and config.init is not None:
+        initialize(model, config.model, Path(config.init))
     model.to(device)
-    return TrainingState(config, dataset, model, method, make_optimizer(config, model), device)
+    distillation = None if config.teacher is None else make_distillation(config, dataset.info, device)
+    return TrainingState(config, dataset, model, method, device, distillation)
+
+
+def make_distillation(config: RunConfig, info: DatasetInfo, device: torch.device) -> Distillation:
+    """The loss against ``config.teacher``. Raises ``ConfigError`` if that network sees other images or classes."""
+    assert config.teacher is not None
+    teacher = load_run(Path(config.teacher))
+    for what in ("class_names", "in_channels", "image_size", "mean", "std"):
+        if getattr(teacher.dataset, what) != getattr(info, what):
+            raise ConfigError(
+                f"teacher {config.teacher} does not fit: {what} differs; it learnt {teacher.dataset.name} at "
+                f"{teacher.dataset.image_size} pixels, this run learns {info.name} at {info.image_size}"
+            )
+    return Distillation(
+        teacher.model.to(device), teacher.method.predict, config.distill_weight, config.distill_temperature
+    )
+
+
+def initialize(model: nn.Module, name: str, source: Path) -> None:
+    """Give ``model`` the last weights of another run of the same network, whatever its method.
+
+    Every parameter and buffer of the network must be there, with its shape; what belongs to the methods (in the
+    binarizers) is taken over where both have it. Raises ``CheckpointError`` otherwise.
+    """
+    path = source if source.is_file() else RunFolder(source).last
+    saved, own = read_checkpoint(path).model, model.state_dict()
+    fits = {k for k, v in own.items() if k in saved and saved[k].shape == v.shape}
+    odd = [k for k in {**own, **saved} if k not in fits and ".binarizer." not in f".{k}"]
+    if odd:
+        raise CheckpointError(f"{path} does not fit model {name}: {', '.join(odd[:3])} missing or of another shape")
+    model.load_state_dict({**own, **{k: saved[k] for k in fits}})
 
 
 def _train(state: TrainingState, folder: RunFolder) -> dict[str, Any]:
     fit(state, folder)
     best = read_checkpoint(folder.best)
     _load_weights(state.model, best, folder.best)
-    test = evaluate(state.model, state.dataset, "test", state.device)
+    test = evaluate(state.model, state.dataset, "test", state.device, state.method.predict)
     result = {
         "method": state.config.method,
         "model": state.config.model,
@@ -189,6 +229,8 @@ def _settings_on_resume(saved: RunConfig, given: Mapping[str, Any]) -> RunConfig
     for name, value, old in pairs:
         if name == "model":
             value = _absolute_model(value)
+        elif name in PATHS:
+            value = _absolute(value)
         if value is not None and value != old:
             raise ConfigError(f"--resume keeps the run's settings: {name} is {old!r} there, {value!r} was given")
     moved = {n: getattr(wanted, n) for n in FREE_ON_RESUME if getattr(wanted, n) is not None and n in given}
@@ -222,6 +264,10 @@ def _absolute_model(name: str) -> str:
         return name
     path, _, attribute = name.rpartition(":")
     return f"{Path(path).resolve()}:{attribute}"
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).resolve())
 
 
 def _path(text: str | None) -> Path | None:

@@ -1,24 +1,34 @@
-"""The learning rate as a function of the epoch alone, so that a resumed run needs no scheduler state."""
+"""The learning rate as a function of the time in the phase alone, so that a resumed run needs no scheduler state."""
 
 from __future__ import annotations
 
-import math
-
 from bnnedge.config import RunConfig
+from bnnedge.methods import schedule
 
 
-def learning_rate(config: RunConfig, epoch: int) -> float:
-    """Learning rate of epoch ``epoch`` (from 0) of a resolved config; E epochs, w of them warm-up, peak lr.
+def learning_rate(config: RunConfig, epoch: float, epochs: int | None = None) -> float:
+    """Learning rate at ``epoch`` (from 0) of a resolved config's ``epochs``; with ``lr_every="step"`` a fraction.
 
-    - e < w: ``lr (e + 1) / w`` (linear warm-up);
-    - cos: ``lr (1 + cos(pi (e - w) / (E - w))) / 2``, Loshchilov and Hutter 2017, arXiv:1608.03983, eq. 5 with one
-      period and minimum 0;
-    - step: ``lr gamma^n`` with n the number of ``lr_steps`` that are at most e.
+    During the first ``warm_up`` = w epochs it rises linearly to ``lr``. The others count from there to the end (cos,
+    poly) or from the beginning (step, exp); see ``bnnedge/methods/schedule.py``:
+
+    - constant: ``lr``;
+    - cos: cosine from ``lr`` to ``lr_end``;
+    - poly: polynomial of ``lr_power`` from ``lr`` to ``lr_end``;
+    - step: ``lr`` times ``lr_gamma`` at each of ``lr_steps``;
+    - exp: ``lr`` times ``lr_gamma`` every ``lr_decay_epochs`` epochs.
     """
     lr, warm_up = config.lr, config.warm_up or 0
     assert lr is not None, "the config is not resolved"
     if epoch < warm_up:
-        return lr * (epoch + 1) / warm_up
+        return schedule.warm_up(epoch, warm_up, lr)
+    left = (config.epochs if epochs is None else epochs) - warm_up
     if config.lr_type == "step":
-        return lr * config.lr_gamma ** sum(step <= epoch for step in config.lr_steps)
-    return lr * (1 + math.cos(math.pi * (epoch - warm_up) / (config.epochs - warm_up))) / 2
+        return schedule.steps(epoch, config.lr_steps, lr, config.lr_gamma)
+    if config.lr_type == "exp":
+        return schedule.staircase(epoch, config.lr_decay_epochs or 1, lr, config.lr_gamma)
+    if config.lr_type == "poly":
+        return schedule.polynomial(epoch - warm_up, left, lr, config.lr_end, config.lr_power)
+    if config.lr_type == "cos":
+        return schedule.cosine(epoch - warm_up, left, lr, config.lr_end)
+    return lr

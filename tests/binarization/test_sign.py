@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bnnedge.binarization import surrogate
 from bnnedge.binarization.sign import sign
-from bnnedge.errors import UnknownNameError
+from bnnedge.errors import ConfigError, UnknownNameError
 
 POINTS = [-math.inf, -1.5, -1.0, -0.5, -1e-45, -0.0, 0.0, 1e-45, 0.25, 1.0, 1.0000001, math.inf]
 
@@ -29,6 +29,8 @@ def multiplier(name: str, x: float) -> float:
         "identity": 1.0,
         "clipped_identity": 1.0 if abs(x) <= 1 else 0.0,
         "approx_sign": max(2 - 2 * abs(x), 0.0),
+        "swish_sign": 5 * (2 - 5 * x * math.tanh(2.5 * x)) / (1 + math.cosh(5 * x)),
+        "tanh": 1 / math.cosh(x) ** 2,
         "error_decay": max(k * (math.sqrt(2) * t - t * t * abs(x)), 0.0),
     }[name]
 
@@ -47,7 +49,43 @@ def test_surrogate_forward_is_sign_and_backward_is_the_documented_multiplier(nam
     y.backward(incoming)
     expected = incoming * torch.tensor([multiplier(name, v) for v in values], dtype=torch.float64)
     assert x.grad is not None
-    torch.testing.assert_close(x.grad, expected, rtol=1e-15, atol=1e-15)
+    # Both are float64; cosh, tanh and a difference near 0 cost a few roundings of values up to 5.
+    torch.testing.assert_close(x.grad, expected, rtol=4e-15, atol=4e-15)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "x", "expected"),
+    [
+        ("clipped_identity", {"clip": 0.5}, [-0.5, 0.5000001, 0.0], [1.0, 0.0, 1.0]),
+        ("swish_sign", {"slope": 2.0}, [0.0, 1e30], [2.0, 0.0]),
+        ("tanh", {"slope": 3.0}, [0.0, 1e30], [3.0, 0.0]),
+    ],
+)
+def test_parameters(name: str, parameters: dict[str, float], x: list[float], expected: list[float]) -> None:
+    leaf = torch.tensor(x, requires_grad=True)
+    surrogate.get_surrogate(name, **parameters)(leaf).sum().backward()
+    assert leaf.grad is not None
+    assert leaf.grad.tolist() == expected
+
+
+def test_tanh_with_a_height_is_the_error_decay_estimator() -> None:
+    """Qin et al. 2020, eq. 8: ``k t (1 - tanh(t x)^2)``."""
+    x = torch.tensor([0.3], dtype=torch.float64, requires_grad=True)
+    surrogate.tanh(x, t=0.1, k=10.0).backward()
+    assert x.grad is not None
+    assert float(x.grad) == pytest.approx(1 - math.tanh(0.03) ** 2, rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "words"),
+    [
+        ("approx_sign", {"clip": 2.0}, "approx_sign has no clip; it belongs to clipped_identity"),
+        ("clipped_identity", {"slope": 2.0}, "has no slope; it belongs to swish_sign and tanh"),
+    ],
+)
+def test_parameters_that_a_surrogate_does_not_have(name: str, parameters: dict[str, float], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        surrogate.get_surrogate(name, **parameters)
 
 
 def test_unknown_surrogate_lists_the_known_ones() -> None:

@@ -36,7 +36,7 @@ def randomize(model: nn.Module, x: Tensor) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["ste", "rbnn"])  # the two ways to binarize an input
 @pytest.mark.parametrize("a32", [False, True])
 def test_graph_computes_what_the_model_computes(name: str, method: str, a32: bool, evaluate: Evaluate) -> None:
     model = create_model(name, num_classes=10, in_channels=1, image_size=16)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from bnnedge.binarization.sign import sign
 from bnnedge.errors import ConfigError
@@ -162,6 +164,170 @@ def test_rotation_is_updated_before_every_nth_epoch_only() -> None:
         method.start_epoch(model, epoch, 4)
         seen.append(torch.equal(before, binarizer.r1))  # type: ignore[arg-type, union-attr]
     assert seen == [False, True, False, True]
+
+
+def standardize_backward(x: Array, g: Array) -> Array:
+    """Gradient at x of ``sum(g * standardize(x))``, row by row."""
+    z, std = numpy_standardize(x), x.std(1, ddof=1, keepdims=True)
+    centred = g - g.mean(1, keepdims=True) - z * (g * z).sum(1, keepdims=True) / (x.shape[1] - 1)
+    return np.asarray(centred / std)
+
+
+def numpy_sgn(x: Array) -> Array:
+    return np.where(x < 0, -1.0, 1.0)
+
+
+class SlowLayer:
+    """One dense RBNN layer with its state, forward and backward pass."""
+
+    def __init__(self, layer: BinaryLinear) -> None:
+        binarizer = layer.binarizer
+        assert isinstance(binarizer, RbnnBinarizer)
+        self.values = {
+            "weight": layer.weight.detach().numpy().copy(),
+            "alpha": binarizer.alpha.detach().numpy().copy(),
+            "beta": binarizer.beta.detach().numpy().copy(),
+        }
+        self.momentum: dict[str, Array] = {}
+        self.r1, self.r2 = binarizer.r1.numpy().copy(), binarizer.r2.numpy().copy()
+
+    def matrices(self) -> Array:
+        x: Array = numpy_standardize(self.values["weight"]).reshape(-1, len(self.r1), len(self.r2))
+        return x
+
+    def forward(self, x: Array) -> Array:
+        self.x, self.z = x, numpy_standardize(x)
+        self.w3 = numpy_rotated(self.values["weight"], self.values["beta"], self.r1, self.r2)
+        self.sums = numpy_sgn(self.z) @ numpy_sgn(self.w3).T
+        return np.asarray(self.sums * self.values["alpha"])
+
+    def backward(self, dy: Array, t: float, rule: str) -> tuple[Array, dict[str, Array]]:
+        k, root = max(1 / t, 1.0), math.sqrt(2)
+        ds = dy * self.values["alpha"]
+        g = (ds.T @ numpy_sgn(self.z)) * np.maximum(k * (root * t - t * t * np.abs(self.w3)), 0)
+        x2 = self.matrices()
+        g2 = g.reshape(x2.shape)
+        strength = np.abs(np.sin(self.values["beta"]))
+        rotated = (self.r1.T @ x2 @ self.r2).reshape(len(g), -1)
+        through = (1 - strength)[:, None, None] * g2
+        if rule == "paper":
+            through = through + strength[:, None, None] * (self.r1 @ g2 @ self.r2.T)
+        beta = self.values["beta"]
+        gradients = {
+            "weight": standardize_backward(self.values["weight"], through.reshape(len(g), -1)),
+            "alpha": (dy * self.sums).sum(0),
+            "beta": (g * (rotated - x2.reshape(len(g), -1))).sum(1) * np.cos(beta) * np.sign(np.sin(beta)),
+        }
+        ta = max(t, 1.0)  # activations: k = 1
+        da = (ds @ numpy_sgn(self.w3)) * np.maximum(root * ta - ta * ta * np.abs(self.z), 0)
+        return standardize_backward(self.x, da), gradients
+
+    def step(self, gradients: dict[str, Array], lr: float) -> None:
+        for name, g in gradients.items():
+            g = g + 1e-4 * self.values[name]
+            self.momentum[name] = 0.9 * self.momentum[name] + g if name in self.momentum else g
+            self.values[name] = self.values[name] - lr * self.momentum[name]
+
+
+@pytest.mark.parametrize("rule", ["paper", "authors"])
+def test_trajectory(rule: Literal["paper", "authors"]) -> None:
+    """Six epochs of two steps: t crosses 1, the rotations are learnt in every second epoch."""
+    method = Rbnn(RbnnOptions(rotation_gradient=rule, rotation_update=2, tmin=0.1, tmax=5.0))
+    first, second = BinaryLinear(12, 20), BinaryLinear(20, 3)
+    model = nn.Sequential(first, second).double()
+    method.attach(model)
+    model.double()
+    with torch.no_grad():
+        for layer in (first, second):
+            layer.binarizer.beta.mul_(torch.linspace(-0.9, 0.9, len(layer.weight)))  # type: ignore[operator]
+    slow = [SlowLayer(first), SlowLayer(second)]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4)
+    random = np.random.default_rng(3)
+    x, target = random.normal(size=(7, 12)), random.normal(size=(7, 3)) * 3
+    start = [numpy_sgn(numpy_rotated(c.values["weight"], c.values["beta"], c.r1, c.r2)) for c in slow]
+    for epoch in range(6):
+        method.start_epoch(model, epoch, 6)
+        t = 0.1 * 50 ** (epoch / 6)
+        for copy in slow:
+            if epoch % 2 == 0:
+                copy.r1, copy.r2 = numpy_learn(copy.matrices(), copy.r1, copy.r2)
+        for _ in range(2):
+            optimizer.zero_grad()
+            (model(torch.from_numpy(x)) - torch.from_numpy(target)).square().mean().backward()
+            optimizer.step()
+            y = slow[1].forward(slow[0].forward(x))
+            dh, second_gradients = slow[1].backward(2 * (y - target) / y.size, t, rule)
+            _, first_gradients = slow[0].backward(dh, t, rule)
+            slow[0].step(first_gradients, 0.02)
+            slow[1].step(second_gradients, 0.02)
+            for layer, copy in zip((first, second), slow, strict=True):
+                found: dict[str, Any] = {
+                    "weight": layer.weight,
+                    "alpha": layer.binarizer.alpha,
+                    "beta": layer.binarizer.beta,
+                }
+                for name, value in copy.values.items():
+                    np.testing.assert_allclose(found[name].detach().numpy(), value, rtol=1e-9, atol=1e-9, err_msg=name)
+    assert all((before != numpy_sgn(copy.w3)).any() for before, copy in zip(start, slow, strict=True))
+
+
+def ddp_rotation(rank: int, folder: str) -> None:
+    """One of two replicas: same weights and rotations from rank 0, different data and random state."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.manual_seed(rank)
+    torch.set_num_threads(1)
+    model = nn.Sequential(BinaryLinear(12, 5), nn.BatchNorm1d(5), BinaryLinear(5, 3))
+    method = Rbnn(RbnnOptions())
+    method.attach(model)
+    replica = nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(replica.parameters(), lr=0.5, momentum=0.9, weight_decay=1e-4)
+    for epoch in range(2):
+        before = model[0].binarizer.r1.clone()  # type: ignore[operator, union-attr]
+        method.start_epoch(replica, epoch, 2)
+        assert not torch.equal(before, model[0].binarizer.r1)  # type: ignore[arg-type, union-attr]
+        for _ in range(3):
+            optimizer.zero_grad()
+            replica(torch.randn(8, 12)).square().mean().backward()
+            optimizer.step()
+            method.after_step(replica)
+    torch.save(model.state_dict(), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_rotations_agree_on_all_replicas_of_a_distributed_run(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(  # type: ignore[attr-defined]
+        ddp_rotation, (str(tmp_path),), nprocs=2
+    )
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    for name, value in first.items():
+        if "running" not in name:  # statistics of each replica's own data
+            assert torch.equal(value, second[name]), name
+
+
+def test_rotation_angle() -> None:
+    layer, binarizer = make(RbnnOptions())
+    w3 = numpy_rotated(
+        layer.weight.detach().numpy(), binarizer.beta.detach().numpy(), binarizer.r1.numpy(), binarizer.r2.numpy()
+    ).ravel()
+    b = numpy_sgn(w3)
+    angle = math.degrees(math.acos(w3 @ b / math.sqrt((w3 @ w3) * (b @ b))))
+    found = Rbnn(RbnnOptions()).layer_metrics(layer)
+    assert found["rotation_angle_deg"] == pytest.approx(angle, rel=1e-9)
+    assert 0 < angle < 90
+
+
+def test_activations_use_k_1_and_t_of_at_least_1() -> None:
+    _, binarizer = make(RbnnOptions())
+    for t, expected in ((0.1, 1.0), (3.0, 3.0)):
+        binarizer.t, binarizer.k = t, max(1 / t, 1)
+        x = torch.randn(2, 4, 3, 3, dtype=torch.float64, requires_grad=True)
+        incoming = torch.randn_like(x)
+        binarizer.binarize_input(x).backward(incoming)
+        z = numpy_standardize(x.detach().numpy())
+        g = incoming.numpy() * np.maximum(math.sqrt(2) * expected - expected**2 * np.abs(z), 0)
+        wanted = standardize_backward(x.detach().numpy().reshape(2, -1), g.reshape(2, -1))
+        assert x.grad is not None
+        np.testing.assert_allclose(x.grad.numpy().reshape(2, -1), wanted, rtol=0, atol=1e-12)
 
 
 def test_constant_samples_give_plus_one_and_finite_gradients() -> None:

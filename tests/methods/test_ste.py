@@ -1,13 +1,82 @@
+"""STE against a second implementation in plain Python and NumPy float64."""
+
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
+import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 from bnnedge.binarization.sign import sign
-from bnnedge.layers.binary_layers import BinaryConv2d
+from bnnedge.errors import BnnedgeError
+from bnnedge.layers.binary_layers import BinaryConv2d, binary_layers
 from bnnedge.methods.ste import Ste, SteOptions
+from tests.methods.slow_dense import Adam, Array, TwoLayers, example, gradients, sgn
+
+MULTIPLIERS: dict[str, Any] = {
+    "identity": lambda v: np.ones_like(v),
+    "clipped_identity": lambda v: (np.abs(v) <= 1).astype(float),
+    "approx_sign": lambda v: np.maximum(2 - 2 * np.abs(v), 0),
+    "swish_sign": lambda v: 5 * (2 - 5 * v * np.tanh(2.5 * v)) / (1 + np.cosh(5 * v)),
+    "tanh": lambda v: 1 / np.cosh(v) ** 2,
+}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"surrogate": name, "weight_surrogate": name} for name in MULTIPLIERS),
+        {"gradient_clip": 0.01},
+        {"weight_clip": 0.3},
+        {"weight_clip": 0.0, "activation_clip": 3.0},
+        {"a32": True},
+        {"weight_surrogate": "magnitude_aware"},
+        {"weight_surrogate": "magnitude_aware", "a32": True, "gradient_clip": 0.1},
+    ],
+    ids=str,
+)
+def test_trajectory(options: dict[str, Any]) -> None:
+    method = Ste(SteOptions(**options))
+    model = TwoLayers()
+    method.attach(model)
+    chosen = method.options
+    with torch.no_grad():
+        for layer in binary_layers(model).values():
+            layer.weight.mul_(2.5)  # some beyond the clip
+            layer.weight[0, :2] = torch.tensor([0.0, -0.0])
+    latent: dict[str, Array] = {n: layer.weight.detach().numpy().copy() for n, layer in binary_layers(model).items()}
+    x, target = example()
+    optimizer, slow = torch.optim.Adam(model.parameters(), lr=0.1), Adam(0.1)
+    scaled = chosen.weight_surrogate == "magnitude_aware"
+    weight_multiplier = MULTIPLIERS["clipped_identity" if scaled else chosen.weight_surrogate]
+    activation = MULTIPLIERS[chosen.surrogate]
+    if chosen.activation_clip != 1:
+        activation = lambda v: (np.abs(v) <= chosen.activation_clip).astype(float)  # noqa: E731
+    flips = 0
+    for _ in range(6):
+        optimizer.zero_grad()
+        (model(torch.from_numpy(x)) - torch.from_numpy(target)).square().mean().backward()
+        method.before_step(model)
+        optimizer.step()
+        method.after_step(model)
+
+        alpha = {n: np.abs(w).mean(1, keepdims=True) if scaled else np.ones((len(w), 1)) for n, w in latent.items()}
+        found = gradients(
+            x, target, {n: alpha[n] * sgn(w) for n, w in latent.items()}, None if chosen.a32 else activation
+        )
+        step = {n: alpha[n] * g * weight_multiplier(latent[n]) for n, g in found.items()}
+        if chosen.gradient_clip:
+            step = {n: np.clip(g, -chosen.gradient_clip, chosen.gradient_clip) for n, g in step.items()}
+        before = {n: sgn(w) for n, w in latent.items()}
+        slow.step(latent, step)
+        if chosen.weight_clip:
+            latent = {n: np.clip(w, -chosen.weight_clip, chosen.weight_clip) for n, w in latent.items()}
+        flips += sum(int((before[n] != sgn(w)).sum()) for n, w in latent.items())
+        for name, layer in binary_layers(model).items():
+            np.testing.assert_allclose(layer.weight.detach().numpy(), latent[name], rtol=0, atol=1e-12)
+    assert flips > 0
 
 
 def test_three_adam_steps_by_hand() -> None:
@@ -51,3 +120,19 @@ def test_a32_leaves_activations_alone() -> None:
     x = torch.randn(1, 2, 2, 2)
     expected = nn.functional.conv2d(x, sign(cast(Tensor, model[0].weight)))
     assert torch.equal(model(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"weight_clip": -1.0}, "weight_clip must be at least 0"),
+        ({"gradient_clip": -1.0}, "gradient_clip must be at least 0"),
+        ({"activation_clip": 0.0}, "activation_clip must be above 0"),
+        ({"surrogate": "tanh", "surrogate_slope": 0.0}, "surrogate_slope must be above 0"),
+        ({"surrogate": "approx_sign", "activation_clip": 2.0}, "approx_sign has no clip"),
+        ({"weight_surrogate": "magnitude"}, "unknown surrogate 'magnitude'"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(BnnedgeError, match=words):
+        SteOptions(**options)

@@ -30,7 +30,7 @@ def example() -> Checkpoint:
         best_epoch=2,
         best_val_top1=0.1 + 0.2,
         model={"weight": parameter.detach(), "steps": torch.tensor(7)},
-        optimizer=optimizer.state_dict(),
+        optimizers={"run": optimizer.state_dict()},
         rng=rng_state(),
     )
 
@@ -42,7 +42,7 @@ def test_round_trip(tmp_path: Path) -> None:
     for name in ("config", "dataset", "epoch", "best_epoch", "best_val_top1"):
         assert getattr(read, name) == getattr(original, name)
     assert all(torch.equal(read.model[k], v) for k, v in original.model.items())
-    assert torch.equal(read.optimizer["state"][0]["exp_avg"], original.optimizer["state"][0]["exp_avg"])
+    assert torch.equal(read.optimizers["run"]["state"][0]["exp_avg"], original.optimizers["run"]["state"][0]["exp_avg"])
 
 
 def test_rng_state_restores_every_generator(tmp_path: Path) -> None:
@@ -77,8 +77,8 @@ DAMAGED = {
     "code": (lambda good: saved(Attack()), "damaged or no checkpoint"),
     "another file": (lambda good: saved({"weight": torch.ones(1)}), "not a checkpoint of bnnedge"),
     "a tensor": (lambda good: saved(torch.ones(1)), "not a checkpoint of bnnedge"),
-    "version": (lambda good: saved({"format": "bnnedge-checkpoint", "version": 99}), "version 99.*reads version 1"),
-    "incomplete": (lambda good: saved({"format": "bnnedge-checkpoint", "version": 1}), "lacks config, dataset"),
+    "version": (lambda good: saved({"format": "bnnedge-checkpoint", "version": 99}), "version 99.*reads version 2"),
+    "incomplete": (lambda good: saved({"format": "bnnedge-checkpoint", "version": 2}), "lacks config, dataset"),
     "config": (
         lambda good: saved({**torch.load(io.BytesIO(good), weights_only=True), "config": {"speed": 1}}),
         "no option 'speed'",

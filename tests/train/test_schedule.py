@@ -46,3 +46,27 @@ def test_steps() -> None:
 
 def test_steps_after_warm_up() -> None:
     assert rates(epochs=5, lr_type="step", lr_steps=(3,), lr_gamma=0.5, warm_up=2) == [0.05, 0.1, 0.1, 0.05, 0.05]
+
+
+def test_polynomial_by_the_step() -> None:
+    config = RunConfig(lr=0.5, lr_end=0.1, lr_type="poly", lr_power=2.0, lr_every="step", epochs=4)
+    found = [learning_rate(config, t) for t in (0, 0.5, 2, 4)]
+    assert found == pytest.approx([0.5, 0.4 * 0.875**2 + 0.1, 0.2, 0.1], rel=1e-14)
+
+
+def test_cosine_to_an_end() -> None:
+    assert rates(epochs=2, lr_end=0.02) == pytest.approx([0.1, 0.06], rel=1e-14)
+
+
+def test_exponential_staircase() -> None:
+    found = rates(epochs=5, lr_type="exp", lr_decay_epochs=2, lr_gamma=0.5)
+    assert found == [0.1, 0.1, 0.05, 0.05, 0.025]
+
+
+def test_constant() -> None:
+    assert rates(epochs=3, lr_type="constant", warm_up=1) == [0.1, 0.1, 0.1]
+
+
+def test_a_phase_has_its_own_length() -> None:
+    config = RunConfig(lr=0.1, lr_type="cos", epochs=100)
+    assert [learning_rate(config, e, 4) for e in range(4)] == rates(epochs=4)

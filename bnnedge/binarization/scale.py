@@ -1,0 +1,57 @@
+"""Scaling factors that bring a binary layer's output closer to the float layer's.
+
+Rastegari et al. 2016, "XNOR-Net", arXiv:1603.05279: the factor of a filter is the mean magnitude of its weights
+(eq. 6), that of an output pixel the mean magnitude of the inputs under the filter (section 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bnnedge.binarization.sign import sign
+
+
+def channel_scale(weight: Tensor) -> Tensor:
+    """``alpha_o`` = mean of abs(w_o) of each output channel, shape [O]; no gradient flows."""
+    return weight.detach().flatten(1).abs().mean(1)
+
+
+def straight_through(weight: Tensor) -> Tensor:
+    """``alpha_o sign(w)``, gradient ``g 1{abs(w) <= 1}``: alpha is a constant that the backward pass leaves out.
+
+    The form of ReActNet's published code.
+    """
+    return _ScaledSign.apply(weight, _clipped)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def as_published(weight: Tensor) -> Tensor:
+    """``alpha_o sign(w)``, gradient ``g (1/n + alpha_o 1{abs(w) <= 1})``, n weights in a filter.
+
+    XNOR-Net, section 3.1, "Training Binary-Weights-Networks".
+    """
+    return _ScaledSign.apply(weight, _published)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _clipped(weight: Tensor, alpha: Tensor) -> Tensor:
+    return weight.abs() <= 1
+
+
+def _published(weight: Tensor, alpha: Tensor) -> Tensor:
+    return 1 / weight[0].numel() + alpha * (weight.abs() <= 1)
+
+
+class _ScaledSign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, multiplier: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        alpha = channel_scale(weight).view(-1, *[1] * (weight.dim() - 1))
+        ctx.save_for_backward(multiplier(weight, alpha))
+        return alpha * sign(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (multiplier,) = ctx.saved_tensors
+        return grads[0] * multiplier, None

@@ -1,0 +1,43 @@
+"""float: no binarization at all; the float32 twin of a network, as a baseline, a teacher or a start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bnnedge.binarization.binarizer import Binarizer
+from bnnedge.layers.binary_layers import BinaryLayer
+from bnnedge.methods.method import Method, Recipe
+
+
+@dataclass
+class Float32Options:
+    """``--method float`` has no options."""
+
+
+class Float32Binarizer(Binarizer):
+    """Input and weight as they are."""
+
+    input_mode = "float"
+
+    def binarize_input(self, x: Tensor) -> Tensor:
+        return x
+
+    def binarize_weight(self, weight: Tensor) -> Tensor:
+        return weight
+
+
+class Float32(Method[Float32Options]):
+    """Plain training of the same network with float32 weights and activations.
+
+    ``y = conv(x, w)``. It has no deploy form; its use is the comparison, ``--teacher`` and ``--init``.
+    """
+
+    paper = "none; the float32 twin of the network"
+    Options = Float32Options
+    recipe = Recipe(optimizer="adam", lr=1e-3)
+    trains_bits = False
+
+    def make_binarizer(self, layer: BinaryLayer) -> Binarizer:
+        return Float32Binarizer()

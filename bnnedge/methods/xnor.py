@@ -1,0 +1,80 @@
+"""XNOR-Net: binary weights and activations with analytic scaling factors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from bnnedge.binarization.activation import ActivationBinarizer, ActivationOptions
+from bnnedge.binarization.binarizer import Binarizer
+from bnnedge.binarization.scale import as_published, channel_scale, straight_through
+from bnnedge.binarization.sign import sign
+from bnnedge.errors import ConfigError
+from bnnedge.layers.binary_layers import BinaryLayer
+from bnnedge.methods.method import Method, Recipe
+from bnnedge.methods.ste import clip_weights
+
+
+@dataclass
+class XnorOptions(ActivationOptions):
+    """Options of ``--method xnor``."""
+
+    pixel_scale: bool = False
+    """Scale each output pixel by K, the mean magnitude of the inputs under the kernel."""
+    weight_gradient: Literal["paper", "straight_through"] = "paper"
+    """Gradient of the scaled weight sign: the paper's, or the clipped identity alone."""
+    weight_clip: float = 1.0
+    """Latent weights are clamped to [-weight_clip, weight_clip] after each step; 0 turns it off."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weight_clip < 0:
+            raise ConfigError(f"weight_clip must be at least 0, got {self.weight_clip}")
+        if self.pixel_scale and self.a32:
+            raise ConfigError("pixel_scale makes up for the activations' sign; leave it out with a32")
+
+
+class XnorBinarizer(ActivationBinarizer):
+    """``sign(x)`` and ``alpha_o sign(w)``; in eval mode the two factors of the latter apart."""
+
+    def __init__(self, options: XnorOptions) -> None:
+        super().__init__(options)
+        self.scales_pixels = options.pixel_scale
+        self._scaled_sign = as_published if options.weight_gradient == "paper" else straight_through
+
+    def binarize_weight(self, weight: Tensor) -> Tensor:
+        return self._scaled_sign(weight) if self.training else sign(weight)
+
+    def output_scale(self, weight: Tensor) -> Tensor | None:
+        return None if self.training else channel_scale(weight)
+
+
+class Xnor(Method[XnorOptions]):
+    """Scaled binary convolutions.
+
+    Forward: ``y = conv(sign(x), alpha_o sign(w))`` with ``alpha_o = mean abs(w_o)`` (eq. 6), n weights in a filter;
+    with ``pixel_scale`` ``y * K``, K the mean over channels and kernel taps of abs(x) (section 3.2). Backward with
+    ``g = dL/d(alpha_o sign(w))``:
+
+    - ``weight_gradient="paper"``: ``dL/dw = g (1/n + alpha_o 1{abs(w) <= 1})`` (section 3.1);
+    - ``weight_gradient="straight_through"``: ``dL/dw = g 1{abs(w) <= 1}``, as in ReActNet's and BNEW's code.
+
+    The activations' sign passes the gradient by ``surrogate``, K by the chain rule. After the step,
+    ``w <- clamp(w, -c, c)`` with c = ``weight_clip``. With ``--a32`` this is the paper's Binary-Weight-Network.
+
+    Differs from the paper: K averages over all channels also in a grouped convolution, which the paper has not.
+
+    Rastegari, Ordonez, Redmon, Farhadi 2016, "XNOR-Net", ECCV, arXiv:1603.05279.
+    """
+
+    paper = "Rastegari et al. 2016, XNOR-Net, arXiv:1603.05279"
+    Options = XnorOptions
+    recipe = Recipe(optimizer="adam", lr=1e-3)
+
+    def make_binarizer(self, layer: BinaryLayer) -> Binarizer:
+        return XnorBinarizer(self.options)
+
+    def after_step(self, model: nn.Module) -> None:
+        clip_weights(model, self.options.weight_clip)
