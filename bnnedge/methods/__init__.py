@@ -9,6 +9,9 @@ METHODS = Registry(
         ("xnor", "bnnedge.methods.xnor:Xnor"),
         ("rbnn", "bnnedge.methods.rbnn:Rbnn"),
         ("reactnet", "bnnedge.methods.reactnet:Reactnet"),
+        ("bop", "bnnedge.methods.bop:Bop"),
+        ("bop2", "bnnedge.methods.bop2:Bop2"),
+        ("bmd", "bnnedge.methods.bmd:Bmd"),
         ("float", "bnnedge.methods.float32:Float32"),
     ],
 )
