@@ -149,7 +149,7 @@ class NaturalGradient(torch.optim.Optimizer):
 
     def __init__(
         self,
-        parameters: Sequence[nn.Parameter],
+        parameters: Sequence[Tensor],
         priors: Sequence[Tensor | None],
         *,
         images: float,
@@ -162,7 +162,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._images, self._alpha, self._beta, self._kl_weight = images, alpha, beta, kl_weight
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             alpha, beta = self._alpha(group["step"]), self._beta
             group["step"] += 1
@@ -234,7 +234,7 @@ class Bayesbinn(Method[BayesbinnOptions]):
             binarizer = layer.binarizer
             assert isinstance(binarizer, BayesbinnBinarizer)
             if self.options.prior == "init":
-                binarizer.prior.copy_(layer.weight)  # type: ignore[union-attr, operator]
+                binarizer.prior.copy_(layer.weight)  # type: ignore[operator]
             else:
                 layer.weight.copy_(self.options.lambda_init * sign(layer.weight))
             self._note_lambda(layer)
@@ -269,7 +269,7 @@ class Bayesbinn(Method[BayesbinnOptions]):
     @torch.no_grad()
     def _note_lambda(self, layer: BinaryLayer) -> None:
         if self.options.faithful:
-            layer.binarizer.lagging.copy_(layer.weight)  # type: ignore[union-attr, operator]
+            layer.binarizer.lagging.copy_(layer.weight)  # type: ignore[operator]
 
     @torch.no_grad()
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:

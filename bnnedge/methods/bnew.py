@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -60,8 +61,9 @@ def _cosine(w: Tensor, rho: float) -> Tensor:
     flat = w.flatten(1)
     norm = flat.norm(dim=1, keepdim=True).clamp_min(torch.finfo(w.dtype).tiny)
     unit = flat / norm
-    cosine = unit.abs().mean(1, keepdim=True) * flat.shape[1] ** 0.5
-    gradient = (sign(flat) / flat.shape[1] ** 0.5 - cosine * unit) / norm
+    length = math.sqrt(flat.shape[1])  # of sign(w_o)
+    cosine = unit.abs().sum(1, keepdim=True) / length
+    gradient = (sign(flat) / length - cosine * unit) / norm
     return (flat + rho * gradient).view_as(w)
 
 

@@ -168,10 +168,12 @@ def test_noise_samples_the_posterior() -> None:
         assert abs(share - p) < 5 * np.sqrt(p * (1 - p) / 40_000)
 
 
-def evaluated(options: dict[str, Any]) -> tuple[Tensor, nn.Module, Tensor]:
+def evaluated(options: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """The output, lambda [4, 9], and the input [3, 9]."""
     torch.manual_seed(1)
     method = Bayesbinn(BayesbinnOptions(a32=True, lambda_init=0.3, **options))
-    model = nn.Sequential(BinaryLinear(9, 4))
+    layer = BinaryLinear(9, 4)
+    model = nn.Sequential(layer)
     method.attach(model)
     method.start_phase(model, 0)
     x = torch.randn(3, 9)
@@ -179,16 +181,16 @@ def evaluated(options: dict[str, Any]) -> tuple[Tensor, nn.Module, Tensor]:
     output = method.predict(model.eval(), x)
     assert torch.equal(output, method.predict(model, x)), "the same networks at every call"
     assert torch.equal(before, torch.get_rng_state()), "training's random numbers are left alone"
-    mode = torch.where(model[0].weight < 0, -1.0, 1.0)  # type: ignore[operator]
+    mode = torch.where(layer.weight < 0, -1.0, 1.0)
     assert torch.equal(model(x), x @ mode.T), "the draws do not stay"
-    return output, model, x
+    return output, layer.weight.detach(), x
 
 
 def test_evaluation_by_samples() -> None:
     outputs = {a: evaluated({"evaluate_steps": 7, "evaluate_average": a}) for a in ("logits", "probabilities")}
     generator = torch.Generator().manual_seed(0)
-    _, model, x = outputs["logits"]
-    lam = model[0].weight.detach().double()  # type: ignore[union-attr, operator]
+    _, lam, x = outputs["logits"]
+    lam = lam.double()
     logits = []
     for _ in range(7):
         u = torch.rand(4, 9, generator=generator).double()
@@ -201,8 +203,8 @@ def test_evaluation_by_samples() -> None:
 
 
 def test_evaluation_by_the_mean() -> None:
-    output, model, x = evaluated({"evaluate_mean": True})
-    expected = (x @ model[0].weight.detach().tanh().T).log_softmax(-1)  # type: ignore[union-attr, operator]
+    output, lam, x = evaluated({"evaluate_mean": True})
+    expected = (x @ lam.tanh().T).log_softmax(-1)
     torch.testing.assert_close(output, expected, rtol=0, atol=1e-6)
 
 
@@ -218,9 +220,8 @@ def config(tmp_path: Path) -> Callable[..., RunConfig]:
 
     def make(**values: Any) -> RunConfig:
         options = {"temperature": 0.5, "posterior_lr": 0.01, **values.pop("options", {})}
-        model = f"{tmp_path / 'net.py'}:net"
-        common = {"model": model, "image_size": 8, "epochs": 2, "device": "cpu", "threads": 1}
-        return RunConfig(method="bayesbinn", method_options=options, **common, **values)
+        common = {"image_size": 8, "epochs": 2, "device": "cpu", "threads": 1, **values}
+        return RunConfig("bayesbinn", f"{tmp_path / 'net.py'}:net", method_options=options, **common)
 
     return make
 

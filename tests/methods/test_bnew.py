@@ -36,8 +36,9 @@ def slow_cosine(w: Array, rho: float) -> Array:
 
 
 def slow_scaled(w: Array, rho: float) -> Array:
-    d = w - np.abs(w).mean(1, keepdims=True) * sgn(w)
-    return w - np.sign(d) * np.minimum(np.abs(d), rho)
+    d: Array = w - np.abs(w).mean(1, keepdims=True) * sgn(w)
+    moved: Array = w - np.sign(d) * np.minimum(np.abs(d), rho)
+    return moved
 
 
 SLOW: dict[str, Callable[[Array, float], Array]] = {
@@ -123,30 +124,32 @@ def test_the_schedule_of_rho() -> None:
 
 def test_rho_left_out_is_the_published_one_at_the_published_length() -> None:
     method = Bnew(BnewOptions(phases=(2,)))
-    model = nn.Sequential(BinaryLinear(3, 2))
+    layer = BinaryLinear(3, 2)
+    model = nn.Sequential(layer)
     method.attach(model)
     method.start_phase(model, 0)
     method.make_optimizer(model, Plan(epochs=1000, steps_per_epoch=352, train_images=45_000))
     method.start_epoch(model, 500, 1000)
     with torch.no_grad():
-        model[0].weight.fill_(0.5)  # type: ignore[operator, union-attr]
+        layer.weight.fill_(0.5)
     method.after_step(model)
-    torch.testing.assert_close(model[0].weight.detach(), torch.full((2, 3), 0.5 * (1 + 2 * 5e-5)))  # type: ignore[union-attr, operator]
+    torch.testing.assert_close(layer.weight.detach(), torch.full((2, 3), 0.5 * (1 + 2 * 5e-5)))
 
 
 @pytest.mark.parametrize("freeze_at", ["sign", "scaled_sign"])
 def test_frozen_weights_never_move(freeze_at: Any) -> None:
     """A hundred Adam steps with the momentum and gradients of the time before; then once more, as after a resume."""
     method = Bnew(BnewOptions(phases=(2,), freeze_epochs=1, freeze_at=freeze_at, rho=1e-3))
-    model = nn.Sequential(BinaryConv2d(3, 33, 3), nn.BatchNorm2d(33))
+    layer, norm = BinaryConv2d(3, 33, 3), nn.BatchNorm2d(33)
+    model = nn.Sequential(layer, norm)
     method.attach(model)
     method.start_phase(model, 0)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=0.1)
-    weight = binary_layers(model)["0"].weight
+    weight = layer.weight
     for epoch in range(2):
         method.start_epoch(model.train(), epoch, 2)
         frozen = weight.detach().clone()
-        norm = model[1].weight.detach().clone()  # type: ignore[operator, union-attr]
+        gain = norm.weight.detach().clone()
         for _ in range(50):
             optimizer.zero_grad()
             model(torch.randn(4, 3, 5, 5)).square().mean().backward()
@@ -154,7 +157,7 @@ def test_frozen_weights_never_move(freeze_at: Any) -> None:
             optimizer.step()
             method.after_step(model)
         assert torch.equal(weight, frozen) == (epoch == 1)
-        assert not torch.equal(model[1].weight, norm)
+        assert not torch.equal(norm.weight, gain)
     magnitudes = weight.detach().abs().flatten(1)
     assert torch.equal(magnitudes, magnitudes[:, :1].expand_as(magnitudes))
     assert bool((magnitudes == 1).all()) == (freeze_at == "sign")
