@@ -84,7 +84,7 @@ def main(
     epochs: Annotated[int, typer.Option(min=1, help="Of each task.")] = 30,
     seed: int = 0,
     temperature: float = 1e-2,
-    posterior_lr: float = 1e-3,
+    posterior_lr: float = 0.03,
     kl_weight: float = 1.0,
     evaluate_steps: Annotated[int, typer.Option(min=0, help="Sampled networks; 0: the mode.")] = 10,
 ) -> None:

@@ -64,7 +64,8 @@ def _cosine(w: Tensor, rho: float) -> Tensor:
     length = math.sqrt(flat.shape[1])  # of sign(w_o)
     cosine = unit.abs().sum(1, keepdim=True) / length
     gradient = (sign(flat) / length - cosine * unit) / norm
-    return (flat + rho * gradient).view_as(w)
+    moved: Tensor = flat + rho * gradient
+    return moved.view_as(w)
 
 
 REGULARIZERS: dict[str, Callable[[Tensor, float], Tensor]] = {
