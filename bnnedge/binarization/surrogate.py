@@ -74,7 +74,7 @@ def clipped_identity(x: Tensor, clip: float = 1.0) -> Tensor:
 
 def approx_sign(x: Tensor) -> Tensor:
     """``sign(x)`` with the derivative of Bi-Real Net's piecewise quadratic, ``max(2 - 2 abs(x), 0)``."""
-    return sign_with_multiplier(x, lambda v: (2 - 2 * v.abs()).clamp_min(0))
+    return sign_with_multiplier(x, lambda v: v.abs().mul_(-2).add_(2).clamp_min_(0))
 
 
 def swish_sign(x: Tensor, beta: float = 5.0) -> Tensor:
@@ -105,7 +105,7 @@ def error_decay(x: Tensor, t: float, k: float) -> Tensor:
 
 def error_decay_multiplier(x: Tensor, t: float, k: float) -> Tensor:
     """``max(k (sqrt(2) t - t^2 abs(x)), 0)``."""
-    return (k * (math.sqrt(2) * t - t**2 * x.abs())).clamp_min(0)
+    return x.abs().mul_(-(t**2)).add_(math.sqrt(2) * t).mul_(k).clamp_min_(0)
 
 
 SURROGATES: dict[str, Surrogate] = {
