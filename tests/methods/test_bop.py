@@ -15,7 +15,7 @@ from bnnedge.config import RunConfig
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLinear, binary_layers
 from bnnedge.methods.bop import Bop, BopOptimizer, BopOptions
-from bnnedge.methods.bop2 import Bop2, Bop2Options
+from bnnedge.methods.bop2 import Bop2Options
 from bnnedge.methods.method import Plan
 from bnnedge.train.run import start_run
 from tests.methods.slow_dense import Array, TwoLayers, example, gradients, sgn
@@ -140,6 +140,7 @@ def test_the_weights_have_no_copy() -> None:
     method.attach(model)
     method.start_phase(model, 0)
     optimizer = method.make_optimizer(model, Plan(1, 1, 1))
+    assert optimizer is method.optimizer
     saved: list[torch.Tensor] = []
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -188,7 +189,7 @@ def test_schedules_resume_exactly(method: str, tmp_path: Path, monkeypatch: pyte
         ({"gamma_decay": 0.1}, "gamma_decay needs decay_epochs"),
         ({"gamma_decay": 0.1, "gamma_end": 1e-5, "decay_epochs": 1}, "not both"),
         ({"decay_epochs": 0, "gamma_end": 1e-5}, "decay_epochs must be at least 1"),
-        ({"decay_epochs": 5}, "decay_epochs belongs to threshold_end or gamma_end"),
+        ({"gamma": 1e-4, "decay_epochs": 5}, "decay_epochs belongs to threshold_end or gamma_end"),
         ({"decay_power": 2.0, "gamma_decay": 0.1, "decay_epochs": 1}, "decay_power belongs to"),
         ({"decay_power": 0.0}, "decay_power must be above 0"),
         ({"surrogate": "identity", "activation_clip": 2.0}, "identity has no clip"),
@@ -197,5 +198,23 @@ def test_schedules_resume_exactly(method: str, tmp_path: Path, monkeypatch: pyte
 def test_bad_options(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         BopOptions(**options)
-    with pytest.raises(ConfigError, match=words):
-        Bop2(Bop2Options(**options))
+
+
+def test_published_values_stand_where_the_user_says_nothing() -> None:
+    def values(**options: Any) -> list[float | None]:
+        chosen = BopOptions(**options)
+        return [chosen.threshold, chosen.threshold_end, chosen.gamma, chosen.gamma_decay, chosen.gamma_end]
+
+    assert values() == [1e-8, None, 1e-4, None, 1e-6]
+    assert values(gamma=1e-3) == [1e-8, None, 1e-3, None, None], "what the user gives is constant"
+    assert values(gamma_end=1e-5) == [1e-8, None, 1e-4, None, 1e-5]
+    assert values(gamma_decay=0.1, decay_epochs=2) == [1e-8, None, 1e-4, 0.1, None]
+    chosen = Bop2Options(sigma=1e-3, threshold_end=1e-7)
+    assert [chosen.threshold, chosen.gamma, chosen.gamma_end, chosen.sigma] == [1e-5, 1e-2, 1e-5, 1e-3]
+    assert (chosen.threshold_end, chosen.sigma_end) == (1e-7, None)
+
+
+def test_a_loop_without_the_method_s_optimizer_is_told() -> None:
+    method = Bop(BopOptions())
+    with pytest.raises(ConfigError, match=r"call make_optimizer\(model, plan\) first"):
+        method.before_step(nn.Sequential(BinaryLinear(3, 2)))

@@ -159,7 +159,7 @@ def test_unbiased_is_biased_with_another_threshold(monkeypatch: pytest.MonkeyPat
         ({"sigma": 0.0}, "sigma must be above 0 and at most 1"),
         ({"sigma_end": 2.0}, "sigma_end must be above 0 and at most 1"),
         ({"sigma_decay": 0.1}, "sigma_decay needs decay_epochs"),
-        ({"decay_epochs": 3}, "threshold_end or gamma_end or sigma_end"),
+        ({"threshold": 0.1, "gamma": 0.1, "sigma": 0.1, "decay_epochs": 3}, "threshold_end or gamma_end or sigma_end"),
     ],
 )
 def test_bad_options(options: dict[str, Any], words: str) -> None:
