@@ -155,6 +155,7 @@ class Bmd(Method[BmdOptions]):
             self._steps += 1
             self._set_beta(model, math.ceil(self._steps / self.options.beta_interval))
 
+    @torch.no_grad()
     def layer_metrics(self, layer: BinaryLayer) -> dict[str, float]:
         """The distance to binary is that of the weight a training step sees."""
         binarizer = _binarizer(layer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +17,22 @@ from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
 from bnnedge.methods import schedule
 from bnnedge.methods.method import Method, Plan, Recipe
 
+Published = dict[str, tuple[float, float | None]]
+
 
 @dataclass
 class BopOptions(ActivationOptions):
     """Options of ``--method bop``."""
 
-    threshold: float = 1e-8
-    """tau: a weight flips where its moving average of gradients has its sign and a magnitude above this."""
+    threshold: float | None = None
+    """tau: a weight flips where its moving average of gradients has its sign and a magnitude above this (none: 1e-8).
+    """
     threshold_decay: float | None = None
     """threshold is multiplied by this after every decay_epochs (exponential staircase)."""
     threshold_end: float | None = None
     """threshold comes to this value on a polynomial."""
-    gamma: float = 1e-4
-    """Weight of the newest gradient in its moving average, the adaptivity rate."""
+    gamma: float | None = None
+    """Weight of the newest gradient in its moving average, the adaptivity rate (none: 1e-4, with gamma_end 1e-6)."""
     gamma_decay: float | None = None
     """gamma is multiplied by this after every decay_epochs (exponential staircase)."""
     gamma_end: float | None = None
@@ -39,25 +42,28 @@ class BopOptions(ActivationOptions):
     decay_power: float = 1.0
     """Power of the polynomials; 1 is linear."""
 
+    published: ClassVar[Published] = {"threshold": (1e-8, None), "gamma": (1e-4, 1e-6)}
+    """Start and end, where the user says nothing, of each option that may change with the step."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        ends = [getattr(self, f"{name}_end") for name in self.scheduled()]
-        for name in self.scheduled():
+        for name, (start, end) in self.published.items():
+            if getattr(self, name) is None:
+                setattr(self, name, start)
+                if not self.changes(name):
+                    setattr(self, f"{name}_end", end)
             self._check(name)
         if self.decay_epochs is not None and self.decay_epochs < 1:
             raise ConfigError(f"decay_epochs must be at least 1, got {self.decay_epochs}")
         if not self.decay_power > 0:
             raise ConfigError(f"decay_power must be above 0, got {self.decay_power}")
-        every = " or ".join(f"{name}_end" for name in self.scheduled())
-        if self.decay_power != 1 and ends == [None] * len(ends):
-            raise ConfigError(f"decay_power belongs to {every}; leave it out without one")
-        if self.decay_epochs is not None and not any(self.changes(name) for name in self.scheduled()):
-            raise ConfigError(f"decay_epochs belongs to {every} or the same with _decay; leave it out without one")
-
-    @classmethod
-    def scheduled(cls) -> tuple[str, ...]:
-        """Names of the options that may change with the step."""
-        return ("threshold", "gamma")
+        ends = [f"{name}_end" for name in self.published]
+        if self.decay_power != 1 and all(getattr(self, end) is None for end in ends):
+            raise ConfigError(f"decay_power belongs to {' or '.join(ends)}; leave it out without one")
+        if self.decay_epochs is not None and not any(self.changes(name) for name in self.published):
+            raise ConfigError(
+                f"decay_epochs belongs to {' or '.join(ends)}, or the same with _decay; leave it out without one"
+            )
 
     def changes(self, name: str) -> bool:
         """Whether the option ``name`` changes with the step."""
@@ -162,8 +168,8 @@ class Bop(Method[BopOptions]):
     Differs from the published code: weights are binarized before the first step, there in it, so that its gradient is
     of the float initial weights; and where ``w m = tau`` exactly nothing flips, as in the paper, there w becomes +1.
 
-    Published for CIFAR-10: Adam 0.01 for the rest, batch 50, 500 epochs, tau 1e-8, ``--gamma 1e-4 --gamma-decay 0.1
-    --decay-epochs 100``.
+    The defaults are those published for ImageNet (with batch 1024, 150 epochs and Adam from 2.5e-3 to 5e-6 for the
+    rest). For CIFAR-10 it is ``--gamma 1e-4 --gamma-decay 0.1 --decay-epochs 100`` with batch 50 and 500 epochs.
 
     Helwegen et al. 2019, "Latent Weights Do Not Exist: Rethinking Binarized Neural Network Optimization", NeurIPS,
     arXiv:1906.02107.
@@ -172,6 +178,9 @@ class Bop(Method[BopOptions]):
     paper = "Helwegen et al. 2019, Latent Weights Do Not Exist, arXiv:1906.02107"
     Options = BopOptions
     recipe = Recipe(optimizer="adam", lr=1e-2)
+
+    _plan: Plan
+    _optimizer: BopOptimizer | None = None
 
     def make_binarizer(self, layer: BinaryLayer) -> Binarizer:
         return BopBinarizer(self.options)
@@ -187,16 +196,26 @@ class Bop(Method[BopOptions]):
         return self._optimizer
 
     def build(self, weights: Iterable[Tensor]) -> BopOptimizer:
-        """The optimizer with the values of step 0."""
-        return BopOptimizer(weights, self.options.threshold, self.options.gamma)
+        """The method's optimizer over ``weights``."""
+        return BopOptimizer(weights, **self._values(0))
 
     def start_epoch(self, model: nn.Module, epoch: int, epochs: int) -> None:
-        self._optimizer.flips.clear()
+        self.optimizer.flips.clear()
 
     def before_step(self, model: nn.Module) -> None:
-        for group in self._optimizer.param_groups:
-            group |= {name: self.options.at(name, group["step"], self._plan) for name in self.options.scheduled()}
+        for group in self.optimizer.param_groups:
+            group |= self._values(group["step"])
 
     def layer_metrics(self, layer: BinaryLayer) -> dict[str, float]:
         """Adds the number of flips in the epoch, all its steps together."""
-        return super().layer_metrics(layer) | {"flips": float(self._optimizer.flips.get(layer.weight, 0))}
+        return super().layer_metrics(layer) | {"flips": float(self.optimizer.flips.get(layer.weight, 0))}
+
+    @property
+    def optimizer(self) -> BopOptimizer:
+        """What ``make_optimizer`` made last."""
+        if self._optimizer is None:
+            raise ConfigError("the method updates the binary weights itself: call make_optimizer(model, plan) first")
+        return self._optimizer
+
+    def _values(self, step: int) -> dict[str, float]:
+        return {name: self.options.at(name, step, self._plan) for name in self.options.published}

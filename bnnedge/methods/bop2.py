@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from bnnedge.methods.bop import Bop, BopOptimizer, BopOptions
+from bnnedge.methods.bop import Bop, BopOptimizer, BopOptions, Published
 from bnnedge.methods.method import Recipe
 
 EPSILON = 1e-10
@@ -23,20 +23,19 @@ class Bop2Options(BopOptions):
 
     variant: Variant = "biased"
     """biased: the moving averages as they are; unbiased: divided by gamma and sigma."""
-    threshold: float = 1e-6
-    """tau: a weight flips where its normalized moving average has its sign and a magnitude above this."""
-    gamma: float = 1e-7
-    """Weight of the newest gradient in its moving average, the adaptivity rate."""
-    sigma: float = 1e-3
-    """Weight of the newest squared gradient in its moving average."""
+    threshold: float | None = None
+    """tau: a weight flips where its normalized moving average has its sign and a magnitude above this (none: 1e-5, with
+    threshold_end 1e-8)."""
+    gamma: float | None = None
+    """Weight of the newest gradient in its moving average, the adaptivity rate (none: 1e-2, with gamma_end 1e-5)."""
+    sigma: float | None = None
+    """Weight of the newest squared gradient in its moving average (none: 1e-7, with sigma_end 1e-2)."""
     sigma_decay: float | None = None
     """sigma is multiplied by this after every decay_epochs (exponential staircase)."""
     sigma_end: float | None = None
     """sigma comes to this value on a polynomial."""
 
-    @classmethod
-    def scheduled(cls) -> tuple[str, ...]:
-        return (*super().scheduled(), "sigma")
+    published: ClassVar[Published] = {"threshold": (1e-5, 1e-8), "gamma": (1e-2, 1e-5), "sigma": (1e-7, 1e-2)}
 
 
 class Bop2Optimizer(BopOptimizer):
@@ -74,8 +73,9 @@ class Bop2(Bop):
 
     Differs from the published code as ``Bop`` does.
 
-    Published for CIFAR-10, batch 50, 500 epochs, Adam from 0.01 to 0.001: ``--threshold 1e-5 --threshold-end 1e-8
-    --gamma 1e-2 --gamma-end 1e-5 --sigma 1e-7 --sigma-end 1e-2 --lr-type poly --lr-every step --lr-end 1e-3``.
+    The defaults are those published for CIFAR-10, with batch 50, 500 epochs and ``--lr-type poly --lr-every step
+    --lr-end 1e-3`` for the rest. For ImageNet it is ``--threshold 1e-8 --threshold-end 1e-5 --gamma 1e-4 --gamma-end
+    1e-9 --sigma 1e-5 --sigma-end 1e-2 --lr 2.5e-3 --lr-end 5e-6`` with batch 1024.
 
     Suarez-Ramirez, Gonzalez-Mendoza, Chang, Ochoa-Ruiz, Duran-Vega 2021, "A Bop and Beyond: A Second Order Optimizer
     for Binarized Neural Networks", CVPR Workshops, arXiv:2104.05124.
@@ -87,5 +87,4 @@ class Bop2(Bop):
     options: Bop2Options
 
     def build(self, weights: Iterable[Tensor]) -> BopOptimizer:
-        options = self.options
-        return Bop2Optimizer(weights, options.threshold, options.gamma, options.sigma, options.variant)
+        return Bop2Optimizer(weights, **self._values(0), variant=self.options.variant)
