@@ -46,6 +46,7 @@ def accuracy(
             epochs=epochs or acc.EPOCHS.get(model_name, 40),
             batch_size=batch_size,
             seed=seed,
+            method_options=acc.OPTIONS.get(method_name, {}),
         )
         for seed, model_name, method_name in itertools.product(
             range(seeds), model or ["vgg_small_1w1a", "resnet20_1w1a"], method or METHODS
