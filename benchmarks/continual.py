@@ -4,7 +4,7 @@ Tasks are the handwritten digits with their pixels in another order each, the sa
 is learnt in a run of its own from the weights of the one before, with its posterior as prior, and in a second row of
 runs without. After each task the network is tested on all tasks so far.
 
-Meng et al. 2020, "Training Binary Neural Networks using the Bayesian Learning Rule", arXiv:2002.10778, section 4.3.
+Meng et al. 2020, "Training Binary Neural Networks using the Bayesian Learning Rule", arXiv:2002.10778.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from bnnedge.train.run_folder import RunFolder
 FLOAT = "float"
 
 EPOCHS = {"vgg_small_1w1a": 8, "resnet20_1w1a": 40}
-"""On the digits at 8 x 8 pixels these make a table of 11 methods and 3 seeds in about an hour of one core."""
+"""Sized for the digits at 8 x 8 pixels on one core."""
 
 OPTIONS: dict[str, dict[str, Any]] = {"bayesbinn": {"posterior_lr": 0.01}}
 """Options of methods whose published values are meant for far longer runs than these of some hundred steps."""

@@ -283,7 +283,7 @@ class Bayesbinn(Method[BayesbinnOptions]):
         try:
             for _ in range(max(self.options.evaluate_steps, 1)):
                 for layer in layers:
-                    layer.binarizer.drawn = self._draw(layer.weight, generator)  # type: ignore[assignment]
+                    layer.binarizer.drawn = self._draw(layer.weight, generator)
                 outputs.append(super().predict(model, images))
         finally:
             for layer in layers:
