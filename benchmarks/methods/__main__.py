@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json as json_lines
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -27,9 +28,11 @@ def accuracy(
     method: Methods = None,
     model: Annotated[list[str] | None, typer.Option(help="Model, several times for several.")] = None,
     dataset: str = "digits",
-    image_size: Annotated[int, typer.Option(help="Pixels.")] = 16,
-    epochs: int = 60,
-    batch_size: int = 32,
+    image_size: Annotated[int, typer.Option(help="Pixels.")] = 8,
+    epochs: Annotated[
+        int | None, typer.Option(help="Epochs of each run. [default: vgg_small_1w1a 8, others 40]")
+    ] = None,
+    batch_size: int = 64,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each method and model, with seeds from 0.")] = 3,
     json: Json = None,
 ) -> None:
@@ -40,17 +43,20 @@ def accuracy(
             model=model_name,
             dataset=dataset,
             image_size=image_size,
-            epochs=epochs,
+            epochs=epochs or acc.EPOCHS.get(model_name, 40),
             batch_size=batch_size,
             seed=seed,
+            method_options=acc.OPTIONS.get(method_name, {}),
         )
         for seed, model_name, method_name in itertools.product(
             range(seeds), model or ["vgg_small_1w1a", "resnet20_1w1a"], method or METHODS
         )
     ]
-    trials = list(acc.train(configs, folder))
-    if json is not None:
-        acc.write_rows(trials, json)
+    trials = []
+    for trial in acc.train(configs, folder, lambda line: print(line, file=sys.stderr, flush=True)):
+        trials.append(trial)
+        if json is not None:
+            acc.write_rows(trials, json)
     print(f"{acc.caption(trials)}\n\n{acc.table(trials)}")
 
 

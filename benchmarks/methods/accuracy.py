@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,12 @@ from bnnedge.train.run_folder import RunFolder
 
 FLOAT = "float"
 
+EPOCHS = {"vgg_small_1w1a": 8, "resnet20_1w1a": 40}
+"""Sized for the digits at 8 x 8 pixels on one core."""
+
+OPTIONS: dict[str, dict[str, Any]] = {"bayesbinn": {"posterior_lr": 0.01}}
+"""Options of methods whose published values are meant for far longer runs than these of some hundred steps."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -25,11 +32,24 @@ class Trial:
     test_top1: float
 
 
-def train(configs: Sequence[RunConfig], folder: Path) -> Iterator[Trial]:
-    """Runs of ``configs`` in ``folder``, trained unless they are there already; one that was cut off goes on."""
-    for config in configs:
+def train(
+    configs: Sequence[RunConfig], folder: Path, say: Callable[[str], None] = lambda line: None
+) -> Iterator[Trial]:
+    """Runs of ``configs`` in ``folder``, trained unless they are there already; one that was cut off goes on.
+
+    ``say`` gets a line a run, with the time left if those to come take as long as those trained so far on each model.
+    """
+    took_s: dict[str, list[float]] = {}
+    for number, config in enumerate(configs, start=1):
         out = run_folder(config, folder)
+        started, finished = time.perf_counter(), RunFolder(out).result.exists()
         result = resume_run(out, _given(config)) if RunFolder(out).config.exists() else start_run(config, out)
+        if not finished:
+            took_s.setdefault(config.model, []).append(time.perf_counter() - started)
+        known = {model: statistics.mean(times) for model, times in took_s.items()}
+        other = statistics.mean(known.values()) if known else 0.0
+        left_s = sum(known.get(c.model, other) for c in configs[number:])
+        say(f"{number}/{len(configs)}  {out.name}  test {result['test_top1']:.2%}  {left_s / 60:.0f} min left")
         yield Trial(RunConfig.read(RunFolder(out).config), result["test_top1"])
 
 
@@ -70,16 +90,19 @@ def _score(values: Sequence[float]) -> str:
 
 
 def _settings(config: RunConfig) -> str:
-    return f"{config.optimizer} {config.lr:g}, {config.lr_type}, decay {config.weight_decay:g}"
+    own = "".join(f", {name} {config.method_options[name]:g}" for name in OPTIONS.get(config.method, {}))
+    return f"{config.optimizer} {config.lr:g}, {config.lr_type}, decay {config.weight_decay:g}{own}"
 
 
 def caption(trials: Sequence[Trial]) -> str:
     """What the runs have in common, in one sentence."""
     config = trials[0].config
     seeds = sorted({trial.config.seed for trial in trials})
+    epochs = {trial.config.model: trial.config.epochs for trial in trials}
     return (
-        f"{config.dataset}, {config.image_size}x{config.image_size}, {config.epochs} epochs of batch size "
-        f"{config.batch_size}, seeds {', '.join(map(str, seeds))}, {config.device}: test top-1 in percent (mean and "
+        f"{config.dataset}, {config.image_size}x{config.image_size}, "
+        f"{', '.join(f'{model} {count} epochs' for model, count in epochs.items())} of batch size {config.batch_size}, "
+        f"seeds {', '.join(map(str, seeds))}, {config.device}: test top-1 in percent (mean and "
         "standard deviation over the seeds) of the weights with the best validation top-1."
     )
 

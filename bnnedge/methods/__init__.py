@@ -9,6 +9,11 @@ METHODS = Registry(
         ("xnor", "bnnedge.methods.xnor:Xnor"),
         ("rbnn", "bnnedge.methods.rbnn:Rbnn"),
         ("reactnet", "bnnedge.methods.reactnet:Reactnet"),
+        ("bop", "bnnedge.methods.bop:Bop"),
+        ("bop2", "bnnedge.methods.bop2:Bop2"),
+        ("bmd", "bnnedge.methods.bmd:Bmd"),
+        ("bayesbinn", "bnnedge.methods.bayesbinn:Bayesbinn"),
+        ("bnew", "bnnedge.methods.bnew:Bnew"),
         ("float", "bnnedge.methods.float32:Float32"),
     ],
 )

@@ -96,6 +96,11 @@ class Method(Generic[OptionsT]):
         """Forward and backward passes in one step, all over the same images."""
         return 1
 
+    @property
+    def init_method(self) -> str | None:
+        """The method that the ``--init`` run must be of, if the options make one necessary."""
+        return None
+
     def make_binarizer(self, layer: BinaryLayer) -> Binarizer:
         """The binarizer for one layer; called once per layer, in the order of ``binary_layers``."""
         raise NotImplementedError

@@ -77,7 +77,7 @@ def resume_run(out: Path, given: Mapping[str, Any] | None = None) -> dict[str, A
         except ValueError as error:
             raise CheckpointError(f"{folder.result} is damaged; delete it and --resume evaluates again") from error
     dataset = load_dataset(config.dataset, config.image_size, _path(config.data_root))
-    state = make_state(config, dataset)
+    state = make_state(config, dataset, fresh=checkpoint is None)
     if checkpoint is not None:
         _continue_from(checkpoint, state, folder)
     folder.keep_metrics(state.epoch)
@@ -150,11 +150,21 @@ def make_state(config: RunConfig, dataset: Dataset, *, fresh: bool = False) -> T
     random.seed(config.seed)
     model, method = make_model(config, dataset.info)
     _check_output(config.model, model, dataset.info)
-    if fresh and config.init is not None:
-        initialize(model, config.model, Path(config.init))
+    if fresh:
+        _initialize(model, method, config)
     model.to(device)
     distillation = None if config.teacher is None else make_distillation(config, dataset.info, device)
     return TrainingState(config, dataset, model, method, device, distillation)
+
+
+def _initialize(model: nn.Module, method: Method[Any], config: RunConfig) -> None:
+    source = None if config.init is None else _last_checkpoint(Path(config.init))
+    needed = method.init_method
+    if needed is not None and (source is None or read_checkpoint(source).config.method != needed):
+        found = "none was given" if source is None else f"{config.init} is of another method"
+        raise ConfigError(f"method {config.method} with these options needs --init with a run of {needed}; {found}")
+    if source is not None:
+        initialize(model, config.model, source)
 
 
 def make_distillation(config: RunConfig, info: DatasetInfo, device: torch.device) -> Distillation:
@@ -178,13 +188,17 @@ def initialize(model: nn.Module, name: str, source: Path) -> None:
     Every parameter and buffer of the network must be there, with its shape; what belongs to the methods (in the
     binarizers) is taken over where both have it. Raises ``CheckpointError`` otherwise.
     """
-    path = source if source.is_file() else RunFolder(source).last
+    path = _last_checkpoint(source)
     saved, own = read_checkpoint(path).model, model.state_dict()
     fits = {k for k, v in own.items() if k in saved and saved[k].shape == v.shape}
     odd = [k for k in {**own, **saved} if k not in fits and ".binarizer." not in f".{k}"]
     if odd:
         raise CheckpointError(f"{path} does not fit model {name}: {', '.join(odd[:3])} missing or of another shape")
     model.load_state_dict({**own, **{k: saved[k] for k in fits}})
+
+
+def _last_checkpoint(run: Path) -> Path:
+    return run if run.is_file() else RunFolder(run).last
 
 
 def _train(state: TrainingState, folder: RunFolder) -> dict[str, Any]:

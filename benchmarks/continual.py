@@ -1,0 +1,124 @@
+"""Continual learning by BayesBiNN's prior: ``python -m bnnedge.benchmarks.continual``.
+
+Tasks are the handwritten digits with their pixels in another order each, the same for all images of a task. Each task
+is learnt in a run of its own from the weights of the one before, with its posterior as prior, and in a second row of
+runs without. After each task the network is tested on all tasks so far.
+
+Meng et al. 2020, "Training Binary Neural Networks using the Bayesian Learning Rule", arXiv:2002.10778.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from bnnedge.config import RunConfig
+from bnnedge.data.dataset import SPLITS, Dataset, load_dataset
+from bnnedge.layers.binary_layers import BinaryLinear
+from bnnedge.train.loop import TrainingState, fit
+from bnnedge.train.metrics import evaluate
+from bnnedge.train.run import make_state, resolve
+from bnnedge.train.run_folder import RunFolder
+
+
+def network(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    """A perceptron of two hidden layers whose only trained parameters are binary weights."""
+
+    def layer(inputs: int, outputs: int) -> list[nn.Module]:
+        return [BinaryLinear(inputs, outputs), nn.BatchNorm1d(outputs, affine=False)]
+
+    hidden = 256
+    return nn.Sequential(
+        nn.Flatten(),
+        *layer(in_channels * image_size**2, hidden),
+        nn.ReLU(),
+        *layer(hidden, hidden),
+        nn.ReLU(),
+        *layer(hidden, num_classes),
+    )
+
+
+def permuted(dataset: Dataset, task: int) -> Dataset:
+    """``dataset`` with the pixels of every image in the order of task ``task``; task 0 is the data set itself."""
+    info = dataset.info
+    count = info.image_size**2
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(task)) if task else torch.arange(count)
+    mean, std = torch.tensor(info.mean).view(1, -1, 1, 1), torch.tensor(info.std).view(1, -1, 1, 1)
+    splits = {}
+    for split in SPLITS:
+        images, labels = (torch.from_numpy(array) for array in dataset.arrays(split))
+        pixels = (images * std + mean).clamp(0, 1)
+        splits[split] = (pixels.flatten(2)[..., order].view_as(pixels), labels)
+    return Dataset(f"{info.name} {task}", info.class_names, splits, lambda raw, generator: raw)
+
+
+def learn(tasks: list[Dataset], config: RunConfig, folder: Path, with_prior: bool) -> list[list[float]]:
+    """Test top-1 [task learnt][task tested, up to that one]."""
+    found = []
+    for number, dataset in enumerate(tasks):
+        settings = config.to_dict()
+        if number:
+            settings["init"] = str(folder / str(number - 1))
+            settings["method_options"] = {**config.method_options, "prior": "init" if with_prior else "zero"}
+        state = make_state(resolve(RunConfig.from_dict(settings)), dataset, fresh=True)
+        run = RunFolder(folder / str(number))
+        run.create(state.config)
+        fit(state, run)
+        found.append([_top1(state, seen) for seen in tasks[: number + 1]])
+    return found
+
+
+def _top1(state: TrainingState, dataset: Dataset) -> float:
+    return evaluate(state.model, dataset, "test", state.device, state.method.predict).top1
+
+
+def main(
+    tasks: Annotated[int, typer.Option(min=2)] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="Of each task.")] = 30,
+    seed: int = 0,
+    temperature: float = 1e-2,
+    posterior_lr: float = 0.03,
+    kl_weight: float = 1.0,
+    evaluate_steps: Annotated[int, typer.Option(min=0, help="Sampled networks; 0: the mode.")] = 10,
+) -> None:
+    """Learn permuted digits one task after another, with and without the prior, and print test top-1."""
+    options = {
+        "temperature": temperature,
+        "posterior_lr": posterior_lr,
+        "kl_weight": kl_weight,
+        "evaluate_steps": evaluate_steps,
+        "a32": True,
+    }
+    config = RunConfig(
+        "bayesbinn",
+        f"{Path(__file__).resolve()}:network",
+        image_size=8,
+        epochs=epochs,
+        batch_size=64,
+        seed=seed,
+        method_options=options,
+    )
+    digits = load_dataset("digits", 8)
+    datasets = [permuted(digits, task) for task in range(tasks)]
+    table = Table(title="test top-1 in percent")
+    for column in ("prior", "after task", *(f"on task {task + 1}" for task in range(tasks)), "mean"):
+        table.add_column(column, justify="right")
+    with tempfile.TemporaryDirectory() as folder:
+        for with_prior in (False, True):
+            name = "the last posterior" if with_prior else "none"
+            for number, scores in enumerate(learn(datasets, config, Path(folder) / name, with_prior)):
+                cells = [f"{100 * score:.1f}" for score in scores] + [""] * (tasks - len(scores))
+                mean = f"{100 * sum(scores) / len(scores):.1f}"
+                table.add_row(name, str(number + 1), *cells, mean, end_section=number == tasks - 1)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,313 @@
+"""BayesBiNN: a Bernoulli posterior over binary weights, learnt by the Bayesian learning rule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bnnedge.binarization.activation import ActivationBinarizer, ActivationOptions
+from bnnedge.binarization.binarizer import Binarizer
+from bnnedge.binarization.sign import sign
+from bnnedge.errors import ConfigError
+from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
+from bnnedge.methods import schedule
+from bnnedge.methods.method import Method, Plan, Recipe
+
+EPSILON = 1e-10
+"""Added to ``1 - w^2`` and ``1 - mu^2``. The published settings live from it: see ``Bayesbinn``."""
+
+
+@dataclass
+class BayesbinnOptions(ActivationOptions):
+    """Options of ``--method bayesbinn``."""
+
+    posterior_lr: float = 1e-4
+    """Learning rate alpha of the natural parameter lambda; --lr is that of the parameters that stay float."""
+    posterior_lr_type: Literal["cos", "step", "exp", "constant"] = "cos"
+    """Its schedule, by epochs: cosine to 0, a tenth at 1/2 and at 3/4, exponential down to a millionth, or none."""
+    mc_steps: int = 1
+    """Samples of the weights, and so forward and backward passes, in one step; 0: one pass with w = tanh(lambda)."""
+    temperature: float = 1e-10
+    """Temperature tau of the relaxed samples."""
+    lambda_init: float = 10.0
+    """Magnitude of lambda at the start; its sign is that of the network's initial weight."""
+    beta: float = 0.0
+    """Momentum of the natural gradient, from 0 to below 1."""
+    train_set_scale: float = 1.0
+    """Factor on the number of training images that the likelihood counts; published: 10 where images are augmented."""
+    kl_weight: float = 1.0
+    """Factor rho on the pull towards the prior."""
+    prior: Literal["zero", "init"] = "zero"
+    """Prior lambda_0: zero, or the posterior of the bayesbinn run that --init names, from which lambda starts too."""
+    evaluate_steps: int = 0
+    """Networks sampled from the posterior whose outputs evaluation averages; 0: one network, the mode."""
+    evaluate_average: Literal["probabilities", "logits"] = "probabilities"
+    """What is averaged: probabilities as in the paper, or logits as in the published code."""
+    evaluate_mean: bool = False
+    """Evaluate with the float weights mu = tanh(lambda) instead."""
+    faithful: bool = False
+    """As the published code: mu lags one step behind lambda, and the schedule is one epoch ahead."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("posterior_lr", "temperature", "lambda_init", "train_set_scale"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("mc_steps", "evaluate_steps", "kl_weight"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.beta < 1:
+            raise ConfigError(f"beta must be from 0 to below 1, got {self.beta}")
+        for name, known in (
+            ("posterior_lr_type", ("cos", "step", "exp", "constant")),
+            ("prior", ("zero", "init")),
+            ("evaluate_average", ("probabilities", "logits")),
+        ):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if self.evaluate_mean and self.evaluate_steps:
+            raise ConfigError("evaluate_mean and evaluate_steps are two ways of evaluation; choose one")
+
+
+class _RelaxedSample(torch.autograd.Function):
+    """``w = tanh((lambda + delta) / tau)``; backward ``g s``, ``s = (1 - w^2 + e) / tau / (1 - mu^2 + e)``."""
+
+    @staticmethod
+    def forward(ctx: Any, natural: Tensor, noise: Tensor, mean_source: Tensor, temperature: float) -> Tensor:
+        w = torch.tanh((natural + noise) / temperature)
+        ctx.save_for_backward(w, mean_source)
+        ctx.temperature = temperature
+        return w
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        w, mean_source = ctx.saved_tensors
+        # Not simplified: in float32 both numerators reach EPSILON alone, and the published settings rely on it.
+        s = (1 - w.square() + EPSILON) / ctx.temperature / (1 - mean_source.tanh().square() + EPSILON)
+        return grads[0] * s, None, None, None
+
+
+class _MeanWithoutJacobian(torch.autograd.Function):
+    """``mu = tanh(lambda)``; backward ``g``: the gradient by mu is the natural gradient by lambda."""
+
+    @staticmethod
+    def forward(ctx: Any, natural: Tensor) -> Tensor:
+        return natural.tanh()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0]
+
+
+def logistic_noise(like: Tensor) -> Tensor:
+    """``delta = log(u / (1 - u)) / 2`` with u uniform in (0, 1), so that ``sign(lambda + delta)`` is a sample of q."""
+    smallest = 1e-7  # the generator may give 0, whose noise would be infinite
+    u = torch.rand_like(like).clamp_(smallest, 1 - smallest)
+    return (u / (1 - u)).log_().mul_(0.5)
+
+
+class BayesbinnBinarizer(ActivationBinarizer):
+    """The layer's weight holds lambda. Training sees relaxed samples of w, evaluation the mode of the posterior."""
+
+    drawn: Tensor | None = None
+    """Weights for the evaluation at hand instead of the mode."""
+
+    def __init__(self, layer: BinaryLayer, options: BayesbinnOptions) -> None:
+        super().__init__(options)
+        self.options = options
+        if options.prior == "init":
+            self.register_buffer("prior", torch.zeros_like(layer.weight))
+        if options.faithful:
+            self.register_buffer("lagging", layer.weight.detach().clone())
+
+    def mean_source(self, natural: Tensor) -> Tensor:
+        """The lambda whose tanh is mu: the present one or, if ``faithful``, the one before the last step."""
+        return self.lagging if self.options.faithful else natural  # type: ignore[return-value]
+
+    def binarize_weight(self, weight: Tensor) -> Tensor:
+        if not self.training:
+            return sign(self.mean_source(weight)) if self.drawn is None else self.drawn
+        if self.options.mc_steps == 0:
+            return _MeanWithoutJacobian.apply(weight)  # type: ignore[no-any-return, no-untyped-call]
+        noise, source = logistic_noise(weight.detach()), self.mean_source(weight).detach()
+        return _RelaxedSample.apply(  # type: ignore[no-any-return, no-untyped-call]
+            weight, noise, source, self.options.temperature
+        )
+
+
+class NaturalGradient(torch.optim.Optimizer):
+    """``M <- beta M + (1 - beta) (N g + rho (lambda - lambda_0))``, ``lambda <- lambda - alpha M / (1 - beta^t)``.
+
+    ``grad`` of a parameter is g, the mean of s dL/dw over the samples, L the mean loss of an image. ``priors`` are the
+    lambda_0 of the parameters, None for 0. ``alpha(step)``, from step 0, is the learning rate.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        priors: Sequence[Tensor | None],
+        *,
+        images: float,
+        alpha: Callable[[int], float],
+        beta: float = 0.0,
+        kl_weight: float = 1.0,
+    ) -> None:
+        super().__init__([{"params": list(parameters), "step": 0}], {})
+        self._priors = list(priors)
+        self._images, self._alpha, self._beta, self._kl_weight = images, alpha, beta, kl_weight
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            alpha, beta = self._alpha(group["step"]), self._beta
+            group["step"] += 1
+            for parameter, prior in zip(group["params"], self._priors, strict=True):
+                if parameter.grad is None:
+                    continue
+                pull = parameter if prior is None else parameter - prior
+                update = (parameter.grad * self._images).add_(pull, alpha=self._kl_weight)
+                if beta > 0:
+                    state = self.state[parameter]
+                    if not state:
+                        state["momentum"] = torch.zeros_like(parameter)
+                    update = state["momentum"].mul_(beta).add_(update, alpha=1 - beta)
+                parameter.add_(update, alpha=-alpha / (1 - beta ** group["step"]))
+
+
+class Bayesbinn(Method[BayesbinnOptions]):
+    """Mean-field posterior ``q(w = +1) = sigmoid(2 lambda)`` over each binary weight, mean ``mu = tanh(lambda)``.
+
+    One step, with N = training images times ``train_set_scale``, temperature tau, S = ``mc_steps``, L the mean loss:
+
+    1. S times: ``u ~ U(0, 1)``, ``delta = log(u / (1 - u)) / 2``, ``w = tanh((lambda + delta) / tau)``,
+       ``G += s dL/dw / S`` with ``s = (1 - w^2 + e) / (tau (1 - mu^2 + e))``, e = 1e-10; with S = 0
+       ``w = mu`` and ``G = dL/dw`` instead;
+    2. ``M <- beta M + (1 - beta) (N G + rho (lambda - lambda_0))``, rho = ``kl_weight``;
+    3. ``lambda <- lambda - alpha M / (1 - beta^t)``: for beta = 0 and rho = 1 the natural-gradient step
+       ``lambda <- (1 - alpha) lambda - alpha (N G - lambda_0)``.
+
+    Evaluation and the deploy form: the mode ``sign(lambda)``; or with ``evaluate_steps`` M the average output of M
+    networks sampled from q, the same ones for every image and every call; or with ``evaluate_mean`` the weights mu.
+    Exports hold the mode.
+
+    In float32 tanh is exactly +-1 from 9.02 on, so that with the default ``lambda_init`` and ``temperature`` s is
+    1e-10 / tau / 1e-10 = 1e10, the first step takes lambda far out, the noise no longer matters, and from there on
+    w = sign(lambda) with lambda a moving average of -s N dL/dw. Float64 does not behave so. ``posterior_lr`` is then
+    one over the number of steps that the average remembers: runs of few steps want more than the published 1e-4.
+
+    Continual learning: after a first task,
+    ``bnnedge train --method bayesbinn --temperature 1e-2 --prior init --init runs/task1 ... --out runs/task2``
+    learns the second with the first one's posterior as prior. ``python -m bnnedge.benchmarks.continual`` shows it.
+
+    Differs from the paper: the weights of binary layers alone have a posterior; the rest is trained by the run's
+    optimizer. Differs from the published code, unless ``faithful``: mu in s and in the mode is that of the present
+    lambda, there of the lambda before the last step; epoch e of E has the rate of time e / E, there (e + 1) / E, with
+    which the last epoch learns nothing.
+
+    Meng, Bachmann, Khan 2020, "Training Binary Neural Networks using the Bayesian Learning Rule", ICML,
+    arXiv:2002.10778.
+    """
+
+    paper = "Meng et al. 2020, BayesBiNN, arXiv:2002.10778"
+    Options = BayesbinnOptions
+    recipe = Recipe(optimizer="adam", lr=1e-2)
+
+    @property
+    def passes(self) -> int:
+        return max(self.options.mc_steps, 1)
+
+    @property
+    def init_method(self) -> str | None:
+        return "bayesbinn" if self.options.prior == "init" else None
+
+    def make_binarizer(self, layer: BinaryLayer) -> Binarizer:
+        return BayesbinnBinarizer(layer, self.options)
+
+    @torch.no_grad()
+    def start_phase(self, model: nn.Module, index: int) -> None:
+        for layer in binary_layers(model).values():
+            binarizer = layer.binarizer
+            assert isinstance(binarizer, BayesbinnBinarizer)
+            if self.options.prior == "init":
+                binarizer.prior.copy_(layer.weight)  # type: ignore[operator]
+            else:
+                layer.weight.copy_(self.options.lambda_init * sign(layer.weight))
+            self._note_lambda(layer)
+
+    def make_optimizer(self, model: nn.Module, plan: Plan) -> NaturalGradient:
+        layers = list(binary_layers(model).values())
+        return NaturalGradient(
+            [layer.weight for layer in layers],
+            [getattr(layer.binarizer, "prior", None) for layer in layers],
+            images=plan.train_images * self.options.train_set_scale,
+            alpha=lambda step: self.alpha(step // plan.steps_per_epoch, plan.epochs),
+            beta=self.options.beta,
+            kl_weight=self.options.kl_weight,
+        )
+
+    def alpha(self, epoch: int, epochs: int) -> float:
+        """Learning rate of lambda in epoch ``epoch`` (from 0) of ``epochs``."""
+        start, kind = self.options.posterior_lr, self.options.posterior_lr_type
+        time = epoch + self.options.faithful
+        if kind == "cos":
+            return schedule.cosine(time, epochs, start, 1e-16)
+        if kind == "step":
+            return schedule.steps(time, (epochs / 2, 3 * epochs / 4), start, 0.1)
+        if kind == "exp":
+            return schedule.staircase(time, 1, start, math.pow(1e-6, 1 / epochs))
+        return start
+
+    def before_step(self, model: nn.Module) -> None:
+        for layer in binary_layers(model).values():
+            self._note_lambda(layer)
+
+    @torch.no_grad()
+    def _note_lambda(self, layer: BinaryLayer) -> None:
+        if self.options.faithful:
+            layer.binarizer.lagging.copy_(layer.weight)  # type: ignore[operator]
+
+    @torch.no_grad()
+    def predict(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Logits of the mode or of mu; or the averaged logits or log-probabilities of samples of the posterior."""
+        if not self.options.evaluate_steps and not self.options.evaluate_mean:
+            return super().predict(model, images)
+        layers = list(binary_layers(model).values())
+        # The same networks on every device and in every batch, and training's random numbers left alone.
+        generator = torch.Generator().manual_seed(0)
+        outputs = []
+        try:
+            for _ in range(max(self.options.evaluate_steps, 1)):
+                for layer in layers:
+                    layer.binarizer.drawn = self._draw(layer.weight, generator)
+                outputs.append(super().predict(model, images))
+        finally:
+            for layer in layers:
+                layer.binarizer.drawn = None  # type: ignore[assignment]
+        stacked = torch.stack(outputs)
+        if self.options.evaluate_average == "logits":
+            return stacked.mean(0)
+        return stacked.log_softmax(-1).logsumexp(0) - math.log(len(outputs))
+
+    def _draw(self, natural: Tensor, generator: torch.Generator) -> Tensor:
+        if self.options.evaluate_mean:
+            return natural.tanh()
+        u = torch.rand(natural.shape, generator=generator).to(natural)
+        return torch.where(u < positive_probability(natural), 1.0, -1.0).to(natural)
+
+    @torch.no_grad()
+    def layer_metrics(self, layer: BinaryLayer) -> dict[str, float]:
+        """The magnitude of lambda, and ``1 - |mu|``, how far the posterior is from certainty."""
+        return {
+            "latent_magnitude": float(layer.weight.abs().mean()),
+            "distance_to_binary": float((1 - layer.weight.tanh().abs()).mean()),
+        }
+
+
+def positive_probability(natural: Tensor) -> Tensor:
+    """``q(w = +1) = sigmoid(2 lambda)``."""
+    return torch.sigmoid(2 * natural)

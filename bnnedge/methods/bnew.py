@@ -1,0 +1,251 @@
+"""BNEW: float weights that a concave regularizer drives to +-1; no latent weights at any time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from bnnedge.binarization.activation import ActivationBinarizer, ActivationOptions
+from bnnedge.binarization.binarizer import Binarizer
+from bnnedge.binarization.scale import channel_scale
+from bnnedge.binarization.sign import sign
+from bnnedge.errors import ConfigError
+from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
+from bnnedge.methods.method import Method, Phase, Plan, Recipe, check_phases, share_epochs
+
+SHARES = {1: 128.0, 2: 401.0, 3: 200.0}
+"""Epochs of the phases in the published ImageNet recipe."""
+
+GROWTH = 35.2
+"""rho times the steps of phase 2 in the published CIFAR recipe, 1e-4 and 1000 epochs of 352 steps."""
+
+
+def _magnitude(w: Tensor) -> Tensor:
+    """``mean abs(w_o)`` [O], exactly ``abs(w_o)`` where a channel has but one, so that a frozen channel keeps it."""
+    low, high = w.detach().flatten(1).abs().aminmax(dim=1)
+    return torch.where(low == high, high, channel_scale(w))
+
+
+def _scaled_sign(w: Tensor) -> Tensor:
+    """``mean abs(w_o) sign(w)``, the mean per output channel."""
+    return _magnitude(w).view(-1, *[1] * (w.dim() - 1)) * sign(w)
+
+
+def _concave(w: Tensor, rho: float) -> Tensor:
+    return w + 2 * rho * w
+
+
+def _quartic(w: Tensor, rho: float) -> Tensor:
+    return w + 4 * rho * w**3
+
+
+def _l1(w: Tensor, rho: float) -> Tensor:
+    return w + rho * sign(w)
+
+
+def _l2(w: Tensor, rho: float) -> Tensor:
+    return (w + rho * sign(w)) / (1 + rho)
+
+
+def _scaled(w: Tensor, rho: float) -> Tensor:
+    distance = w - _scaled_sign(w)
+    return w - distance.clamp(-rho, rho)
+
+
+def _cosine(w: Tensor, rho: float) -> Tensor:
+    flat = w.flatten(1)
+    norm = flat.norm(dim=1, keepdim=True).clamp_min(torch.finfo(w.dtype).tiny)
+    unit = flat / norm
+    length = math.sqrt(flat.shape[1])  # of sign(w_o)
+    cosine = unit.abs().sum(1, keepdim=True) / length
+    gradient = (sign(flat) / length - cosine * unit) / norm
+    moved: Tensor = flat + rho * gradient
+    return moved.view_as(w)
+
+
+REGULARIZERS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "concave": _concave,
+    "quartic": _quartic,
+    "l1": _l1,
+    "l2": _l2,
+    "scaled": _scaled,
+    "cosine": _cosine,
+}
+"""Name to what a step of phase 2 makes of a weight at strength rho, before it is clamped to [-1, 1]; see ``Bnew``."""
+
+
+@dataclass
+class BnewOptions(ActivationOptions):
+    """Options of ``--method bnew``."""
+
+    surrogate: str = "approx_sign"
+    """Gradient of the activations' sign: identity, clipped_identity, approx_sign, swish_sign or tanh."""
+    phases: tuple[int, ...] = (1, 2, 3)
+    """Phases to run: 1 float weights, 2 regularized towards +-1, 3 frozen at +-1 while the rest is fine-tuned."""
+    phase_epochs: tuple[int, ...] = ()
+    """Epochs of each phase, adding up to epochs; empty: in the proportion 128 : 401 : 200."""
+    regularizer: str = "concave"
+    """Update of phase 2: concave, quartic, l1, l2, scaled or cosine."""
+    rho: float | None = None
+    """Strength rho_0 at the end of phase 2; none: 35.2 over its steps, the published 1e-4 at the published length."""
+    placement: Literal["after_step", "before_step"] = "after_step"
+    """Regularize after the optimizer's step, which keeps weights within [-1, 1], or before it."""
+    freeze_epochs: int | None = None
+    """Last epochs of phase 2 in which the binary weights are frozen; none: 2 %, or 0 if phase 3 follows."""
+    freeze_at: Literal["sign", "scaled_sign"] | None = None
+    """Where weights freeze: at sign(w), or at mean abs(w_o) sign(w); none: the latter for regularizer scaled alone."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_phases(self.phases, 3)
+        if self.regularizer not in REGULARIZERS:
+            raise ConfigError(f"regularizer must be one of {', '.join(REGULARIZERS)}, got {self.regularizer!r}")
+        for name, known in (
+            ("placement", ("after_step", "before_step")),
+            ("freeze_at", ("sign", "scaled_sign", None)),
+        ):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name} must be one of {known[0]}, {known[1]}, got {getattr(self, name)!r}")
+        if self.rho is not None and not self.rho > 0:
+            raise ConfigError(f"rho must be above 0, got {self.rho}")
+        if self.freeze_epochs is not None and self.freeze_epochs < 0:
+            raise ConfigError(f"freeze_epochs must be at least 0, got {self.freeze_epochs}")
+
+    @property
+    def freezes_scaled(self) -> bool:
+        """Whether frozen weights keep their channel's mean magnitude."""
+        return (self.freeze_at or ("scaled_sign" if self.regularizer == "scaled" else "sign")) == "scaled_sign"
+
+
+class BnewBinarizer(ActivationBinarizer):
+    """``sign(x)``; the weight as it is in training, its sign and scale apart in eval mode."""
+
+    def __init__(self, options: BnewOptions) -> None:
+        super().__init__(options)
+        self._scaled = options.freezes_scaled
+
+    def binarize_weight(self, weight: Tensor) -> Tensor:
+        return weight if self.training else sign(weight)
+
+    def output_scale(self, weight: Tensor) -> Tensor | None:
+        return _magnitude(weight) if self._scaled and not self.training else None
+
+
+class Bnew(Method[BnewOptions]):
+    """Three phases, each with fresh Adam and a learning rate that falls linearly to 0. No latent weights.
+
+    1. ``y = conv(sign(x), w)`` with float weights in the convex hull of the binary ones: ``w <- clamp(w, -1, 1)`` in
+       every step;
+    2. from there, with the concave regularizer ``-rho sum w^2``: ``w <- clamp(w + 2 rho_e w, -1, 1)`` in every step,
+       a step of gradient descent on it that neither the learning rate nor Adam's moments see. In epoch e of E
+       ``rho_e = min(rho_0 max(e, 1) / E, 1)``. For the last ``freeze_epochs`` weights are frozen at ``sign(w)``;
+    3. weights frozen at ``sign(w)``; the rest of the network is fine-tuned.
+
+    The activations' sign passes the gradient as ReActNet's (``approx_sign``). Validation and test are of ``sign(w)``,
+    so they are poor until phase 2 has brought the weights there; ``distance_to_binary`` tells. With s = sign(w), the
+    other ``regularizer`` updates are, before the clamp:
+
+    ========  ============================================================================================
+    quartic   ``w + 4 rho w^3``
+    l1        ``w + rho s``
+    l2        ``(w + rho s) / (1 + rho)``
+    scaled    ``w - clamp(d, -rho, rho)`` with ``d = w - mean abs(w_o) s``, the mean per output channel
+    cosine    ``w + rho d/dw cos(w_o, s_o)``, the ascent of each filter's cosine similarity with its sign
+    ========  ============================================================================================
+
+    Differs from the published code, where these are slips or disagree among themselves:
+
+    - placement: there before Adam's step for CIFAR and after it for ImageNet; after it keeps every weight within
+      [-1, 1] at all times and is the default, ``--placement before_step`` is the other;
+    - freezing: there repeated at a list of epochs, since the optimizer went on moving frozen weights by its momentum;
+      here once, and frozen weights never move;
+    - the end: there the CIFAR code looks for a file that it has not written, and dies after training; here the best
+      epoch of the last phase is kept, and can always be deployed;
+    - phase 3: there the regularizer goes on multiplying frozen weights; here they stay;
+    - ternary variants, which no deploy form of +-1 can hold, are left out; so sign(0) is +1 in every update above;
+    - the learning rate at step t of T is ``lr (1 - t / T)``, there ``lr (1 - t / (T - 1))``, with which the last step
+      learns nothing.
+
+    ``--phases 2`` or ``3`` alone start from the weights of ``--init``.
+
+    BNEW, BMVC 2022; code at github.com/Alasdair-P/bnew.
+    """
+
+    paper = "BNEW, BMVC 2022, github.com/Alasdair-P/bnew"
+    Options = BnewOptions
+    recipe = Recipe(optimizer="adam", lr=1e-2, lr_type="poly", lr_every="step")
+
+    def __init__(self, options: BnewOptions) -> None:
+        super().__init__(options)
+        self._regularizer = REGULARIZERS[options.regularizer]
+        # All three are set anew from phase, epoch and plan before the first step of an epoch.
+        self._phase = options.phases[0]
+        self._rho = 0.0
+        self._steps = 0
+
+    def make_binarizer(self, layer: BinaryLayer) -> Binarizer:
+        return BnewBinarizer(self.options)
+
+    def phases(self, epochs: int) -> tuple[Phase, ...]:
+        chosen = self.options.phases
+        lengths = share_epochs(epochs, [SHARES[p] for p in chosen], self.options.phase_epochs)
+        names = {1: "float weights", 2: "regularized weights", 3: "frozen weights"}
+        phases = tuple(Phase(names[p], n) for p, n in zip(chosen, lengths, strict=True))
+        frozen = self.options.freeze_epochs or 0
+        if 2 in chosen and frozen > lengths[chosen.index(2)]:
+            raise ConfigError(f"freeze_epochs ({frozen}) is more than phase 2 has ({lengths[chosen.index(2)]})")
+        return phases
+
+    def start_phase(self, model: nn.Module, index: int) -> None:
+        self._phase = self.options.phases[index]
+        if self._phase == 3:
+            self._freeze(model)
+
+    def make_optimizer(self, model: nn.Module, plan: Plan) -> None:
+        self._steps = plan.steps  # for the default rho; the run's optimizer takes all parameters
+
+    def start_epoch(self, model: nn.Module, epoch: int, epochs: int) -> None:
+        if self._phase == 2:
+            self._rho = rho_of_epoch(epoch, epochs, self.options.rho or GROWTH / (self._steps or epochs))
+            if epoch >= epochs - self.frozen_epochs(epochs):
+                self._freeze(model)
+
+    def frozen_epochs(self, epochs: int) -> int:
+        """How many of the last of phase 2's ``epochs`` are trained with frozen weights."""
+        if self.options.freeze_epochs is not None:
+            return self.options.freeze_epochs
+        return 0 if 3 in self.options.phases else max(epochs // 50, 1)
+
+    def before_step(self, model: nn.Module) -> None:
+        if self.options.placement == "before_step":
+            self._regularize(model)
+
+    def after_step(self, model: nn.Module) -> None:
+        if self.options.placement == "after_step":
+            self._regularize(model)
+
+    @torch.no_grad()
+    def _regularize(self, model: nn.Module) -> None:
+        for layer in binary_layers(model).values():
+            w = layer.weight
+            if w.requires_grad:
+                w.copy_((self._regularizer(w, self._rho) if self._phase == 2 else w).clamp(-1, 1))
+
+    @torch.no_grad()
+    def _freeze(self, model: nn.Module) -> None:
+        for layer in binary_layers(model).values():
+            w = layer.weight
+            if w.requires_grad:
+                w.copy_(_scaled_sign(w) if self.options.freezes_scaled else sign(w))
+                w.requires_grad_(False)
+            w.grad = None
+
+
+def rho_of_epoch(epoch: int, epochs: int, rho: float) -> float:
+    """``min(rho max(e, 1) / E, 1)`` in epoch e (from 0) of E: epochs 0 and 1 share the first value, as published."""
+    return min(rho * max(epoch, 1) / epochs, 1.0)

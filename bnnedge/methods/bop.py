@@ -1,0 +1,221 @@
+"""Bop: binary weights that flip when the moving average of their gradient asks for it long enough; no latent copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from bnnedge.binarization.activation import ActivationBinarizer, ActivationOptions
+from bnnedge.binarization.binarizer import Binarizer
+from bnnedge.binarization.sign import sign
+from bnnedge.errors import ConfigError
+from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
+from bnnedge.methods import schedule
+from bnnedge.methods.method import Method, Plan, Recipe
+
+Published = dict[str, tuple[float, float | None]]
+
+
+@dataclass
+class BopOptions(ActivationOptions):
+    """Options of ``--method bop``."""
+
+    threshold: float | None = None
+    """tau: a weight flips where its moving average of gradients has its sign and a magnitude above this (none: 1e-8).
+    """
+    threshold_decay: float | None = None
+    """threshold is multiplied by this after every decay_epochs (exponential staircase)."""
+    threshold_end: float | None = None
+    """threshold comes to this value on a polynomial."""
+    gamma: float | None = None
+    """Weight of the newest gradient in its moving average, the adaptivity rate (none: 1e-4, with gamma_end 1e-6)."""
+    gamma_decay: float | None = None
+    """gamma is multiplied by this after every decay_epochs (exponential staircase)."""
+    gamma_end: float | None = None
+    """gamma comes to this value on a polynomial."""
+    decay_epochs: int | None = None
+    """Epochs between two factors of a staircase, or the length of the polynomials (none: all epochs)."""
+    decay_power: float = 1.0
+    """Power of the polynomials; 1 is linear."""
+
+    published: ClassVar[Published] = {"threshold": (1e-8, None), "gamma": (1e-4, 1e-6)}
+    """Start and end, where the user says nothing, of each option that may change with the step."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, (start, end) in self.published.items():
+            if getattr(self, name) is None:
+                setattr(self, name, start)
+                if not self.changes(name):
+                    setattr(self, f"{name}_end", end)
+            self._check(name)
+        if self.decay_epochs is not None and self.decay_epochs < 1:
+            raise ConfigError(f"decay_epochs must be at least 1, got {self.decay_epochs}")
+        if not self.decay_power > 0:
+            raise ConfigError(f"decay_power must be above 0, got {self.decay_power}")
+        ends = [f"{name}_end" for name in self.published]
+        if self.decay_power != 1 and all(getattr(self, end) is None for end in ends):
+            raise ConfigError(f"decay_power belongs to {' or '.join(ends)}; leave it out without one")
+        if self.decay_epochs is not None and not any(self.changes(name) for name in self.published):
+            raise ConfigError(
+                f"decay_epochs belongs to {' or '.join(ends)}, or the same with _decay; leave it out without one"
+            )
+
+    def changes(self, name: str) -> bool:
+        """Whether the option ``name`` changes with the step."""
+        return getattr(self, f"{name}_decay") is not None or getattr(self, f"{name}_end") is not None
+
+    def at(self, name: str, step: int, plan: Plan) -> float:
+        """The option ``name`` in step ``step``, from 0.
+
+        - ``NAME_decay`` r: ``NAME r^floor(step / S)`` with S = ``decay_epochs`` in steps;
+        - ``NAME_end``: ``(NAME - NAME_end) (1 - min(step, T) / T)^decay_power + NAME_end`` with T = ``decay_epochs``,
+          or the whole plan, in steps.
+        """
+        start, rate, end = (getattr(self, name + ending) for ending in ("", "_decay", "_end"))
+        steps = (self.decay_epochs or plan.epochs) * plan.steps_per_epoch
+        if rate is not None:
+            return schedule.staircase(step, steps, start, rate)
+        if end is not None:
+            return schedule.polynomial(step, steps, start, end, self.decay_power)
+        return float(start)
+
+    def _check(self, name: str) -> None:
+        start, rate, end = (getattr(self, name + ending) for ending in ("", "_decay", "_end"))
+        if name == "threshold":
+            for ending, value in (("", start), ("_end", end)):
+                if value is not None and not value >= 0:
+                    raise ConfigError(f"threshold{ending} must be at least 0, got {value}")
+        else:
+            for ending, value in (("", start), ("_end", end)):
+                if value is not None and not 0 < value <= 1:
+                    raise ConfigError(f"{name}{ending} must be above 0 and at most 1, got {value}")
+        if rate is not None and end is not None:
+            raise ConfigError(f"give {name}_decay (staircase) or {name}_end (polynomial), not both")
+        if rate is not None and not 0 < rate <= 1:
+            raise ConfigError(f"{name}_decay must be above 0 and at most 1, got {rate}")
+        if rate is not None and self.decay_epochs is None:
+            raise ConfigError(f"{name}_decay needs decay_epochs, e.g. --decay-epochs 100")
+
+
+class BopBinarizer(ActivationBinarizer):
+    """``sign(x)``; the weight is binary already, and eval mode vouches for it."""
+
+    def binarize_weight(self, weight: Tensor) -> Tensor:
+        return weight if self.training else sign(weight)
+
+
+class BopOptimizer(torch.optim.Optimizer):
+    """Flips binary weights; the rule is in ``Bop``.
+
+    A group holds ``threshold``, ``gamma`` and ``step``, the number of steps taken; the state of a parameter is ``m``.
+    A weight that is not -1 or +1 yet becomes so in its first step.
+    """
+
+    def __init__(self, parameters: Iterable[Any], threshold: float, gamma: float, **more: float) -> None:
+        super().__init__(parameters, {"threshold": threshold, "gamma": gamma, **more, "step": 0})
+        self.flips: dict[Tensor, Tensor] = {}
+        """Number of flips of each parameter since it was last cleared; on the parameter's device."""
+
+    def evidence(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
+        """What is held against the threshold, after taking in a new gradient."""
+        return self._average("m", parameter, gradient, group["gamma"])
+
+    def _average(self, name: str, parameter: Tensor, new: Tensor, rate: float) -> Tensor:
+        """``a <- (1 - rate) a + rate new`` for the parameter's moving average called ``name``, from 0."""
+        state = self.state[parameter]
+        if name not in state:
+            state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        average: Tensor = state[name]
+        return average.lerp_(new, rate)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group)
+            group["step"] += 1
+        return loss
+
+    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        assert parameter.grad is not None
+        flip = parameter * self.evidence(parameter, parameter.grad, group) > group["threshold"]
+        binary = sign(parameter)
+        parameter.copy_(torch.where(flip, -binary, binary))
+        self.flips[parameter] = self.flips.get(parameter, 0) + flip.sum()
+
+
+class Bop(Method[BopOptions]):
+    """Binary optimizer: the weights are -1 and +1 from the first step on, with no latent copy.
+
+    In each step, with g the gradient at the binary weight w (algorithm 1),
+
+    1. ``m <- (1 - gamma) m + gamma g``, m = 0 at first;
+    2. ``w <- -w`` where ``w m > tau``: abs(m) above tau and sign(m) = sign(w).
+
+    tau and gamma are constant, or follow an exponential staircase or a polynomial in the step, each its own. All
+    other parameters belong to the run's optimizer. The memory of a weight is w, g and m.
+
+    Differs from the published code: weights are binarized before the first step, there in it, so that its gradient is
+    of the float initial weights; and where ``w m = tau`` exactly nothing flips, as in the paper, there w becomes +1.
+
+    The defaults are those published for ImageNet (with batch 1024, 150 epochs and Adam from 2.5e-3 to 5e-6 for the
+    rest). For CIFAR-10 it is ``--gamma 1e-4 --gamma-decay 0.1 --decay-epochs 100`` with batch 50 and 500 epochs.
+
+    Helwegen et al. 2019, "Latent Weights Do Not Exist: Rethinking Binarized Neural Network Optimization", NeurIPS,
+    arXiv:1906.02107.
+    """
+
+    paper = "Helwegen et al. 2019, Latent Weights Do Not Exist, arXiv:1906.02107"
+    Options = BopOptions
+    recipe = Recipe(optimizer="adam", lr=1e-2)
+
+    _plan: Plan
+    _optimizer: BopOptimizer | None = None
+
+    def make_binarizer(self, layer: BinaryLayer) -> Binarizer:
+        return BopBinarizer(self.options)
+
+    @torch.no_grad()
+    def start_phase(self, model: nn.Module, index: int) -> None:
+        for layer in binary_layers(model).values():
+            layer.weight.copy_(sign(layer.weight))
+
+    def make_optimizer(self, model: nn.Module, plan: Plan) -> BopOptimizer:
+        self._plan = plan
+        self._optimizer = self.build(list(dict.fromkeys(layer.weight for layer in binary_layers(model).values())))
+        return self._optimizer
+
+    def build(self, weights: Iterable[Tensor]) -> BopOptimizer:
+        """The method's optimizer over ``weights``."""
+        return BopOptimizer(weights, **self._values(0))
+
+    def start_epoch(self, model: nn.Module, epoch: int, epochs: int) -> None:
+        self.optimizer.flips.clear()
+
+    def before_step(self, model: nn.Module) -> None:
+        for group in self.optimizer.param_groups:
+            group |= self._values(group["step"])
+
+    def layer_metrics(self, layer: BinaryLayer) -> dict[str, float]:
+        """Adds the number of flips in the epoch, all its steps together."""
+        return super().layer_metrics(layer) | {"flips": float(self.optimizer.flips.get(layer.weight, 0))}
+
+    @property
+    def optimizer(self) -> BopOptimizer:
+        """What ``make_optimizer`` made last."""
+        if self._optimizer is None:
+            raise ConfigError("the method updates the binary weights itself: call make_optimizer(model, plan) first")
+        return self._optimizer
+
+    def _values(self, step: int) -> dict[str, float]:
+        return {name: self.options.at(name, step, self._plan) for name in self.options.published}
