@@ -62,12 +62,12 @@ def _measure_here(file: Path, runtime_name: str, input_shape: Sequence[int], thr
         raise BenchmarkError(why)
     runtime.open(_smallest_file(runtime_name), threads).run(np.zeros((1, 1), np.float32))
     image = np.zeros((1, *input_shape), np.float32)
-    before = _restart_peak()
+    before = restart_peak()
     session = runtime.open(file.read_bytes(), threads)
     prepared = session.prepare(image)
     for _ in range(_RUNS):
         session.invoke(prepared)
-    return max(_status_bytes("VmHWM") - before, 0)
+    return max(status_bytes("VmHWM") - before, 0)
 
 
 def _smallest_file(runtime_name: str) -> bytes:
@@ -80,17 +80,17 @@ def _smallest_file(runtime_name: str) -> bytes:
     return data
 
 
-def _restart_peak() -> int:
+def restart_peak() -> int:
     """Set the peak back to the present resident memory, and return that."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         # Without the reset the peak of the imports is the level to count from, or it would be counted as the file's.
-        return _status_bytes("VmHWM")
-    return _status_bytes("VmRSS")
+        return status_bytes("VmHWM")
+    return status_bytes("VmRSS")
 
 
-def _status_bytes(field: str) -> int:
+def status_bytes(field: str) -> int:
     for line in _STATUS.read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024

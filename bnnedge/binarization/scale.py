@@ -6,7 +6,6 @@ Rastegari et al. 2016, "XNOR-Net", arXiv:1603.05279: the factor of a filter is t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ def straight_through(weight: Tensor) -> Tensor:
 
     The form of ReActNet's published code.
     """
-    return _ScaledSign.apply(weight, _clipped)  # type: ignore[no-any-return, no-untyped-call]
+    return _ScaledSign.apply(weight, False)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def as_published(weight: Tensor) -> Tensor:
@@ -33,25 +32,19 @@ def as_published(weight: Tensor) -> Tensor:
 
     XNOR-Net, section 3.1, "Training Binary-Weights-Networks".
     """
-    return _ScaledSign.apply(weight, _published)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def _clipped(weight: Tensor, alpha: Tensor) -> Tensor:
-    return weight.abs() <= 1
-
-
-def _published(weight: Tensor, alpha: Tensor) -> Tensor:
-    return 1 / weight[0].numel() + alpha * (weight.abs() <= 1)
+    return _ScaledSign.apply(weight, True)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _ScaledSign(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, multiplier: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, published: bool) -> Tensor:
         alpha = channel_scale(weight).view(-1, *[1] * (weight.dim() - 1))
-        ctx.save_for_backward(multiplier(weight, alpha))
-        return alpha * sign(weight)
+        ctx.save_for_backward(weight, alpha)
+        ctx.published = published
+        return sign(weight).mul_(alpha)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (multiplier,) = ctx.saved_tensors
-        return grads[0] * multiplier, None
+        weight, alpha = ctx.saved_tensors
+        inside = weight.abs() <= 1
+        return grads[0] * (1 / weight[0].numel() + alpha * inside if ctx.published else inside), None

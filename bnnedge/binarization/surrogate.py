@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bnnedge.binarization.sign import sign
 from bnnedge.errors import ConfigError, UnknownNameError
@@ -29,17 +29,27 @@ Surrogate = Callable[[Tensor], Tensor]
 
 
 class _SignWithMultiplier(torch.autograd.Function):
-    """``sign(x)`` forward, ``g * multiplier`` backward; a multiplier of 0 or 1 is kept as one byte an element."""
+    """``sign(x)`` forward, ``g * multiplier(x)`` backward.
+
+    A parameter is there in the backward pass anyway, so it is kept itself. Of any other ``x`` the multiplier is kept,
+    which is one byte an element where it is 0 or 1.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, multiplier: Tensor) -> Tensor:
-        ctx.save_for_backward(multiplier)
+    def forward(ctx: Any, x: Tensor, multiplier: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.late = multiplier if isinstance(x, nn.Parameter) else None
+        ctx.save_for_backward(x if ctx.late else multiplier(x))
         return sign(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (multiplier,) = ctx.saved_tensors
-        return grads[0] * multiplier, None
+        (kept,) = ctx.saved_tensors
+        return grads[0] * (ctx.late(kept) if ctx.late else kept), None
+
+
+def sign_with_multiplier(x: Tensor, multiplier: Callable[[Tensor], Tensor]) -> Tensor:
+    """``sign(x)`` whose gradient is multiplied by ``multiplier(x)``, which no gradient passes."""
+    return _SignWithMultiplier.apply(x, multiplier)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _SignIdentity(torch.autograd.Function):
@@ -59,13 +69,12 @@ def identity(x: Tensor) -> Tensor:
 
 def clipped_identity(x: Tensor, clip: float = 1.0) -> Tensor:
     """``sign(x)`` whose gradient passes where ``abs(x) <= clip``, bounds included."""
-    return _SignWithMultiplier.apply(x, x.detach().abs() <= clip)  # type: ignore[no-any-return, no-untyped-call]
+    return sign_with_multiplier(x, lambda v: v.abs() <= clip)
 
 
 def approx_sign(x: Tensor) -> Tensor:
     """``sign(x)`` with the derivative of Bi-Real Net's piecewise quadratic, ``max(2 - 2 abs(x), 0)``."""
-    multiplier = (2 - 2 * x.detach().abs()).clamp_min(0)
-    return _SignWithMultiplier.apply(x, multiplier)  # type: ignore[no-any-return, no-untyped-call]
+    return sign_with_multiplier(x, lambda v: v.abs().mul_(-2).add_(2).clamp_min_(0))
 
 
 def swish_sign(x: Tensor, beta: float = 5.0) -> Tensor:
@@ -73,15 +82,17 @@ def swish_sign(x: Tensor, beta: float = 5.0) -> Tensor:
 
     The peak is ``b`` at 0; beyond ``abs(x)`` of about ``2.4 / b`` it is negative.
     """
-    bx = beta * x.detach()
-    multiplier = beta * (2 - bx * (bx / 2).tanh()) / (1 + bx.cosh())  # cosh may overflow to inf: then 0
-    return _SignWithMultiplier.apply(x, multiplier)  # type: ignore[no-any-return, no-untyped-call]
+
+    def multiplier(v: Tensor) -> Tensor:
+        bv = beta * v
+        return beta * (2 - bv * (bv / 2).tanh()) / (1 + bv.cosh())  # cosh may overflow to inf: then 0
+
+    return sign_with_multiplier(x, multiplier)
 
 
 def tanh(x: Tensor, t: float = 1.0, k: float = 1.0) -> Tensor:
     """``sign(x)`` with the derivative of ``k tanh(t x)``, ``k t (1 - tanh(t x)^2)``."""
-    multiplier = k * t * (1 - (t * x.detach()).tanh().square())
-    return _SignWithMultiplier.apply(x, multiplier)  # type: ignore[no-any-return, no-untyped-call]
+    return sign_with_multiplier(x, lambda v: k * t * (1 - (t * v).tanh().square()))
 
 
 def error_decay(x: Tensor, t: float, k: float) -> Tensor:
@@ -89,8 +100,12 @@ def error_decay(x: Tensor, t: float, k: float) -> Tensor:
 
     The support is ``abs(x) < sqrt(2) / t``, the peak ``k sqrt(2) t`` at 0.
     """
-    multiplier = (k * (math.sqrt(2) * t - t**2 * x.detach().abs())).clamp_min(0)
-    return _SignWithMultiplier.apply(x, multiplier)  # type: ignore[no-any-return, no-untyped-call]
+    return sign_with_multiplier(x, lambda v: error_decay_multiplier(v, t, k))
+
+
+def error_decay_multiplier(x: Tensor, t: float, k: float) -> Tensor:
+    """``max(k (sqrt(2) t - t^2 abs(x)), 0)``."""
+    return x.abs().mul_(-(t**2)).add_(math.sqrt(2) * t).mul_(k).clamp_min_(0)
 
 
 SURROGATES: dict[str, Surrogate] = {

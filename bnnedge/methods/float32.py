@@ -36,7 +36,7 @@ class Float32(Method[Float32Options]):
 
     paper = "none; the float32 twin of the network"
     Options = Float32Options
-    recipe = Recipe(optimizer="adam", lr=1e-3)
+    recipe = Recipe(optimizer="adam", lr=1e-2)
     trains_bits = False
 
     def make_binarizer(self, layer: BinaryLayer) -> Binarizer:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from bnnedge.binarization.binarizer import Binarizer
 from bnnedge.binarization.sign import sign
-from bnnedge.binarization.surrogate import error_decay
+from bnnedge.binarization.surrogate import error_decay, error_decay_multiplier
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
 from bnnedge.methods.method import Method, Recipe
@@ -59,9 +59,38 @@ def standardize(x: Tensor) -> Tensor:
 
     A constant row has no std: it becomes 0, with zero gradient, where the plain quotient would be NaN.
     """
-    dims = tuple(range(1, x.dim()))
-    std = x.std(dim=dims, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
-    return (x - x.mean(dim=dims, keepdim=True)) / std
+    return _Standardize.apply(x, None)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def standardized_sign(x: Tensor, t: float) -> Tensor:
+    """``sign(standardize(x))`` with ``error_decay``'s gradient for k = 1 at the standardized values."""
+    return _Standardize.apply(x, t)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Standardize(torch.autograd.Function):
+    """Keeps ``x`` alone for the backward pass and computes z = (x - mean) / std anew, n elements in a row:
+
+    ``dL/dx = (g - mean(g) - z sum(g z) / (n - 1)) / std``, with ``g = dL/dz``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, t: float | None) -> Tensor:
+        dims = tuple(range(1, x.dim()))
+        std, mean = torch.std_mean(x, dim=dims, keepdim=True)
+        ctx.save_for_backward(x, mean, std)
+        ctx.t = t
+        z = (x - mean).div_(std.clamp_min(torch.finfo(x.dtype).tiny))
+        return z if t is None else sign(z)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        x, mean, std = ctx.saved_tensors
+        dims = tuple(range(1, x.dim()))
+        inverse = torch.where(std > 0, 1 / std, 0)
+        z = (x - mean).mul_(inverse)
+        g = grads[0] if ctx.t is None else grads[0] * error_decay_multiplier(z, ctx.t, 1.0)
+        along = (g * z).sum(dims, keepdim=True) / (x[0].numel() - 1)
+        return (g - g.mean(dims, keepdim=True)).sub_(z.mul_(along)).mul_(inverse), None
 
 
 class RbnnBinarizer(Binarizer):
@@ -93,8 +122,7 @@ class RbnnBinarizer(Binarizer):
         self.register_buffer("r2", nn.init.orthogonal_(torch.empty(self.b, self.b)))
 
     def binarize_input(self, x: Tensor) -> Tensor:
-        x = standardize(x)
-        return x if self.input_mode == "standardized" else error_decay(x, t=max(self.t, 1.0), k=1.0)
+        return standardize(x) if self.input_mode == "standardized" else standardized_sign(x, max(self.t, 1.0))
 
     def binarize_weight(self, weight: Tensor) -> Tensor:
         return error_decay(self.rotated(weight), t=self.t, k=self.k)

@@ -72,7 +72,7 @@ class Ste(Method[SteOptions]):
 
     paper = "Hubara et al. 2016, Binarized Neural Networks, arXiv:1602.02830"
     Options = SteOptions
-    recipe = Recipe(optimizer="adam", lr=1e-3)
+    recipe = Recipe(optimizer="adam", lr=1e-2)
 
     def make_binarizer(self, layer: BinaryLayer) -> Binarizer:
         return SteBinarizer(self.options)

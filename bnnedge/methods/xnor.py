@@ -71,7 +71,7 @@ class Xnor(Method[XnorOptions]):
 
     paper = "Rastegari et al. 2016, XNOR-Net, arXiv:1603.05279"
     Options = XnorOptions
-    recipe = Recipe(optimizer="adam", lr=1e-3)
+    recipe = Recipe(optimizer="adam", lr=1e-2)
 
     def make_binarizer(self, layer: BinaryLayer) -> Binarizer:
         return XnorBinarizer(self.options)

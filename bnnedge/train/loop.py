@@ -177,29 +177,42 @@ def _layer_metrics(state: TrainingState, before: dict[str, Tensor]) -> dict[str,
 
 
 def _train_steps(state: TrainingState, progress: TrainingProgress) -> RunningMean:
-    config, method, mean = state.config, state.method, RunningMean()
+    config, mean = state.config, RunningMean()
     state.model.train()
     generator = epoch_generator(config.seed, state.epoch)
     batches = state.dataset.batches("train", config.batch_size, generator, augment=True)
     steps = state.dataset.steps("train", config.batch_size)
     for step, (images, labels) in enumerate(batches):
         images, labels = images.to(state.device), labels.to(state.device)
-        lr = _set_learning_rate(state, step / steps)
-        for optimizer in state.optimizers.values():
-            optimizer.zero_grad()
-        targets = state.distillation.targets(images) if state.distillation else None
-        for _ in range(method.passes):
-            logits = state.model(images)
-            loss = _loss(state, logits, labels, targets)
-            value = _finite(float(loss.detach()), "training loss", state.epoch + 1, f"step {step + 1}", lr)
-            (loss / method.passes).backward()  # type: ignore[no-untyped-call]
-            mean.add(value, logits.detach(), labels)
-        method.before_step(state.model)
-        for optimizer in state.optimizers.values():
-            optimizer.step()
-        method.after_step(state.model)
+        lr = set_learning_rate(state, step / steps)
+        for loss, logits in train_step(state, images, labels):
+            _finite(loss, "training loss", state.epoch + 1, f"step {step + 1}", lr)
+            mean.add(loss, logits, labels)
         progress.step(mean.loss, mean.top1)
     return mean
+
+
+def train_step(state: TrainingState, images: Tensor, labels: Tensor) -> list[tuple[float, Tensor]]:
+    """One step of every optimizer on one batch; loss and logits [B, C] of each pass.
+
+    A loss that is not finite ends the step before any weight has changed.
+    """
+    method, found = state.method, []
+    for optimizer in state.optimizers.values():
+        optimizer.zero_grad()
+    targets = state.distillation.targets(images) if state.distillation else None
+    for _ in range(method.passes):
+        logits = state.model(images)
+        loss = _loss(state, logits, labels, targets)
+        found.append((float(loss.detach()), logits.detach()))
+        if not math.isfinite(found[-1][0]):
+            return found
+        (loss / method.passes).backward()  # type: ignore[no-untyped-call]
+    method.before_step(state.model)
+    for optimizer in state.optimizers.values():
+        optimizer.step()
+    method.after_step(state.model)
+    return found
 
 
 def _loss(state: TrainingState, logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
@@ -208,7 +221,7 @@ def _loss(state: TrainingState, logits: Tensor, labels: Tensor, targets: Tensor 
     return state.distillation.loss(logits, labels, targets)
 
 
-def _set_learning_rate(state: TrainingState, done: float) -> float:
+def set_learning_rate(state: TrainingState, done: float) -> float:
     """Learning rate of the run's optimizer after ``done`` of the epoch, from 0 to 1."""
     time = state.epoch_in_phase + (done if state.config.lr_every == "step" else 0)
     lr = learning_rate(state.config, time, state.phase.epochs)

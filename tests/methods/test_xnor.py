@@ -63,7 +63,7 @@ def test_pixel_scale_by_loops() -> None:
     assert layer.bias is not None
     bias = layer.bias.tolist()
     for training in (True, False):
-        y = model.train(training)(x)
+        y = model.train(training)(x).detach()
         for n, o, row, column in np.ndindex(*y.shape):
             total, magnitude = 0.0, 0.0
             for c, i, j in np.ndindex(3, 3, 2):

@@ -1,0 +1,1 @@
+"""Training methods side by side: what accuracy they reach, and what a training step costs."""

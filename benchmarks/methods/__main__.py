@@ -1,0 +1,83 @@
+"""``python -m bnnedge.benchmarks.methods accuracy|cost``: Markdown on stdout, and JSON lines."""
+
+from __future__ import annotations
+
+import itertools
+import json as json_lines
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bnnedge.benchmarks.methods import accuracy as acc
+from bnnedge.benchmarks.methods import cost as costs
+from bnnedge.config import RunConfig
+from bnnedge.errors import BnnedgeError
+from bnnedge.methods import METHODS
+
+app = typer.Typer(add_completion=False)
+Methods = Annotated[list[str] | None, typer.Option(help="Method, several times for several; all if left out.")]
+Json = Annotated[Path | None, typer.Option(help="JSON lines file to write.")]
+
+
+@app.command()
+def accuracy(
+    folder: Annotated[Path, typer.Option(help="Where the runs are kept; those that are there are not trained again.")],
+    method: Methods = None,
+    model: Annotated[list[str] | None, typer.Option(help="Model, several times for several.")] = None,
+    dataset: str = "digits",
+    image_size: Annotated[int, typer.Option(help="Pixels.")] = 16,
+    epochs: int = 60,
+    batch_size: int = 32,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each method and model, with seeds from 0.")] = 3,
+    json: Json = None,
+) -> None:
+    """Train every method on every model and compare test top-1 with the float32 twin's."""
+    configs = [
+        RunConfig(
+            method=method_name,
+            model=model_name,
+            dataset=dataset,
+            image_size=image_size,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        for seed, model_name, method_name in itertools.product(
+            range(seeds), model or ["vgg_small_1w1a", "resnet20_1w1a"], method or METHODS
+        )
+    ]
+    trials = list(acc.train(configs, folder))
+    if json is not None:
+        acc.write_rows(trials, json)
+    print(f"{acc.caption(trials)}\n\n{acc.table(trials)}")
+
+
+@app.command()
+def cost(
+    method: Methods = None,
+    model: str = "resnet18_1w1a",
+    image_size: Annotated[int, typer.Option(help="Pixels.")] = 32,
+    batch_size: int = 32,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    warmup: Annotated[int, typer.Option(min=0, help="Steps of each contender before the measured ones.")] = 2,
+    runs: Annotated[int, typer.Option(min=1, help="Measured steps of each contender.")] = 7,
+    json: Json = None,
+) -> None:
+    """Time one training step of every method, and what memory training takes, next to plain PyTorch STE."""
+    setting = costs.Setting(model, image_size, batch_size, device, threads)
+    rows = costs.measure(costs.labels(method or list(METHODS)), setting, warmup, runs)
+    if json is not None:
+        json.write_text("".join(json_lines.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
+    what = f"{model}, {image_size}x{image_size}, batch {batch_size}, {device}, {threads} thread{'s' * (threads > 1)}"
+    print(f"{what}: {rows[0].environment['cpu']}, {rows[0].environment['date_utc'][:10]}\n\n{costs.table(rows)}")
+
+
+if __name__ == "__main__":
+    try:
+        app(standalone_mode=False)
+    except BnnedgeError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(2) from None
