@@ -118,12 +118,14 @@ class Bmd(Method[BmdOptions]):
     binary, unless ``--a32``. While ``freeze_epochs`` last, sign(w) is trained with, and w is kept.
 
     Ajanthan, Gupta, Torr, Hartley, Dokania 2021, "Mirror Descent View for Neural Network Quantization", AISTATS,
-    arXiv:1910.08237, algorithm 1 and section 4.2.
+    arXiv:1910.08237, algorithm 1.
     """
 
     paper = "Ajanthan et al. 2021, Mirror Descent View for Neural Network Quantization, arXiv:1910.08237"
     Options = BmdOptions
     recipe = Recipe(optimizer="adam", lr=1e-2, lr_type="poly", lr_every="step")
+
+    _steps_per_epoch: int | None = None
 
     def make_binarizer(self, layer: BinaryLayer) -> Binarizer:
         return BmdBinarizer(layer, self.options)
@@ -141,13 +143,15 @@ class Bmd(Method[BmdOptions]):
         if epoch >= growing:
             for layer in binary_layers(model).values():
                 _binarizer(layer).freeze(layer.weight)
-        interval = self.options.beta_interval
+        interval, steps_per_epoch = self.options.beta_interval, self._steps_per_epoch
         if interval is None:
-            self._factors = max(growing - 2, 1)
+            self._last_factor = max(growing - 2, 1)
             self._set_beta(model, max(epoch - 1, 0))
+        elif steps_per_epoch is None:
+            raise ConfigError("beta_interval counts steps: call make_optimizer(model, plan) first")
         else:
-            self._steps = epoch * self._steps_per_epoch
-            self._factors = max(math.ceil((growing * self._steps_per_epoch - 1) / interval), 1)
+            self._steps = epoch * steps_per_epoch
+            self._last_factor = max(math.ceil((growing * steps_per_epoch - 1) / interval), 1)
             self._set_beta(model, math.ceil(self._steps / interval))
 
     def after_step(self, model: nn.Module) -> None:
@@ -165,9 +169,8 @@ class Bmd(Method[BmdOptions]):
     def _set_beta(self, model: nn.Module, factors: int) -> None:
         scale = self.options.beta_scale
         if scale is None:
-            scale = (DEFAULT_BETA_END if self.options.beta_end is None else self.options.beta_end) ** (
-                1 / self._factors
-            )
+            end = DEFAULT_BETA_END if self.options.beta_end is None else self.options.beta_end
+            scale = end ** (1 / self._last_factor)
         huge = factors * math.log(scale) >= math.log(LARGEST_BETA)
         beta = LARGEST_BETA if huge else scale**factors
         for layer in binary_layers(model).values():

@@ -18,6 +18,7 @@ from bnnedge.methods import schedule
 from bnnedge.methods.method import Method, Plan, Recipe
 
 Published = dict[str, tuple[float, float | None]]
+"""Start and end, None for constant, of each option that may change with the step."""
 
 
 @dataclass
@@ -43,7 +44,7 @@ class BopOptions(ActivationOptions):
     """Power of the polynomials; 1 is linear."""
 
     published: ClassVar[Published] = {"threshold": (1e-8, None), "gamma": (1e-4, 1e-6)}
-    """Start and end, where the user says nothing, of each option that may change with the step."""
+    """What holds where the user says nothing."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,17 +88,21 @@ class BopOptions(ActivationOptions):
     def _check(self, name: str) -> None:
         start, rate, end = (getattr(self, name + ending) for ending in ("", "_decay", "_end"))
         if name == "threshold":
-            for ending, value in (("", start), ("_end", end)):
-                if value is not None and not value >= 0:
-                    raise ConfigError(f"threshold{ending} must be at least 0, got {value}")
+            checks = [
+                (name, start, start >= 0, "at least 0"),
+                (f"{name}_end", end, end is None or end >= 0, "at least 0"),
+            ]
         else:
-            for ending, value in (("", start), ("_end", end)):
-                if value is not None and not 0 < value <= 1:
-                    raise ConfigError(f"{name}{ending} must be above 0 and at most 1, got {value}")
+            checks = [
+                (name, start, 0 < start <= 1, "above 0 and at most 1"),
+                (f"{name}_end", end, end is None or 0 <= end <= 1, "from 0 to 1"),
+            ]
+        checks.append((f"{name}_decay", rate, rate is None or 0 < rate <= 1, "above 0 and at most 1"))
+        for option, value, sound, words in checks:
+            if not sound:
+                raise ConfigError(f"{option} must be {words}, got {value}")
         if rate is not None and end is not None:
             raise ConfigError(f"give {name}_decay (staircase) or {name}_end (polynomial), not both")
-        if rate is not None and not 0 < rate <= 1:
-            raise ConfigError(f"{name}_decay must be above 0 and at most 1, got {rate}")
         if rate is not None and self.decay_epochs is None:
             raise ConfigError(f"{name}_decay needs decay_epochs, e.g. --decay-epochs 100")
 
@@ -169,7 +174,8 @@ class Bop(Method[BopOptions]):
     of the float initial weights; and where ``w m = tau`` exactly nothing flips, as in the paper, there w becomes +1.
 
     The defaults are those published for ImageNet (with batch 1024, 150 epochs and Adam from 2.5e-3 to 5e-6 for the
-    rest). For CIFAR-10 it is ``--gamma 1e-4 --gamma-decay 0.1 --decay-epochs 100`` with batch 50 and 500 epochs.
+    rest). For CIFAR-10 it is ``--gamma 1e-4 --gamma-decay 0.1 --decay-epochs 100`` with batch 50 and 500 epochs; BNEW's
+    is ``--gamma 1e-4 --gamma-end 0 --lr-type poly --lr-every step``.
 
     Helwegen et al. 2019, "Latent Weights Do Not Exist: Rethinking Binarized Neural Network Optimization", NeurIPS,
     arXiv:1906.02107.

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from bnnedge.errors import ConfigError
 from bnnedge.methods.bop import Bop, BopOptimizer, BopOptions, Published
 from bnnedge.methods.method import Recipe
 
@@ -36,6 +37,11 @@ class Bop2Options(BopOptions):
     """sigma comes to this value on a polynomial."""
 
     published: ClassVar[Published] = {"threshold": (1e-5, 1e-8), "gamma": (1e-2, 1e-5), "sigma": (1e-7, 1e-2)}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.variant == "unbiased" and 0 in (self.gamma_end, self.sigma_end):
+            raise ConfigError("variant unbiased divides by gamma and sigma: gamma_end and sigma_end must be above 0")
 
 
 class Bop2Optimizer(BopOptimizer):

@@ -170,6 +170,11 @@ def test_frozen_weights_stay_bit_identical(variant: Any) -> None:
     assert method.layer_metrics(layer)["distance_to_binary"] == 0
 
 
+def test_a_loop_that_counts_steps_must_make_the_plan_known() -> None:
+    with pytest.raises(ConfigError, match=r"call make_optimizer\(model, plan\) first"):
+        Bmd(BmdOptions(beta_interval=3)).start_epoch(nn.Sequential(BinaryLinear(2, 2)), 0, 1)
+
+
 def test_ties_and_extremes_stay_finite() -> None:
     method = Bmd(BmdOptions(beta_scale=1e35))
     model = nn.Sequential(BinaryLinear(4, 1))

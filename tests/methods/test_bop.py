@@ -184,7 +184,7 @@ def test_schedules_resume_exactly(method: str, tmp_path: Path, monkeypatch: pyte
         ({"threshold_end": -1e-9}, "threshold_end must be at least 0"),
         ({"gamma": 0.0}, "gamma must be above 0 and at most 1"),
         ({"gamma": 1.5}, "gamma must be above 0 and at most 1"),
-        ({"gamma_end": 0.0}, "gamma_end must be above 0"),
+        ({"gamma_end": -1e-9}, "gamma_end must be from 0 to 1"),
         ({"gamma_decay": 0.0, "decay_epochs": 1}, "gamma_decay must be above 0"),
         ({"gamma_decay": 0.1}, "gamma_decay needs decay_epochs"),
         ({"gamma_decay": 0.1, "gamma_end": 1e-5, "decay_epochs": 1}, "not both"),

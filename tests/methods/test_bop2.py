@@ -157,7 +157,8 @@ def test_unbiased_is_biased_with_another_threshold(monkeypatch: pytest.MonkeyPat
     ("options", "words"),
     [
         ({"sigma": 0.0}, "sigma must be above 0 and at most 1"),
-        ({"sigma_end": 2.0}, "sigma_end must be above 0 and at most 1"),
+        ({"sigma_end": 2.0}, "sigma_end must be from 0 to 1"),
+        ({"variant": "unbiased", "gamma_end": 0.0}, "gamma_end and sigma_end must be above 0"),
         ({"sigma_decay": 0.1}, "sigma_decay needs decay_epochs"),
         ({"threshold": 0.1, "gamma": 0.1, "sigma": 0.1, "decay_epochs": 3}, "threshold_end or gamma_end or sigma_end"),
     ],
