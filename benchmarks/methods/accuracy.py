@@ -55,7 +55,12 @@ def train(
 
 def run_folder(config: RunConfig, folder: Path) -> Path:
     """Where the run of ``config`` is kept."""
-    return folder / f"{config.method}_{config.model.rpartition(':')[2]}_{config.dataset}_{config.seed}"
+    return folder / f"{config.method}_{_short(config.model)}_{config.dataset}_{config.seed}"
+
+
+def _short(model: str) -> str:
+    """The name of a model without the path to its file."""
+    return model.rpartition(":")[2]
 
 
 def _given(config: RunConfig) -> dict[str, Any]:
@@ -101,7 +106,7 @@ def caption(trials: Sequence[Trial]) -> str:
     epochs = {trial.config.model: trial.config.epochs for trial in trials}
     return (
         f"{config.dataset}, {config.image_size}x{config.image_size}, "
-        f"{', '.join(f'{model} {count} epochs' for model, count in epochs.items())} of batch size {config.batch_size}, "
+        f"{', '.join(f'{_short(model)} {count} epochs' for model, count in epochs.items())} of batch size {config.batch_size}, "
         f"seeds {', '.join(map(str, seeds))}, {config.device}: test top-1 in percent (mean and "
         "standard deviation over the seeds) of the weights with the best validation top-1."
     )

@@ -158,9 +158,9 @@ def make_state(config: RunConfig, dataset: Dataset, *, fresh: bool = False) -> T
 
 
 def _initialize(model: nn.Module, method: Method[Any], config: RunConfig) -> None:
-    source = None if config.init is None else _last_checkpoint(Path(config.init))
+    source = None if config.init is None else Path(config.init)
     needed = method.init_method
-    if needed is not None and (source is None or read_checkpoint(source).config.method != needed):
+    if needed is not None and (source is None or read_checkpoint(_last_checkpoint(source)).config.method != needed):
         found = "none was given" if source is None else f"{config.init} is of another method"
         raise ConfigError(f"method {config.method} with these options needs --init with a run of {needed}; {found}")
     if source is not None:

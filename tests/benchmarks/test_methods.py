@@ -86,4 +86,4 @@ def test_runs_are_kept_and_compared_with_the_float_twin(net: str, tmp_path: Path
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| ste", "| float"]
     assert "80.00 ± 7.07 | -5.00 | adam 0.01, cos, decay 0" in lines[2]
     assert "85.00 ± 7.07 | +0.00" in lines[3]
-    assert "8x8, 1 epochs of batch size 128, seeds 0, 1, cpu" in accuracy.caption(made)
+    assert "8x8, net 1 epochs of batch size 128, seeds 0, 1, cpu" in accuracy.caption(made)
