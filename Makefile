@@ -1,23 +1,26 @@
-# make demo | test | test-slow | lint | clean; each makes .venv first if it is not there.
+# make demo | test | test-slow | test-aarch64 | fuzz | wheels | lint | clean; each makes .venv first if it is not there.
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= dev,lce
 BIN := $(VENV)/bin
 RUN := runs/demo
 MODEL := $(RUN)/resnet18_1w1a
+FUZZ_SECONDS ?= 600
 
 # The install is editable: Python changes are live, a change of these needs a re-install.
 CPP := $(shell find kernels/cpp -type f)
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-aarch64 lint clean
+.PHONY: help install demo test test-slow test-aarch64 fuzz wheels lint clean
 
 help:
 	@echo "make demo       train, export, evaluate, benchmark and report a small network (minutes, CPU)"
 	@echo "make test       quick tests with coverage"
 	@echo "make test-slow  the long tests"
 	@echo "make test-aarch64  kernels and plug-ins on emulated AArch64 (needs g++-aarch64-linux-gnu, qemu-user-static)"
+	@echo "make fuzz       FUZZ_SECONDS=600 of fuzzing each plug-in, with sanitizers (needs clang)"
+	@echo "make wheels     x86-64 and AArch64 wheels for any Linux since 2014 into dist/, tested (needs qemu-user-static)"
 	@echo "make lint       ruff and mypy"
 	@echo "make clean      remove the environment, caches and build products (runs/ stays)"
 
@@ -48,7 +51,16 @@ test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
 
 test-aarch64: $(INSTALLED)
-	PATH="$(abspath $(BIN)):$$PATH" PYTHON="$(abspath $(BIN))/python" $(BIN)/python -m pytest -m slow tests/aarch64
+	$(BIN)/python -m pytest -m "slow or not slow" tests/aarch64
+
+wheels: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS),wheels]"
+	PATH="$(abspath $(BIN)):$$PATH" PYTHON="$(abspath $(BIN))/python" .ci/wheels dist
+	BNNEDGE_WHEELS=dist $(BIN)/python -m pytest -m slow tests/test_wheels.py tests/aarch64 -k wheel
+
+fuzz: $(INSTALLED)
+	PATH="$(abspath $(BIN)):$$PATH" BNNEDGE_FUZZ_SECONDS=$(FUZZ_SECONDS) \
+		$(BIN)/python -m pytest -m slow tests/kernels/test_cpp_programs.py -k fuzz
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -203,6 +203,9 @@ def export(
     target: Annotated[str, typer.Option(help="File format; see `list targets`.")] = "onnx",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File. [default: RUN/MODEL.ending]")] = None,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Compare the file with the checkpoint.")] = True,
+    stem: Annotated[
+        str, typer.Option(help="fp32, or int8: the first convolution in 8 bits, faster and a little different.")
+    ] = "fp32",
 ) -> None:
     """Write a run's best weights as a bit-packed file, after checking that the file computes the same."""
     from rich.console import Console
@@ -212,9 +215,11 @@ def export(
     TARGETS.check(target)
     from bnnedge.export.run import export_run
 
-    report = export_run(run, target, output, check=verify)
+    report = export_run(run, target, output, check=verify, stem=stem)
     console = Console()
     console.print(report.table())
+    if report.stem is not None:
+        console.print(str(report.stem), highlight=False)
     console.print(str(report.verification or f"not verified: {report.not_verified}"), highlight=False)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 import bnnedge
 from bnnedge.errors import ExportError
+from bnnedge.export.evaluate import top1
 from bnnedge.export.graph import Graph
 from bnnedge.export.passes import optimize
+from bnnedge.export.passes.quantize_stem import Calibration
 from bnnedge.export.runtimes import RUNTIMES
 from bnnedge.export.runtimes.runtime import VerifyingRuntime
 from bnnedge.export.summary import format_bytes, graph_rows
@@ -30,6 +32,29 @@ from bnnedge.train.checkpoint import write_atomically
 
 VERIFY_IMAGES = 64
 """Random images that ``export`` verifies with when it is given none."""
+STEMS = ("fp32", "int8")
+"""Arithmetic of what stands before the first binary layer."""
+
+
+@dataclass(frozen=True)
+class Int8Stem:
+    """What the int8 stem did to the network. None where it was not measured."""
+
+    first_signs_changed: float | None
+    """Share of the signs that enter the first binary layer, against the checkpoint's; in [0, 1]."""
+    top1: float | None = None
+    """Of the file, on the labelled images."""
+    top1_fp32: float | None = None
+    """Of the checkpoint."""
+    top1_images: int = 0
+
+    def __str__(self) -> str:
+        parts = []
+        if self.first_signs_changed is not None:
+            parts.append(f"{self.first_signs_changed:.2%} of the first signs differ")
+        if self.top1 is not None:
+            parts.append(f"top-1 {self.top1:.2%} against {self.top1_fp32:.2%} in fp32 ({self.top1_images} images)")
+        return f"stem int8: {'; '.join(parts) or 'its effect was not measured'}"
 
 
 @dataclass(frozen=True)
@@ -45,6 +70,8 @@ class ExportReport:
     verification: Verification | None
     not_verified: str = ""
     """Why there is no verification."""
+    stem: Int8Stem | None = None
+    """None for a float stem."""
 
     def table(self) -> Table:
         """The layers: binary or float, why float, bytes; the total against float32."""
@@ -60,7 +87,7 @@ class ExportReport:
             binary = row.binary_weights > 0
             table.add_row(
                 row.name,
-                "[green]binary[/]" if binary else "float",
+                "[green]binary[/]" if binary else "int8" if row.int8_weights else "float",
                 row.kind,
                 f"{row.weight_bytes:,}",
                 "" if binary else row.reason,
@@ -77,6 +104,10 @@ def export(
     verify_images: NDArray[np.float32] | None = None,
     check: bool = True,
     metadata: dict[str, Any] | None = None,
+    stem: str = "fp32",
+    calibration: NDArray[np.float32] | None = None,
+    input_range: tuple[float, float] | None = None,
+    labelled: tuple[NDArray[np.float32], NDArray[np.int64]] | None = None,
 ) -> ExportReport:
     """Write ``model`` (trained, with binary layers) as a bit-packed file.
 
@@ -87,16 +118,26 @@ def export(
         verify_images: real inputs to verify with, at least 64 of them; random ones if left out.
         check: run the file and compare it with the model (``bnnedge/export/verify.py``).
         metadata: further entries for the file's metadata.
+        stem: ``int8`` writes the first convolution, its clip and its max-pool in 8-bit integers
+            (``bnnedge/export/passes/quantize_stem.py``): faster, and not quite the same network.
+        calibration: typical inputs that an int8 stem takes its ranges from; ``example_input`` if left out.
+        input_range: smallest and largest value of any input, if known; else that of ``calibration``.
+        labelled: images and labels; with an int8 stem the accuracies of file and model are measured on them.
 
     Raises ``ExportError`` naming a layer that cannot be exported, ``VerificationError`` naming the first layer that
     computes something else in the file; no file is left then.
     """
     writer: Target = TARGETS.load(target)()
+    check_stem(stem)
     path = Path(path)
     if not path.parent.is_dir():
         raise ExportError(f"folder {path.parent} does not exist; create it first")
     example = example_input if len(example_input) > 1 else example_input.repeat(2, *[1] * (example_input.dim() - 1))
-    graph = optimize(trace(model, example))
+    int8 = None
+    if stem == "int8":
+        typical = example_input.cpu().float().numpy() if calibration is None else calibration
+        int8 = Calibration(typical, input_range)
+    graph = optimize(trace(model, example), int8)
     graph.metadata = {
         "producer": "bnnedge",
         "bnnedge_version": bnnedge.__version__,
@@ -112,15 +153,48 @@ def export(
             generator = torch.Generator().manual_seed(0)
             verify_images = torch.randn(VERIFY_IMAGES, *example_input.shape[1:], generator=generator).numpy()
         verification, not_verified = _verify(writer, model, graph, data, verify_images)
+    effect = None
+    if stem == "int8":
+        effect = _int8_effect(writer, model, data, verification, labelled)
+        graph.metadata["stem"] = {"precision": stem, **asdict(effect)}
+        data = writer.write(graph)
     write_atomically(path, data)
     return ExportReport(
         path=path,
         file_bytes=len(data),
-        float32_bytes=4 * sum(r.binary_weights + r.float_params for r in graph_rows(graph)),
+        float32_bytes=4 * sum(r.binary_weights + r.int8_weights + r.float_params for r in graph_rows(graph)),
         rows=writer.describe(data),
         verification=verification,
         not_verified=not_verified,
+        stem=effect,
     )
+
+
+def check_stem(stem: str) -> None:
+    """Raise ``ExportError`` for a stem that is not in STEMS."""
+    if stem not in STEMS:
+        raise ExportError(f"unknown stem {stem!r}; known: {', '.join(STEMS)}")
+
+
+def _int8_effect(
+    writer: Target,
+    model: nn.Module,
+    data: bytes,
+    verification: Verification | None,
+    labelled: tuple[NDArray[np.float32], NDArray[np.int64]] | None,
+) -> Int8Stem:
+    changed = verification.stem.share if verification and verification.stem else None
+    runtimes = [RUNTIMES.load(name) for name in writer.runtimes]
+    runtime = next((r for r in runtimes if r.unavailable() is None), None)
+    if labelled is None or runtime is None:
+        return Int8Stem(changed)
+    deployed = deploy(model)
+
+    @torch.no_grad()
+    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        return deployed(torch.from_numpy(images)).numpy()  # type: ignore[no-any-return]
+
+    return Int8Stem(changed, top1(runtime.open(data).run, *labelled), top1(run, *labelled), len(labelled[1]))
 
 
 def _verify(

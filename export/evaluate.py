@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bnnedge.data.dataset import DatasetInfo, Split, load_dataset
 from bnnedge.errors import BenchmarkError, MissingDependencyError
 from bnnedge.export.runtimes import RUNTIMES
@@ -32,14 +35,22 @@ def evaluate_file(path: Path, split: Split, runtime: str = "auto", data_root: Pa
     Raises as ``choose_runtime`` does, ``ExportError`` for a damaged file, ``DataError`` if its data set is not at hand.
     """
     file = read_file(path)
-    info = DatasetInfo.from_dict(file.metadata.get("dataset") or {})
+    trained = file.metadata.get("dataset")
+    if not trained:
+        raise BenchmarkError(f"{path} does not name its data set; measure its accuracy by `bnnedge bench --data NAME`")
+    info = DatasetInfo.from_dict(trained)
     name = choose_runtime(file.target.runtimes, runtime, str(path))
     dataset = load_dataset(info.name, info.image_size, data_root)
     images, labels = dataset.arrays(split)
-    session = RUNTIMES.load(name).open(file.data)
+    return FileAccuracy(name, info.name, len(labels), top1(RUNTIMES.load(name).open(file.data).run, images, labels))
+
+
+def top1(
+    run: Callable[[NDArray[np.float32]], NDArray[np.float32]], images: NDArray[np.float32], labels: NDArray[np.int64]
+) -> float:
+    """Share of ``images`` for which the largest output of ``run`` is that of its label."""
     starts = range(0, len(labels), BATCH)
-    right = sum(int((session.run(images[i : i + BATCH]).argmax(1) == labels[i : i + BATCH]).sum()) for i in starts)
-    return FileAccuracy(name, info.name, len(labels), right / len(labels))
+    return sum(int((run(images[i : i + BATCH]).argmax(1) == labels[i : i + BATCH]).sum()) for i in starts) / len(labels)
 
 
 def choose_runtime(

@@ -3,8 +3,8 @@
 Semantics are PyTorch's: tensors are [N, C, H, W] or [N, C], weights OIHW, padding symmetric and zero. Shapes carry the
 batch size of the example input in dimension 0; targets make that dimension dynamic where they can.
 
-A tensor is ``float32`` or ``bits``. A ``bits`` tensor holds values in {-1, +1} only; how it is stored is the target's
-business (``kernels/layout.py`` is the packed form).
+A tensor is ``float32``, ``bits`` or ``int8``. A ``bits`` tensor holds values in {-1, +1} only; how it is stored is the
+target's business (``kernels/layout.py`` is the packed form). An ``int8`` tensor holds codes, see ``Quantization``.
 """
 
 from __future__ import annotations
@@ -18,9 +18,18 @@ from numpy.typing import NDArray
 
 from bnnedge.errors import ExportError
 
-Dtype = Literal["float32", "bits"]
+Dtype = Literal["float32", "bits", "int8"]
 Pair = tuple[int, int]
 FloatArray = NDArray[np.float64]
+LOWEST_CODE, HIGHEST_CODE = -128, 127
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """Code q in [-128, 127] means ``(q - zero_point) * scale``; ``scale`` is a float32 number."""
+
+    scale: float
+    zero_point: int
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,8 @@ class TensorSpec:
 
     shape: tuple[int, ...]
     dtype: Dtype = "float32"
+    quantization: Quantization | None = None
+    """Of an ``int8`` tensor."""
 
 
 @dataclass(kw_only=True)
@@ -76,6 +87,45 @@ class BinaryConv2d(Node):
     def fan_in(self) -> int:
         """K, the number of products in one output."""
         return int(np.prod(self.weight.shape[1:]))
+
+
+@dataclass(kw_only=True)
+class Quantize(Node):
+    """float32 to int8: the code nearest to ``x / scale + zero_point`` of the output's quantization, saturated."""
+
+
+@dataclass(kw_only=True)
+class QuantizedConv2d(Node):
+    """int8 convolution: the code nearest to ``a * multiplier + zero_point``, saturated, where
+
+    ``a = conv(q - zero_point of the input, weight) + bias`` is an integer and ``multiplier = scale of the input *
+    weight_scale / scale of the output``, per channel. Padding adds 0 to a, that is, the input's zero point.
+    """
+
+    weight: NDArray[np.int8]
+    """[-127, 127], shape [O, I, kh, kw]."""
+    weight_scale: FloatArray
+    """[O], float32 numbers."""
+    bias: NDArray[np.int32]
+    """[O], in steps of input scale times weight scale."""
+    stride: Pair
+    edges: tuple[Pair, Pair]
+    """Pixels added before and after, of the rows and of the columns."""
+    stands_for: tuple[Conv2d, Clip | None]
+    """The float nodes that it takes the place of."""
+    lowest: float
+    """What they give where the output's code is the lowest; an ``Affine`` behind ``Dequantize`` adds it."""
+    reason: str = "int8 stem"
+
+
+@dataclass(kw_only=True)
+class Dequantize(Node):
+    """int8 to float32."""
+
+
+@dataclass(kw_only=True)
+class SpaceToDepth(Node):
+    """[N, C, H, W] to [N, 4 C, H/2, W/2]: channel (2 r + s) C + c is ``x[:, c, r::2, s::2]``."""
 
 
 @dataclass(kw_only=True)
@@ -248,14 +298,30 @@ class Graph:
         return self
 
     def _check_dtypes(self, node: Node) -> None:
-        wants_bits = isinstance(node, BinaryConv2d)
-        gives_bits = isinstance(node, Binarize) or (isinstance(node, BinaryConv2d) and node.threshold is not None)
-        source = self.tensors[node.inputs[0]].dtype
-        if isinstance(node, MaxPool2d | Reshape):
-            wants_bits = gives_bits = source == "bits"
-        if wants_bits != (source == "bits"):
-            raise ExportError(f"{node.name}: {type(node).__name__} cannot read a {source} tensor")
-        if gives_bits != (self.tensors[node.output].dtype == "bits"):
-            raise ExportError(
-                f"{node.name}: {type(node).__name__} cannot write a {self.tensors[node.output].dtype} tensor"
-            )
+        reads, writes = _dtypes(node, self.tensors[node.inputs[0]].dtype)
+        for verb, tensor, expected in (("read", node.inputs[0], reads), ("write", node.output, writes)):
+            spec = self.tensors[tensor]
+            if spec.dtype != expected:
+                raise ExportError(f"{node.name}: {type(node).__name__} cannot {verb} a {spec.dtype} tensor")
+            if (spec.dtype == "int8") != (spec.quantization is not None):
+                raise ExportError(f"{tensor}: int8 tensors, and only they, have a quantization")
+
+
+def _dtypes(node: Node, source: Dtype) -> tuple[Dtype, Dtype]:
+    """What ``node`` must read and write; ``source`` is what its first input is."""
+    match node:
+        case BinaryConv2d():
+            return "bits", "float32" if node.threshold is None else "bits"
+        case Binarize():
+            return "float32", "bits"
+        case Quantize():
+            return "float32", "int8"
+        case QuantizedConv2d():
+            return "int8", "int8"
+        case Dequantize():
+            return "int8", "float32"
+        case MaxPool2d():
+            return source, source
+        case Reshape() if source == "bits":
+            return "bits", "bits"
+    return "float32", "float32"

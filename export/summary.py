@@ -10,7 +10,7 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from bnnedge.export.graph import Affine, BinaryConv2d, Conv2d, Graph, Linear, PRelu
+from bnnedge.export.graph import Affine, BinaryConv2d, Conv2d, Graph, Linear, PRelu, QuantizedConv2d
 from bnnedge.export.passes import optimize
 from bnnedge.export.targets import TARGETS
 from bnnedge.export.targets.target import LayerRow, read_file
@@ -20,13 +20,13 @@ from bnnedge.train.run import load_run
 
 
 def graph_rows(graph: Graph) -> list[LayerRow]:
-    """One row per node with weights. Bytes are what the values need: 1 bit or 4 bytes each."""
+    """One row per node with weights. Bytes are what the values need: 1 bit, 1 byte or 4 bytes each."""
     rows = []
     for node in graph.nodes:
-        if not isinstance(node, BinaryConv2d | Conv2d | Linear | Affine | PRelu):
+        if not isinstance(node, BinaryConv2d | Conv2d | QuantizedConv2d | Linear | Affine | PRelu):
             continue
         output = graph.tensors[node.output].shape[1:]
-        binary = floats = binary_macs = float_macs = 0
+        binary = int8 = floats = binary_macs = int8_macs = float_macs = 0
         reason = ""
         kind = type(node).__name__.lower()
         if isinstance(node, BinaryConv2d):
@@ -34,6 +34,11 @@ def graph_rows(graph: Graph) -> list[LayerRow]:
             binary = node.weight.size
             floats = len(node.multiplier) * (1 if node.threshold is not None else 2)
             binary_macs = node.fan_in * math.prod(output)
+        elif isinstance(node, QuantizedConv2d):
+            kind = f"int8 conv {node.weight.shape[2]}x{node.weight.shape[3]}"
+            int8, floats = node.weight.size, node.weight_scale.size + node.bias.size
+            int8_macs = int(np.prod(node.weight.shape[1:])) * math.prod(output)
+            reason = node.reason
         elif isinstance(node, Conv2d | Linear):
             kind = f"conv {node.weight.shape[2]}x{node.weight.shape[3]}" if isinstance(node, Conv2d) else "linear"
             floats = node.weight.size + node.bias.size
@@ -50,10 +55,12 @@ def graph_rows(graph: Graph) -> list[LayerRow]:
                 output_shape=output,
                 binary_weights=binary,
                 float_params=floats,
-                weight_bytes=math.ceil(binary / 8) + 4 * floats,
+                weight_bytes=math.ceil(binary / 8) + int8 + 4 * floats,
                 binary_macs=binary_macs,
                 float_macs=float_macs,
                 reason=reason,
+                int8_weights=int8,
+                int8_macs=int8_macs,
             )
         )
     return rows
@@ -93,33 +100,43 @@ def format_bytes(count: float) -> str:
 
 
 def summary_table(rows: list[LayerRow], title: str) -> Table:
-    """The table that ``bnnedge summary`` prints. MACs are per image."""
+    """The table that ``bnnedge summary`` prints. MACs are per image; 8-bit columns are there if anything is in them."""
     table = Table(title=title, caption=_totals(rows), caption_justify="left")
     table.add_column("layer", overflow="fold")
-    for column in ("kind", "input", "output", "1-bit weights", "32-bit params", "memory", "binary MACs", "float MACs"):
+    counts = {
+        "1-bit weights": [row.binary_weights for row in rows],
+        "8-bit weights": [row.int8_weights for row in rows],
+        "32-bit params": [row.float_params for row in rows],
+        "binary MACs": [row.binary_macs for row in rows],
+        "int8 MACs": [row.int8_macs for row in rows],
+        "float MACs": [row.float_macs for row in rows],
+    }
+    shown = {name: column for name, column in counts.items() if "8" not in name or any(column)}
+    weights, macs = ([name for name in shown if name.endswith("MACs") is is_macs] for is_macs in (False, True))
+    for column in ("kind", "input", "output", *weights, "memory", *macs):
         table.add_column(column, justify="left" if column == "kind" else "right", no_wrap=True)
-    for row in rows:
+    for i, row in enumerate(rows):
         table.add_row(
             row.name,
             row.kind,
             "x".join(map(str, row.input_shape)),
             "x".join(map(str, row.output_shape)),
-            f"{row.binary_weights:,}",
-            f"{row.float_params:,}",
+            *(f"{shown[name][i]:,}" for name in weights),
             format_bytes(row.weight_bytes),
-            f"{row.binary_macs:,}",
-            f"{row.float_macs:,}",
+            *(f"{shown[name][i]:,}" for name in macs),
         )
     return table
 
 
 def _totals(rows: list[LayerRow]) -> str:
     binary, floats = sum(r.binary_weights for r in rows), sum(r.float_params for r in rows)
-    size, size32 = sum(r.weight_bytes for r in rows), 4 * (binary + floats)
+    int8, int8_macs = sum(r.int8_weights for r in rows), sum(r.int8_macs for r in rows)
+    size, size32 = sum(r.weight_bytes for r in rows), 4 * (binary + int8 + floats)
     binary_macs, float_macs = sum(r.binary_macs for r in rows), sum(r.float_macs for r in rows)
-    share = binary_macs / max(binary_macs + float_macs, 1)
+    share = binary_macs / max(binary_macs + int8_macs + float_macs, 1)
     return (
-        f"{binary:,} 1-bit weights + {floats:,} 32-bit parameters = {format_bytes(size)}, "
-        f"{size32 / max(size, 1):.1f}x smaller than all in float32 ({format_bytes(size32)})\n"
-        f"{binary_macs:,} binary + {float_macs:,} float MACs per image ({share:.1%} binary)"
+        f"{binary:,} 1-bit weights{f' + {int8:,} 8-bit weights' if int8 else ''} + {floats:,} 32-bit parameters = "
+        f"{format_bytes(size)}, {size32 / max(size, 1):.1f}x smaller than all in float32 ({format_bytes(size32)})\n"
+        f"{binary_macs:,} binary + {f'{int8_macs:,} int8 + ' if int8 else ''}{float_macs:,} float MACs per image "
+        f"({share:.1%} binary)"
     )

@@ -8,6 +8,10 @@ everything after it:
 2. where a sign differs from the one that the replay would have taken, the replay's value lies within rounding of 0;
 3. the outputs differ by rounding only.
 
+An int8 stem computes something else than the checkpoint's by design. Its codes are compared with its definition, and
+the checkpoint, also the one that runs freely, goes on behind it with the file's values (``verify_stem.py``). What that
+changed is counted where the first signs are taken.
+
 Rounding is bounded by ``8 sqrt(n) 2^-24 max|x|``: n float32 operations on the way whose errors are independent and
 mean-free stay below ``lambda sqrt(n) u`` relative to the operands with probability 1 - 2 exp(-lambda^2 / 2), here
 1 - 2e-14 (Higham and Mary 2019, "A new approach to probabilistic rounding error analysis", theorem 2.4). n counts the
@@ -19,6 +23,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,9 +35,24 @@ from bnnedge.binarization.sign import sign
 from bnnedge.errors import VerificationError
 from bnnedge.export.graph import AvgPool2d, BinaryConv2d, Conv2d, Graph, Linear, Mean
 from bnnedge.export.runtimes.runtime import VerifyingRuntime
+from bnnedge.export.verify_stem import QuantizedStem, StemReplay
 from bnnedge.layers.deploy import DeployedLayer, deployed_layers
 
 MINIMUM_AGREEMENT = 0.995
+
+
+@dataclass(frozen=True)
+class StemChange:
+    """The first signs with the file's int8 stem against those with the checkpoint's own."""
+
+    layer: str
+    """The first binary layer."""
+    changed: int
+    signs: int
+
+    @property
+    def share(self) -> float:
+        return self.changed / self.signs
 
 
 @dataclass(frozen=True)
@@ -54,6 +74,8 @@ class Verification:
     """Between file and checkpoint, each running freely in float32."""
     agreement: float
     """Share of images with the same arg-max, each running freely."""
+    stem: StemChange | None = None
+    """What an int8 stem changed; None for a float stem."""
 
     def __str__(self) -> str:
         flips = f"{self.flips} of {self.signs:,} signs turned by rounding"
@@ -91,7 +113,13 @@ def verify(
     """
     output, signs = runtime.tap(data, images)
     replay = _Replay(graph, data, runtime, signs)
-    replayed = replay.run(model, images)
+    stem = QuantizedStem.of(graph)
+    behind_stem = None
+    if stem is not None:
+        entered, left = runtime.codes(data, images, stem.tensors)
+        stem.check(images, entered, left)
+        behind_stem = StemReplay(stem.values(left), stem.float_values(images))
+    replayed = replay.run(model, images, behind_stem)
     tolerance = rounding_bound(graph) * float(np.abs(replayed).max())
     error = float(np.abs(output - replayed).max())
     if not error <= tolerance:
@@ -99,8 +127,9 @@ def verify(
             f"the output differs by {error:.3g} from the checkpoint's for equal signs; rounding explains "
             f"{tolerance:.3g}"
         )
-    with torch.no_grad():
-        free = model(torch.from_numpy(images)).numpy()
+    batch = torch.from_numpy(images)
+    with torch.no_grad(), behind_stem.again() if behind_stem else nullcontext():
+        free = model(batch).numpy()
     agreement = float((output.argmax(1) == free.argmax(1)).mean())
     if agreement < MINIMUM_AGREEMENT:
         raise VerificationError(
@@ -117,7 +146,21 @@ def verify(
         max_flip_distance=replay.max_flip_distance,
         max_logit_difference=float(np.abs(output - free).max()),
         agreement=agreement,
+        stem=_stem_change(model, replay.first, signs, images) if stem and replay.first else None,
     )
+
+
+def _stem_change(
+    model: nn.Module, first: str, signs: dict[str, NDArray[np.int8]], images: NDArray[np.float32]
+) -> StemChange:
+    model = copy.deepcopy(model).double()
+    layer = deployed_layers(model)[first.partition("#")[0]]
+    own: list[Tensor] = []
+    layer.register_forward_pre_hook(lambda layer, x: own.append(sign(layer.preactivation(x[0]))))
+    with torch.no_grad():
+        model(torch.from_numpy(images).double())
+    found = torch.from_numpy(signs[first]).double().view_as(own[0])
+    return StemChange(first, int((found != own[0]).sum()), found.numel())
 
 
 class _Replay:
@@ -131,16 +174,20 @@ class _Replay:
         self.data, self.runtime, self.file_signs = data, runtime, signs
         self.integers = self.flips = self.signs = 0
         self.max_flip_distance = 0.0
+        self.first = ""
+        """The binary layer that ran first."""
 
     @torch.no_grad()
-    def run(self, model: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float64]:
+    def run(self, model: nn.Module, images: NDArray[np.float32], behind_stem: StemReplay | None) -> NDArray[np.float64]:
         missing = [name for name in self.nodes if name not in self.file_signs]
         if missing:
             raise VerificationError(f"{missing[0]}: the file holds no such binary layer")
         model = copy.deepcopy(model).double()
         for name, layer in deployed_layers(model).items():
             layer.forward = self._forward(name, layer)  # type: ignore[method-assign, assignment]
-        return model(torch.from_numpy(images).double()).numpy()  # type: ignore[no-any-return]
+        batch = torch.from_numpy(images).double()
+        with behind_stem or nullcontext():
+            return model(batch).numpy()  # type: ignore[no-any-return]
 
     def _forward(self, name: str, layer: DeployedLayer) -> Callable[[Tensor], Tensor]:
         calls = 0
@@ -151,6 +198,7 @@ class _Replay:
             node = self.nodes.get(name if calls == 1 else f"{name}#{calls}")
             if node is None:  # computed in float (W1A32)
                 return layer.transform(layer.integers(layer.binarize(x)), x)
+            self.first = self.first or node.name
             file_signs = self.file_signs[node.name]
             forced = torch.from_numpy(file_signs).double().view_as(x)
             self._compare_signs(node.name, forced, layer.preactivation(x), float(x.abs().max()))

@@ -294,7 +294,7 @@ def test_an_exported_file_that_cannot_run_is_one_line(fake_file: str, capsys: Ca
     fails(["evaluate", fake_file, "--runtime", "absent"], "absent: not installed here", capsys)
     fails(["evaluate", fake_file, "--runtime", "nope"], "unknown runtime 'nope'; known: absent, oracle", capsys)
     Path(fake_file).write_text("{}")
-    fails(["evaluate", fake_file], "lacks name", capsys)
+    fails(["evaluate", fake_file], "does not name its data set", capsys)
 
 
 def test_control_c_ends_with_130_and_the_run_can_go_on(tmp_path: Path) -> None:

@@ -28,9 +28,14 @@ class Trial:
 def train(configs: Sequence[RunConfig], folder: Path) -> Iterator[Trial]:
     """Runs of ``configs`` in ``folder``, trained unless they are there already; one that was cut off goes on."""
     for config in configs:
-        out = folder / f"{config.method}_{config.model}_{config.dataset}_{config.seed}"
+        out = run_folder(config, folder)
         result = resume_run(out, _given(config)) if RunFolder(out).config.exists() else start_run(config, out)
         yield Trial(RunConfig.read(RunFolder(out).config), result["test_top1"])
+
+
+def run_folder(config: RunConfig, folder: Path) -> Path:
+    """Where the run of ``config`` is kept."""
+    return folder / f"{config.method}_{config.model.rpartition(':')[2]}_{config.dataset}_{config.seed}"
 
 
 def _given(config: RunConfig) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -15,18 +16,23 @@ from bnnedge.benchmarks.networks.measure import measure
 from bnnedge.benchmarks.report import machine_line
 from bnnedge.benchmarks.result import BenchmarkRow, append_rows, check_appendable
 from bnnedge.errors import BnnedgeError
+from bnnedge.export.api import check_stem
 from bnnedge.models.create import check_model_name
+from bnnedge.models.resnet import IMAGENET_FORM_FROM
 
 
 def main(
     models: Annotated[
         list[str] | None, typer.Option(help="Model, several times for several; resnet18_1w1a if left out.")
     ] = None,
-    image_size: Annotated[
-        int,
-        typer.Option(help="56 gives a network with a 3x3 stem the maps that ImageNet's ResNet-18 has behind its own."),
-    ] = 32,
-    num_classes: Annotated[int, typer.Option(min=2)] = 10,
+    image_sizes: Annotated[
+        list[int] | None,
+        typer.Option("--image-size", help="Pixels, several times for several; 32 and 224 if left out."),
+    ] = None,
+    num_classes: Annotated[
+        int | None, typer.Option(min=2, help="If left out 10 for small images, 1000 for those of ImageNet's size.")
+    ] = None,
+    stem: Annotated[str, typer.Option(help="fp32, or int8 for our files with an int8 stem.")] = "fp32",
     threads: Annotated[int, typer.Option(min=1)] = 1,
     warmup: Annotated[int, typer.Option(min=0, help="Runs of each contender before the measured ones.")] = 5,
     runs: Annotated[int, typer.Option(min=1, help="Measured runs of each contender.")] = 50,
@@ -40,13 +46,15 @@ def main(
     plan = BenchmarkPlan(threads=threads, warmup=warmup, runs=runs)
     names = models or ["resnet18_1w1a"]
     try:
+        check_stem(stem)
         for name in names:
             check_model_name(name)
         if json is not None:
             check_appendable(json)
-        for name in names:
+        for name, size in product(names, image_sizes or [32, 224]):
             missing: list[str] = []
-            rows = measure(name, image_size, num_classes, plan, missing.append, notes)
+            classes = num_classes or (1000 if size >= IMAGENET_FORM_FROM else 10)
+            rows = measure(name, size, classes, plan, missing.append, notes, stem == "int8")
             if json is not None:
                 append_rows(json, rows)
             console.print(table(name, rows, missing))

@@ -1,14 +1,15 @@
 """Who runs the network: ours and the others, each in its own best way of being called.
 
-Ours are the two exported files. The peers run the same topology: the binary TFLite file in Larq Compute Engine, with
-its default and its indirect kernel (XNNPACK for its few float operators changes nothing measurable); the float32 and
+Ours are the two exported files, with an int8 stem if asked for. The peers run the same topology: the binary TFLite file
+in Larq Compute Engine, with its default and its indirect kernel (XNNPACK for its few float operators changes nothing
+measurable), with a float stem and with ours; the float32 and
 int8 twins in ONNX Runtime and LiteRT with their default optimisations, which are all of them; the float32 twin in
 PyTorch, eager, batch norms folded, channels last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -18,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bnnedge.benchmarks.networks.twins import Network, run_torch
+from bnnedge.benchmarks.networks.twins import Network, run_torch, run_torch_behind
 from bnnedge.errors import BenchmarkError
 from bnnedge.export.runtimes import RUNTIMES
 from bnnedge.export.runtimes.lce import Kernel, Lce, LceSession
@@ -45,6 +46,8 @@ class Candidate:
     ours: bool
     open: Callable[[int], Session]
     """From the number of threads."""
+    codes: Callable[[Images, Sequence[str]], list[NDArray[np.int8]]] | None = None
+    """Codes of an int8 stem, see ``VerifyingRuntime.codes``; None for a float stem."""
 
     @property
     def name(self) -> str:
@@ -53,7 +56,12 @@ class Candidate:
     def check(self, session: Session, network: Network, images: Images) -> None:
         """Raise ``BenchmarkError`` unless ``session`` computes what PyTorch does: no time is taken of wrong results."""
         binary = self.form == "binary"
-        expected = run_torch(network.binary if binary else network.twin, images)
+        if self.codes is not None and network.int8_stem is not None:
+            entered, left = self.codes(images, network.int8_stem.stem.tensors)
+            network.int8_stem.stem.check(images, entered, left)
+            expected = run_torch_behind(network, left, images)
+        else:
+            expected = run_torch(network.binary if binary else network.twin, images)
         found = np.concatenate([session.run(images[i : i + 1]) for i in range(len(images))])
         limit = EXACT if binary else INT8 if self.form == "int8 twin" else ROUNDED
         if found.shape != expected.shape:
@@ -91,8 +99,16 @@ def candidates(network: Network, leave_out: Callable[[str], None]) -> list[Candi
     """
     found: list[Candidate] = []
 
-    def add(suffix: str, data: bytes | BenchmarkError, form: str, runtime: str, kernel: Kernel | None = None) -> None:
+    def add(
+        suffix: str,
+        data: bytes | BenchmarkError,
+        form: str,
+        runtime: str,
+        kernel: Kernel | None = None,
+        int8_stem: bool = False,
+    ) -> None:
         name = network.name if form == "binary" else form.replace(" ", "_")
+        name += "_int8_stem" if int8_stem else ""
         label = runtime if kernel in (None, "default") else f"{runtime} {kernel}"
         reason = str(data) if isinstance(data, BenchmarkError) else RUNTIMES.load(runtime).unavailable()
         if isinstance(data, BenchmarkError) or reason:
@@ -102,14 +118,18 @@ def candidates(network: Network, leave_out: Callable[[str], None]) -> list[Candi
         opener = partial(_open, runtime, data) if kernel is None else partial(_open_lce, kernel, data)
         version = RUNTIMES.load(runtime).version()
         ours = runtime.endswith("+bnnedge")
-        found.append(Candidate(f"{name}{suffix}", label, version, form, len(data), ours, opener))
+        codes = partial(RUNTIMES.load(runtime).codes, data) if int8_stem else None
+        found.append(Candidate(f"{name}{suffix}", label, version, form, len(data), ours, opener, codes))
 
-    add(".onnx", network.binary_onnx, "binary", "onnxruntime+bnnedge")
-    add(".tflite", network.binary_tflite, "binary", "litert+bnnedge")
+    own = network.int8_stem
+    add(".onnx", own.onnx if own else network.binary_onnx, "binary", "onnxruntime+bnnedge", int8_stem=own is not None)
+    add(".tflite", own.tflite if own else network.binary_tflite, "binary", "litert+bnnedge", int8_stem=own is not None)
     if not found:
         raise BenchmarkError("neither of bnnedge's plug-ins can be used here; `bnnedge doctor` says why")
-    add(".tflite", network.binary_tflite, "binary", Lce.name, "indirect")
-    add(".tflite", network.binary_tflite, "binary", Lce.name, "default")
+    for kernel in ("indirect", "default"):
+        add(".tflite", network.binary_tflite, "binary", Lce.name, kernel)
+        if own:
+            add(".tflite", own.tflite, "binary", Lce.name, kernel, int8_stem=True)
     add(".onnx", network.int8_onnx, "int8 twin", "onnxruntime")
     add(".tflite", network.int8_tflite, "int8 twin", "litert")
     add(".onnx", network.float_onnx, "float32 twin", "onnxruntime")

@@ -19,7 +19,7 @@ from bnnedge.export.targets.tflite_writer import schema, serialize
 
 _WEIGHTED = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": None}
 """Operators with weights and a bias, and the axis of the weights that has a scale each."""
-_SAME_SCALE = ("PAD", "RESHAPE", "STRIDED_SLICE", "MAX_POOL_2D", "AVERAGE_POOL_2D")
+_SAME_SCALE = ("PAD", "PADV2", "RESHAPE", "STRIDED_SLICE", "MAX_POOL_2D", "AVERAGE_POOL_2D")
 """Operators whose output must have the scale of their input."""
 _OWN_SCALE = ("ADD", "SUB", "MUL", "MEAN")
 
@@ -98,6 +98,8 @@ class _Quantizer:
                 if self._is_constant(tensor):
                     self._constant(tensor)
         if operator.code in _SAME_SCALE:
+            if operator.code == "PADV2":
+                self._constant(operator.inputs[2], self._tensors[first].quantization)
             self._set(output, self._tensors[first].quantization, "INT8")
         else:
             self._activation(output)
@@ -115,11 +117,15 @@ class _Quantizer:
         scale, zero = _affine_range(*self._ranges[tensor])
         self._set(tensor, _parameters([scale], [zero]), "INT8")
 
-    def _constant(self, tensor: int) -> None:
+    def _constant(self, tensor: int, parameters: Any = None) -> None:
+        """In codes of ``parameters``, or without them of its own range."""
         values = self._floats(tensor)
-        scale, zero = _affine_range(min(0.0, float(values.min())), max(0.0, float(values.max())))
-        self._store(tensor, np.clip(np.rint(values / scale) + zero, -128, 127).astype(np.int8))
-        self._set(tensor, _parameters([scale], [zero]), "INT8")
+        if parameters is None:
+            scale, zero = _affine_range(min(0.0, float(values.min())), max(0.0, float(values.max())))
+            parameters = _parameters([scale], [zero])
+        codes = np.rint(values / parameters.scale[0]) + parameters.zeroPoint[0]
+        self._store(tensor, np.clip(codes, -128, 127).astype(np.int8))
+        self._set(tensor, parameters, "INT8")
 
     def _weight(self, tensor: int, axis: int | None) -> None:
         values = self._floats(tensor)

@@ -56,11 +56,12 @@ def measure(
     plan: BenchmarkPlan,
     leave_out: Callable[[str], None],
     console: Console | None = None,
+    int8_stem: bool = False,
 ) -> list[BenchmarkRow]:
     """One row a contender, ours first. Raises a ``BnnedgeError`` if one of ours fails or gives a wrong result."""
     # Read first: afterwards the load average would be this benchmark's own.
     environment = asdict(read_environment())
-    network = build(name, image_size, num_classes)
+    network = build(name, image_size, num_classes, int8_stem=int8_stem)
     images = noise(TIMED_IMAGES, network.input_shape, seed=2)
     opened = [
         (candidate, session)
@@ -99,6 +100,7 @@ def _row(
 ) -> BenchmarkRow:
     q = quantiles(latency)
     method = metadata["method"] if candidate.form == "binary" else candidate.form
+    stem = {"stem": {"precision": "int8"}} if candidate.codes else {}
     return BenchmarkRow(
         file=candidate.file,
         runtime=candidate.runtime,
@@ -117,7 +119,7 @@ def _row(
         top1_images=0,
         peak_memory_bytes=None,
         file_bytes=candidate.file_bytes,
-        metadata={**metadata, "method": method},
+        metadata={**metadata, "method": method, **stem},
         environment=environment,
         started_at=started_at,
     )

@@ -10,27 +10,29 @@ A twin is the network with its signs taken out and its weights, +-1 times a chan
 
 from __future__ import annotations
 
-import tempfile
+import copy
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
 from bnnedge.benchmarks.networks.int8_onnx import quantize_onnx
 from bnnedge.benchmarks.networks.int8_tflite import quantize_tflite
 from bnnedge.errors import BenchmarkError
-from bnnedge.export.api import export
 from bnnedge.export.float_twin import float_twin
+from bnnedge.export.graph import Graph
 from bnnedge.export.passes import optimize
+from bnnedge.export.passes.quantize_stem import Calibration
 from bnnedge.export.runtimes.runtime import Images
 from bnnedge.export.targets import TARGETS
 from bnnedge.export.trace import trace
+from bnnedge.export.verify_stem import QuantizedStem, StemReplay
 from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear
 from bnnedge.layers.deploy import DeployedBinaryConv2d, DeployedLayer, deploy, deployed_layers
 from bnnedge.methods import METHODS
@@ -39,6 +41,19 @@ from bnnedge.models.create import create_model
 METHOD = "ste"
 CALIBRATION_IMAGES = 8
 SMALLEST_IMAGE = 8
+INPUT_RANGE = (-16.0, 127 / 8)
+"""Of an int8 stem: the inputs are codes as they are."""
+STEM_RANGE = (-255 / 256, 255 / 256)
+"""Of its output: the 255 steps are powers of two."""
+
+
+@dataclass(frozen=True)
+class Int8StemFiles:
+    """The binary network with an int8 stem."""
+
+    onnx: bytes
+    tflite: bytes
+    stem: QuantizedStem
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,8 @@ class Network:
     """Float32 in PyTorch, batch norms folded, channels last: what the other twins must compute."""
     binary_onnx: bytes
     binary_tflite: bytes
+    int8_stem: Int8StemFiles | None
+    """The binary files once more, if asked for."""
     float_onnx: bytes
     float_tflite: bytes
     int8_onnx: bytes | BenchmarkError
@@ -62,7 +79,7 @@ class Network:
     """Of the binary files."""
 
 
-def build(name: str, image_size: int, num_classes: int, channels: int = 3) -> Network:
+def build(name: str, image_size: int, num_classes: int, channels: int = 3, int8_stem: bool = False) -> Network:
     """``name`` as in ``create_model``, in all its forms. Raises as ``create_model`` and ``export`` do."""
     if image_size < SMALLEST_IMAGE:
         raise BenchmarkError(f"expected an image size of at least {SMALLEST_IMAGE}, found {image_size}")
@@ -80,14 +97,17 @@ def build(name: str, image_size: int, num_classes: int, channels: int = 3) -> Ne
         "input_shape": list(shape),
         "dataset": None,
     }
-    files = _float_files(model, metadata)
+    traced = trace(model, torch.zeros(2, *shape))
+    binary = _written(optimize(traced), metadata)
+    files = _written(optimize(float_twin(traced)), {**metadata, "method": "float32 twin"})
     return Network(
         name=name,
         input_shape=shape,
         binary=deploy(model),
         twin=torch_twin(model),
-        binary_onnx=_exported(model, "onnx", metadata),
-        binary_tflite=_exported(model, "lce", metadata),
+        binary_onnx=binary["onnx"],
+        binary_tflite=binary["lce"],
+        int8_stem=_with_int8_stem(traced, metadata, images) if int8_stem else None,
         float_onnx=files["onnx"],
         float_tflite=files["lce"],
         int8_onnx=_bytes_or_reason(quantize_onnx, files["onnx"], images),
@@ -100,13 +120,16 @@ def build(name: str, image_size: int, num_classes: int, channels: int = 3) -> Ne
 def settle(model: nn.Module, images: Tensor) -> None:
     """Leave ``model`` in eval mode with exact arithmetic; ``images`` give its batch norms their statistics.
 
-    Float filters become multiples of 1/64, binary weights and batch norm factors powers of two, shifts multiples of
-    1/128. The classifier, behind the last sign, stays as it is.
+    Filters on the image become multiples of 1/64, binary weights and batch norm factors powers of two, shifts multiples
+    of 1/128. Float filters further in become powers of two as well, +-: several in a row leave enough digits. The
+    classifier, behind the last sign, stays as it is.
     """
     every = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
     norms = [norm for norm in every if norm.affine and norm.track_running_stats]
     for module in model.modules():
-        if isinstance(module, BinaryConv2d | BinaryLinear):
+        is_inner = isinstance(module, nn.Conv2d) and module.in_channels > images.shape[1]
+        if isinstance(module, BinaryConv2d | BinaryLinear) or is_inner:
+            assert isinstance(module.weight, Tensor)
             size = _power_of_two(module.weight.abs().mean())
             module.weight.copy_(torch.where(module.weight < 0, -size, size))
         elif isinstance(module, nn.Conv2d):
@@ -172,10 +195,17 @@ def _plain(layer: DeployedLayer) -> nn.Module:
     return plain
 
 
-def _float_files(model: nn.Module, metadata: dict[str, Any]) -> dict[str, bytes]:
-    graph = optimize(float_twin(trace(model, torch.zeros(2, *metadata["input_shape"]))))
-    graph.metadata = {**metadata, "method": "float32 twin"}
+def _written(graph: Graph, metadata: dict[str, Any]) -> dict[str, bytes]:
+    graph = replace(graph, metadata=metadata)
     return {name: TARGETS.load(name)().write(graph) for name in TARGETS}
+
+
+def _with_int8_stem(traced: Graph, metadata: dict[str, Any], images: Images) -> Int8StemFiles:
+    graph = optimize(traced, Calibration(images, INPUT_RANGE, STEM_RANGE))
+    stem = QuantizedStem.of(graph)
+    assert stem is not None
+    files = _written(graph, metadata)
+    return Int8StemFiles(files["onnx"], files["lce"], stem)
 
 
 def _bytes_or_reason(quantize: Callable[[bytes, Images], bytes], data: bytes, images: Images) -> bytes | BenchmarkError:
@@ -185,12 +215,13 @@ def _bytes_or_reason(quantize: Callable[[bytes, Images], bytes], data: bytes, im
         return error
 
 
-def _exported(model: nn.Module, target: str, metadata: dict[str, Any]) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "network")
-        # Every contender's output is compared with PyTorch's before it is timed.
-        export(model, torch.zeros(1, *metadata["input_shape"]), path, target, check=False, metadata=metadata)
-        return path.read_bytes()
+def run_torch_behind(network: Network, codes: NDArray[np.int8], images: Images) -> Images:
+    """Outputs of the binary network if its int8 stem gives ``codes``."""
+    assert network.int8_stem is not None
+    stem = network.int8_stem.stem
+    model, batch = copy.deepcopy(network.binary).double(), torch.from_numpy(images).double()
+    with torch.no_grad(), StemReplay(stem.values(codes), stem.float_values(images)):
+        return model(batch).float().numpy()  # type: ignore[no-any-return]
 
 
 def run_torch(model: nn.Module, images: Images) -> Images:

@@ -9,8 +9,9 @@ from bnnedge.registry import Registry
 MODELS = Registry(
     "model",
     [
-        ("resnet18_1w1a", "bnnedge.models.resnet18:resnet18_1w1a"),
+        ("resnet18_1w1a", "bnnedge.models.resnet:resnet18_1w1a"),
         ("resnet20_1w1a", "bnnedge.models.resnet20:resnet20_1w1a"),
+        ("resnet34_1w1a", "bnnedge.models.resnet:resnet34_1w1a"),
         ("vgg_small_1w1a", "bnnedge.models.vgg_small:vgg_small_1w1a"),
     ],
 )

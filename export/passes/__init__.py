@@ -7,13 +7,17 @@ from bnnedge.export.passes.fold_affine import fold_affine
 from bnnedge.export.passes.fuse_threshold import fuse_threshold
 from bnnedge.export.passes.hoist_binarize import hoist_binarize
 from bnnedge.export.passes.merge_duplicates import merge_duplicates
+from bnnedge.export.passes.quantize_stem import Calibration, quantize_stem
 
-PASSES = (fold_affine, hoist_binarize, merge_duplicates, fuse_threshold)
-"""In the order in which they are applied."""
+PASSES = (hoist_binarize, merge_duplicates, fuse_threshold)
+"""In the order in which they are applied, after ``fold_affine``."""
 
 
-def optimize(graph: Graph) -> Graph:
-    """Apply every pass and check the result."""
+def optimize(graph: Graph, int8_stem: Calibration | None = None) -> Graph:
+    """Apply every pass and check the result; the stem becomes int8 if there is something to calibrate it with."""
+    graph = fold_affine(graph)
+    if int8_stem is not None:
+        graph = quantize_stem(graph, int8_stem)  # before a sign moves ahead of the stem's clip or max-pool
     for rewrite in PASSES:
         graph = rewrite(graph)
     return graph.validate()

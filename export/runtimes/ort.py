@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,9 +10,11 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from bnnedge.errors import DataError, ExportError, MissingDependencyError
+from bnnedge.export.graph import LOWEST_CODE
 from bnnedge.export.runtimes.runtime import Images, Session, VerifyingRuntime
 from bnnedge.export.targets import onnx_functions
-from bnnedge.export.targets.onnx_file import binary_nodes, load_model
+from bnnedge.export.targets.onnx_file import binary_nodes, input_channels, load_model
+from bnnedge.kernels.layout import pack, unpack, words_for
 
 _FATAL_ONLY = 4
 
@@ -75,25 +78,42 @@ class OnnxRuntime(VerifyingRuntime):
         model = load_model(data)
         layers = binary_nodes(model)
         own = {info.name for info in (*model.graph.input, *model.graph.output)}
-        for tensor in dict.fromkeys(node.input[0] for node in layers):
+        for tensor, node in {node.input[0]: node for node in layers}.items():
             if tensor not in own:
-                model.graph.output.append(helper.make_tensor_value_info(tensor, TensorProto.FLOAT, None))
+                kind = TensorProto.UINT8 if onnx_functions.is_packed(node.op_type) else TensorProto.FLOAT
+                model.graph.output.append(helper.make_tensor_value_info(tensor, kind, None))
         inference = cls._inference_session(model.SerializeToString(), threads=1)
         prepared = OnnxRuntimeSession(inference).prepare(images)
         input_name, names = model.graph.input[0].name, [info.name for info in model.graph.output]
         values = dict(zip(names, inference.run(names, {input_name: prepared}), strict=True))
         output: NDArray[np.float32] = values[names[0]]
         values[input_name] = prepared
-        return output, {node.name: np.where(values[node.input[0]] < 0, -1, 1).astype(np.int8) for node in layers}
+        return output, {node.name: _signs(node, values[node.input[0]]) for node in layers}
 
     @classmethod
     def integers(cls, data: bytes, layer: str, signs: NDArray[np.int8]) -> NDArray[np.int32]:
-        session = cls.open(_one_layer_model(load_model(data), layer).SerializeToString())
-        sums = session.run(signs.astype(np.float32))
-        rounded = np.rint(sums).astype(np.int32)
+        model, packed = _one_layer_model(load_model(data), layer)
+        inference = cls._inference_session(model.SerializeToString(), threads=1)
+        if packed:
+            words = pack(np.ascontiguousarray(signs.transpose(0, 2, 3, 1)))
+            nhwc = inference.run(None, {"signs": words.astype("<u4").view(np.uint8)})[0]
+            sums = nhwc.transpose(0, 3, 1, 2)
+        else:
+            sums = inference.run(None, {"signs": signs.astype(np.float32)})[0]
+        rounded: NDArray[np.int32] = np.rint(sums).astype(np.int32)
         if not np.array_equal(rounded, sums):
             raise ExportError(f"{layer}: the runtime's sums are not integers; its convolution is not exact")
         return rounded
+
+    @classmethod
+    def codes(cls, data: bytes, images: Images, tensors: Sequence[str]) -> list[NDArray[np.int8]]:
+        model = load_model(data)
+        del model.graph.output[:]
+        model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.UINT8, None) for name in tensors)
+        inference = cls._inference_session(model.SerializeToString(), threads=1)
+        prepared = OnnxRuntimeSession(inference).prepare(images)
+        stored = inference.run(list(tensors), {model.graph.input[0].name: prepared})
+        return [(codes.astype(np.int16) + LOWEST_CODE).astype(np.int8) for codes in stored]
 
     @classmethod
     def _inference_session(cls, data: bytes, threads: int) -> Any:
@@ -107,35 +127,47 @@ class OnnxRuntime(VerifyingRuntime):
             raise ExportError(f"ONNX Runtime {cls.version()} cannot load the file: {reason}") from error
 
 
-def _one_layer_model(model: ModelProto, layer: str) -> ModelProto:
-    """Binary convolution ``layer`` alone with the file's own weights, multiplier 1, bias 0 and no threshold."""
+def _signs(node: NodeProto, values: NDArray[Any]) -> NDArray[np.int8]:
+    """The signs that enter a binary convolution, int8 [N, C, H, W], from its first input in the file."""
+    if not onnx_functions.is_packed(node.op_type):
+        return np.where(values < 0, -1, 1).astype(np.int8)
+    words = np.ascontiguousarray(values).view("<u4")
+    return unpack(words, input_channels(node)).transpose(0, 3, 1, 2)
+
+
+def _one_layer_model(model: ModelProto, layer: str) -> tuple[ModelProto, bool]:
+    """Binary convolution ``layer`` alone with the file's own weights, multiplier 1, bias 0 and nothing after that.
+
+    And whether its input ``signs`` is packed.
+    """
     layers = {node.name: node for node in binary_nodes(model)}
     if layer not in layers:
         raise ExportError(f"the ONNX file has no binary convolution {layer!r}; it has: {', '.join(layers) or 'none'}")
     original = layers[layer]
     weight = next(tensor for tensor in model.graph.initializer if tensor.name == original.input[1])
-    node = NodeProto()
-    node.CopyFrom(original)
-    node.op_type = onnx_functions.BINARY_CONV
-    del node.input[:], node.output[:]
-    node.input.extend(["signs", weight.name, "one", "zero"])
-    node.output.append("sums")
-    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in original.attribute}
-    outputs, channels = weight.dims[0], attributes["channels"][0] * attributes["group"]
+    packed = onnx_functions.is_packed(original.op_type)
+    op_type = onnx_functions.PACKED_CONV if packed else onnx_functions.BINARY_CONV
+    node = helper.make_node(
+        op_type, ["signs", weight.name, "one", "zero"], ["sums"], name=layer, domain=onnx_functions.DOMAIN
+    )
+    node.attribute.extend(a for a in original.attribute if a.name not in ("low", "high"))
+    channels, outputs = input_channels(original), weight.dims[0]
+    source = helper.make_tensor_value_info("signs", TensorProto.FLOAT, ["N", channels, "H", "W"])
+    if packed:
+        source = helper.make_tensor_value_info("signs", TensorProto.UINT8, ["N", "H", "W", 4 * words_for(channels)])
     ones = np.ones(outputs, np.float32)
     graph = helper.make_graph(
         [node],
         "layer",
-        [helper.make_tensor_value_info("signs", TensorProto.FLOAT, ["N", channels, "H", "W"])],
-        [helper.make_tensor_value_info("sums", TensorProto.FLOAT, ["N", outputs, "OH", "OW"])],
+        [source],
+        [helper.make_tensor_value_info("sums", TensorProto.FLOAT, None)],
         [weight, numpy_helper.from_array(ones, "one"), numpy_helper.from_array(0 * ones, "zero")],
     )
-    stored = (function for function in model.functions if function.name == onnx_functions.BINARY_CONV)
-    # A file whose layers all end in thresholds does not hold the plain function.
-    function = next(stored, None) or onnx_functions.function(onnx_functions.BINARY_CONV)
-    return helper.make_model(
-        graph, ir_version=model.ir_version, opset_imports=list(model.opset_import), functions=[function]
-    )
+    stored = (function for function in model.functions if function.name == op_type)
+    # A file need not hold the plain function.
+    function = next(stored, None) or onnx_functions.function(op_type)
+    opsets = list(model.opset_import)
+    return helper.make_model(graph, ir_version=model.ir_version, opset_imports=opsets, functions=[function]), packed
 
 
 def _onnxruntime() -> Any:

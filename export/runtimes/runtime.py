@@ -6,6 +6,7 @@ Images go in as NCHW float32 and signs come out as NCHW int8, whatever layout th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -68,3 +69,8 @@ class VerifyingRuntime(Runtime):
     def integers(cls, data: bytes, layer: str, signs: NDArray[np.int8]) -> NDArray[np.int32]:
         """Feed ``signs`` [N, C, H, W] to binary convolution ``layer`` with the weights and geometry that the file
         holds, and return the integer sums [N, O, OH, OW] of the runtime's own kernel (multiplier 1, bias 0)."""
+
+    @classmethod
+    @abstractmethod
+    def codes(cls, data: bytes, images: Images, tensors: Sequence[str]) -> list[NDArray[np.int8]]:
+        """The codes [N, C, H, W] of ``int8`` tensors (by graph name) for ``images``, from -128 to 127."""

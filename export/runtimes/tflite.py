@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,16 @@ class TfliteRuntime(VerifyingRuntime):
         found = dict(zip(tapped, words, strict=True))
         signs = {layer.name: unpack(found[layer.signs], layer.channels) for layer in layers}
         return output, {name: np.ascontiguousarray(s.transpose(0, 3, 1, 2)) for name, s in signs.items()}
+
+    @classmethod
+    def codes(cls, data: bytes, images: Images, tensors: Sequence[str]) -> list[NDArray[np.int8]]:
+        model = parse_model(data)
+        named = {model.name(op.outputs[0]): (op.outputs[0], i) for i, op in enumerate(model.operators)}
+        found = [named[name] for name in tensors]
+        model.subgraph.operators = model.subgraph.operators[: max(last for _, last in found) + 1]
+        model.subgraph.outputs = [tensor for tensor, _ in found]
+        session = cls.open(serialize(model.raw))
+        return [np.ascontiguousarray(codes.transpose(0, 3, 1, 2)) for codes in session.outputs(session.prepare(images))]
 
     @classmethod
     def integers(cls, data: bytes, layer: str, signs: NDArray[np.int8]) -> NDArray[np.int32]:

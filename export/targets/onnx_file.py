@@ -21,7 +21,11 @@ METADATA_KEY = "bnnedge"
 BIT_LAYOUT_KEY = "bnnedge.bit_layout_version"
 """Key of ``metadata_props`` with the version of the bit contract that the packed weights follow."""
 SCALE_SUFFIX = "/scale"
-"""Ends the name of the ``Mul`` of an affine layer that has both a ``Mul`` and an ``Add``."""
+"""Ends the name of the first node of a layer that is a ``Mul`` (or ``MatMul``) and an ``Add``."""
+NHWC_SUFFIX = "/nhwc"
+"""Ends the name of a float32 tensor in NHWC."""
+BITS_SUFFIX = "/bits"
+"""Ends the name of a tensor of packed signs, in NHWC too."""
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -60,11 +64,23 @@ def metadata_of(model: ModelProto) -> dict[str, Any]:
 
 def binary_nodes(model: ModelProto) -> list[NodeProto]:
     """The binary convolutions of ``model``, in execution order."""
-    return [node for node in model.graph.node if node.domain == onnx_functions.DOMAIN]
+    own = (node for node in model.graph.node if node.domain == onnx_functions.DOMAIN)
+    return [node for node in own if onnx_functions.is_convolution(node.op_type)]
+
+
+def input_channels(node: NodeProto) -> int:
+    """C, all groups together, of what a binary convolution reads."""
+    channels: int = attribute(node, "channels")[0]
+    group: int = next((a.i for a in node.attribute if a.name == "group"), 1)
+    return channels * group
+
+
+def attribute(node: NodeProto, name: str) -> Any:
+    return next(helper.get_attribute_value(a) for a in node.attribute if a.name == name)
 
 
 def describe_model(model: ModelProto) -> list[LayerRow]:
-    """One row for every node that holds parameters; an affine layer's ``Mul`` and ``Add`` are one row."""
+    """One row for every node that holds parameters; a ``Mul`` or ``MatMul`` and its ``Add`` are one row."""
     try:
         shapes = _shapes(onnx.shape_inference.infer_shapes(model, strict_mode=True))
     except onnx.shape_inference.InferenceError as error:
@@ -72,8 +88,9 @@ def describe_model(model: ModelProto) -> list[LayerRow]:
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     rows: list[LayerRow] = []
     for node in model.graph.node:
-        row = _row(node, [initializers[name] for name in node.input if name in initializers], shapes)
-        if row is not None and rows and row.kind == "affine" and (rows[-1].kind, rows[-1].name) == ("affine", row.name):
+        constants = (initializers[name] for name in node.input if name in initializers)
+        row = _row(node, [tensor for tensor in constants if tensor.dims], shapes)
+        if row is not None and rows and row.name == rows[-1].name:
             row = _joined(rows.pop(), row)
         if row is not None:
             rows.append(row)
@@ -84,25 +101,37 @@ def _row(node: NodeProto, parameters: list[TensorProto], shapes: Shapes) -> Laye
     kind = _kind(node, parameters)
     if kind is None:
         return None
-    output_shape = _shape(shapes, node.output[0], node)
-    sizes = [math.prod(tensor.dims) for tensor in parameters]
+    int8 = node.op_type == "QLinearConv"
+    if int8:  # weight, its scale and the bias; the rest says what the codes mean
+        parameters = [tensor for tensor in parameters if tensor.name in (node.input[3], node.input[4], node.input[8])]
     binary = node.domain == onnx_functions.DOMAIN
+    input_shape, output_shape = (_shape(shapes, names[0], node) for names in (node.input, node.output))
+    sizes = [math.prod(tensor.dims) for tensor in parameters]
     weights = sizes[0]
     if binary:
-        weights = math.prod(parameters[0].dims[:3]) * int(_attribute(node, "channels")[0])
-    macs = weights * math.prod(output_shape[1:]) if binary or node.op_type in ("Conv", "Gemm") else 0
-    floats = sum(size for size, tensor in zip(sizes, parameters, strict=True) if tensor.data_type == TensorProto.FLOAT)
+        channels = attribute(node, "channels")[0]
+        weights = math.prod(parameters[0].dims[:3]) * channels
+        if onnx_functions.is_packed(node.op_type):
+            input_shape = (input_channels(node), *input_shape[1:])
+            output_shape = (parameters[0].dims[0], *output_shape[1:])
+    multiplies = binary or node.op_type in ("Conv", "QLinearConv", "Gemm", "MatMul")
+    # Each weight is used once for every pixel of the output.
+    macs = weights * math.prod(output_shape[1:]) if multiplies else 0
+    is_parameter = [(int8 and i > 0) or tensor.data_type == TensorProto.FLOAT for i, tensor in enumerate(parameters)]
+    floats = sum(size for size, counts in zip(sizes, is_parameter, strict=True) if counts)
     return LayerRow(
         name=node.name.removesuffix(SCALE_SUFFIX),
         kind=kind,
-        input_shape=_shape(shapes, node.input[0], node),
+        input_shape=input_shape,
         output_shape=output_shape,
         binary_weights=weights if binary else 0,
         float_params=floats,
         weight_bytes=sum(_byte_count(tensor) for tensor in parameters),
         binary_macs=macs if binary else 0,
-        float_macs=0 if binary else macs,
+        float_macs=0 if binary or int8 else macs,
         reason=node.doc_string,
+        int8_weights=weights if int8 else 0,
+        int8_macs=macs if int8 else 0,
     )
 
 
@@ -111,18 +140,25 @@ def _kind(node: NodeProto, parameters: list[TensorProto]) -> str | None:
     if not parameters:
         return None
     if node.domain == onnx_functions.DOMAIN:
+        if not onnx_functions.is_convolution(node.op_type):
+            return None
         return "binary conv {}x{}".format(*parameters[0].dims[1:3])
     if node.op_type == "Conv":
         return "conv {}x{}".format(*parameters[0].dims[2:4])
+    if node.op_type == "QLinearConv":
+        weight = next(tensor for tensor in parameters if tensor.name == node.input[3])
+        return "int8 conv {}x{}".format(*weight.dims[2:4])
+    if node.op_type == "MatMul":
+        return "conv 1x1"
     return {"Gemm": "linear", "Mul": "affine", "Add": "affine", "PRelu": "prelu"}.get(node.op_type)
 
 
-def _joined(scale: LayerRow, shift: LayerRow) -> LayerRow:
+def _joined(product: LayerRow, shift: LayerRow) -> LayerRow:
     return replace(
-        shift,
-        input_shape=scale.input_shape,
-        float_params=scale.float_params + shift.float_params,
-        weight_bytes=scale.weight_bytes + shift.weight_bytes,
+        product,
+        output_shape=shift.output_shape,
+        float_params=product.float_params + shift.float_params,
+        weight_bytes=product.weight_bytes + shift.weight_bytes,
     )
 
 
@@ -133,19 +169,16 @@ def _shapes(model: ModelProto) -> Shapes:
 
 
 def _shape(shapes: Shapes, tensor: str, node: NodeProto) -> tuple[int, ...]:
+    """[C, H, W] or [C] of a tensor of the file; of packed signs the first is the number of bytes."""
     shape = shapes.get(tensor, (0,))
     if 0 in shape:
         raise ExportError(f"{node.name}: the ONNX file does not tell the shape of {tensor!r}")
-    return shape
+    return (shape[-1], *shape[:-1]) if tensor.endswith((NHWC_SUFFIX, BITS_SUFFIX)) else shape
 
 
 def _byte_count(tensor: TensorProto) -> int:
     count: int = math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     return count
-
-
-def _attribute(node: NodeProto, name: str) -> Any:
-    return next(helper.get_attribute_value(a) for a in node.attribute if a.name == name)
 
 
 def _property(model: ModelProto, key: str) -> str | None:

@@ -32,7 +32,10 @@ class LayerRow:
     """Multiply-accumulates of one image done on bits."""
     float_macs: int
     reason: str = ""
-    """For a float layer with weights: why it is not binary."""
+    """For a layer with weights that are not binary: why."""
+    int8_weights: int = 0
+    """Number of 8-bit weights."""
+    int8_macs: int = 0
 
 
 class Target(ABC):

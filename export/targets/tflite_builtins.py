@@ -23,6 +23,7 @@ from bnnedge.kernels.layout import words_for
 SAME, VALID = 0, 1
 _FUSED = {(0.0, math.inf): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO_1"}
 _ACTIVATION_CODES = {"RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}
+_ELEMENTS: dict[g.Dtype, ElementType] = {"float32": "float32", "bits": "int32", "int8": "int8"}
 _NHWC_AXIS = (0, 3, 1, 2)
 """Where axis i of an NCHW tensor is in NHWC."""
 _LOWEST = float(np.finfo(np.float32).min)
@@ -59,8 +60,10 @@ class Lowering:
 
     def target(self, node: g.Node) -> int:
         """Declare the tensor that ``node`` writes."""
-        element: ElementType = "int32" if self.spec(node.output).dtype == "bits" else "float32"
-        index = self.writer.tensor(node.output, self.stored_shape(node.output), element)
+        spec = self.spec(node.output)
+        index = self.writer.tensor(node.output, self.stored_shape(node.output), _ELEMENTS[spec.dtype])
+        if spec.quantization is not None:
+            self.writer.quantize(index, [spec.quantization.scale], spec.quantization.zero_point)
         self.tensors[node.output] = index
         return index
 
@@ -93,6 +96,7 @@ class Lowering:
         shape = [d + int(e.sum()) for d, e in zip(self.writer.shape(source), edges, strict=True)]
         element = self.writer.element(source)
         target = self.temporary(node, "padded", shape, element)
+        self.writer.copy_quantization(source, target)
         if value is None:
             return self.writer.builtin("PAD", [source, self.integers(edges)], target)
         fill = self.writer.literal(np.array([value], element))
@@ -175,6 +179,37 @@ def convolve(
         options["depthMultiplier"] = len(weight) // channels
     parameters = [low.parameter(node, "weight", weight.transpose(axes)), low.parameter(node, "bias", bias)]
     low.writer.builtin(operator, [source, *parameters], target, **options)
+
+
+@lower.register
+def _(node: g.SpaceToDepth, low: Lowering) -> None:
+    low.writer.builtin("SPACE_TO_DEPTH", [low.source(node)], low.target(node), blockSize=2)
+
+
+@lower.register
+def _(node: g.Quantize, low: Lowering) -> None:
+    low.writer.builtin("QUANTIZE", [low.source(node)], low.target(node))
+
+
+@lower.register
+def _(node: g.Dequantize, low: Lowering) -> None:
+    low.writer.builtin("DEQUANTIZE", [low.source(node)], low.target(node))
+
+
+@lower.register
+def _(node: g.QuantizedConv2d, low: Lowering) -> None:
+    low.reasons[node.name] = node.reason
+    source, quantization = low.source(node), low.spec(node.inputs[0]).quantization
+    assert quantization is not None
+    edges = np.array([(0, 0), *node.edges, (0, 0)], np.int32)
+    if edges.any():  # XNNPACK takes the PAD into the convolution
+        source = low.pad(node, source, edges)
+    weight = low.writer.constant(f"{node.name}/weight", np.ascontiguousarray(node.weight.transpose(0, 2, 3, 1)))
+    low.writer.quantize(weight, node.weight_scale)
+    bias = low.writer.constant(f"{node.name}/bias", node.bias)
+    low.writer.quantize(bias, node.weight_scale * quantization.scale)
+    options = {"strideH": node.stride[0], "strideW": node.stride[1], "dilationHFactor": 1, "dilationWFactor": 1}
+    low.writer.builtin("CONV_2D", [source, weight, bias], low.target(node), padding=VALID, **options)
 
 
 @lower.register
@@ -296,7 +331,11 @@ def _(node: g.Mean, low: Lowering) -> None:
 def _pool(node: g.MaxPool2d | g.AvgPool2d, low: Lowering, operator: str, padding: g.Pair) -> None:
     height, width = low.shape(node.inputs[0])[2:]
     windows = Windows.of(node.name, (height, width), node.kernel, node.stride, padding)
-    source, code = low.windowed(node, low.source(node), windows, _LOWEST)
+    quantization = low.spec(node.inputs[0]).quantization
+    # PAD fills with the code of 0. Where that is the lowest, it is the faster way to say so: XNNPACK knows no PADV2.
+    is_zero_lowest = quantization is not None and quantization.zero_point == g.LOWEST_CODE
+    lowest = None if is_zero_lowest else _LOWEST if quantization is None else g.LOWEST_CODE
+    source, code = low.windowed(node, low.source(node), windows, lowest)
     target, activation = low.target_with_activation(node)
     low.writer.builtin(
         operator,

@@ -113,6 +113,9 @@ class Model:
     def is_int32(self, tensor: int) -> bool:
         return bool(self.subgraph.tensors[tensor].type == schema().TensorType.INT32)
 
+    def is_int8(self, tensor: int) -> bool:
+        return bool(self.subgraph.tensors[tensor].type == schema().TensorType.INT8)
+
     def bytes_of(self, tensor: int) -> int:
         """Size of a constant's data; 0 for a tensor computed at run time or absent."""
         return 0 if tensor == ABSENT else len(_items(self._data(tensor)))
@@ -188,11 +191,9 @@ def _check_lce(op: Operator) -> None:
 
 
 def metadata_of(model: Model) -> dict[str, Any]:
-    """The metadata that bnnedge stored."""
+    """The metadata that bnnedge stored; of another writer's file, such as LCE's converter's, only ``input_shape``."""
     metadata = model.metadata(METADATA_NAME)
-    if metadata is None:
-        raise ExportError("the TFLite file holds no bnnedge metadata: it was not written by bnnedge")
-    return metadata
+    return {"input_shape": list(_channels_first(model.shape(model.inputs[0])))} if metadata is None else metadata
 
 
 def describe_model(model: Model) -> list[LayerRow]:
@@ -228,17 +229,21 @@ def _row(model: Model, op: Operator) -> LayerRow | None:
         macs = binary * math.prod(output_shape[1:])
     elif op.code in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
         macs = math.prod(weights) * math.prod(output_shape[1:])
-    floats = [i for i in parameters if not model.is_int32(i)]
+    int8 = macs > 0 and not binary and model.is_int8(op.inputs[1])
+    # Of an int8 layer: the scales of the weights, which are no tensor, and the bias in their steps.
+    floats = [op.inputs[2], op.inputs[2]] if int8 else [i for i in parameters if not model.is_int32(i)]
     return LayerRow(
         name=model.name(named[0]).rpartition("/")[0] if named else model.name(op.outputs[0]),
-        kind=_KINDS[op.code].format(*weights[1:3]),
+        kind=("int8 " if int8 else "") + _KINDS[op.code].format(*weights[1:3]),
         input_shape=_input_shape(model, op),
         output_shape=output_shape,
         binary_weights=binary,
         float_params=sum(math.prod(model.shape(i)) for i in floats),
-        weight_bytes=sum(model.bytes_of(i) for i in parameters),
+        weight_bytes=sum(model.bytes_of(i) for i in parameters) + (model.bytes_of(op.inputs[2]) if int8 else 0),
         binary_macs=macs if binary else 0,
-        float_macs=0 if binary else macs,
+        float_macs=0 if binary or int8 else macs,
+        int8_weights=math.prod(weights) if int8 else 0,
+        int8_macs=macs if int8 else 0,
     )
 
 

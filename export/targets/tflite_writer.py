@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnnedge.errors import MissingDependencyError
 
-ElementType = Literal["float32", "int32"]
+ElementType = Literal["float32", "int32", "int8"]
 ALIGNMENT = 16
 ABSENT = -1
 """Index of an optional input that is not there."""
@@ -28,6 +28,7 @@ _OPTIONS = {
     "CONCATENATION": "ConcatenationOptions",
     "CONV_2D": "Conv2DOptions",
     "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
+    "DEQUANTIZE": "DequantizeOptions",
     "DIV": "DivOptions",
     "FULLY_CONNECTED": "FullyConnectedOptions",
     "GATHER": "GatherOptions",
@@ -40,11 +41,13 @@ _OPTIONS = {
     "PAD": "PadOptions",
     "PADV2": "PadV2Options",
     "PRELU": "",
+    "QUANTIZE": "QuantizeOptions",
     "RELU": "",
     "RELU6": "",
     "RELU_N1_TO_1": "",
     "RESHAPE": "ReshapeOptions",
     "SOFTMAX": "SoftmaxOptions",
+    "SPACE_TO_DEPTH": "SpaceToDepthOptions",
     "SQRT": "",
     "STRIDED_SLICE": "StridedSliceOptions",
     "SUB": "SubOptions",
@@ -99,6 +102,13 @@ def _aligned(buffer: Any) -> Any:
     return _aligned_buffer_class()(data=None if buffer.data is None else np.asarray(buffer.data, np.uint8))
 
 
+def _element(values: NDArray[Any]) -> ElementType:
+    name = str(values.dtype)
+    if name not in get_args(ElementType):
+        raise ValueError(f"a constant is one of {', '.join(get_args(ElementType))}, found {name}")
+    return name  # type: ignore[return-value]
+
+
 class TfliteWriter:
     """One subgraph while it grows. Tensors are referred to by index; operators run in the order they are added."""
 
@@ -115,12 +125,21 @@ class TfliteWriter:
         """A tensor that is computed at run time, or the graph's input."""
         return self._add_tensor(name, shape, element, 0)
 
-    def constant(self, name: str, values: NDArray[np.float32] | NDArray[np.int32]) -> int:
-        """A constant tensor with a name of its own; float32 or int32."""
-        element: ElementType = "float32" if values.dtype == np.float32 else "int32"
-        return self._add_tensor(name, values.shape, element, self._buffer(values.tobytes()))
+    def constant(self, name: str, values: NDArray[Any]) -> int:
+        """A constant tensor with a name of its own; float32, int32 or int8."""
+        return self._add_tensor(name, values.shape, _element(values), self._buffer(values.tobytes()))
 
-    def literal(self, values: NDArray[np.float32] | NDArray[np.int32]) -> int:
+    def quantize(self, tensor: int, scale: Sequence[float] | NDArray[np.float64], zero_point: int = 0) -> None:
+        """Let code q of ``tensor`` mean (q - zero_point) scale; one scale, or one for each index of axis 0."""
+        self._tensors[tensor].quantization = self._schema.QuantizationParametersT(
+            scale=[float(np.float32(s)) for s in scale], zeroPoint=[zero_point] * len(scale)
+        )
+
+    def copy_quantization(self, source: int, target: int) -> None:
+        """Let the codes of ``target`` mean what those of ``source`` do."""
+        self._tensors[target].quantization = self._tensors[source].quantization
+
+    def literal(self, values: NDArray[Any]) -> int:
         """A constant tensor that nobody looks for by name (axes, paddings, shapes); equal ones are shared."""
         key = (str(values.dtype), values.shape, values.tobytes())
         if key not in self._literals:
@@ -133,7 +152,8 @@ class TfliteWriter:
 
     def element(self, tensor: int) -> ElementType:
         """The element type of a tensor."""
-        return "float32" if self._tensors[tensor].type == self._schema.TensorType.FLOAT32 else "int32"
+        names = {getattr(self._schema.TensorType, element.upper()): element for element in get_args(ElementType)}
+        return names[self._tensors[tensor].type]  # type: ignore[no-any-return]
 
     def builtin(self, operator: str, inputs: Sequence[int], output: int, **options: Any) -> int:
         """Append a builtin operator; ``options`` are fields of its options table. Returns ``output``."""

@@ -1,8 +1,18 @@
 """The ONNX target: one file that stock ONNX Runtime runs and that the bnnedge operators speed up.
 
-Float nodes become standard operators of opset 18, binary convolutions the operators of ``onnx_functions.py``. Those
-take the sign of their input themselves, so a ``bits`` tensor is any float tensor with the right signs: ``Binarize``
-leaves no trace in the file unless something needs real +-1 values.
+Float nodes become standard operators of opset 18, binary convolutions and what is fused with them the operators of
+``onnx_functions.py``. A tensor of the graph has up to three forms in the file, each under its own name:
+
+- ``t``: float32 as in the graph, images in NCHW;
+- ``t/nhwc``: a float32 image in NHWC;
+- ``t/bits``: packed signs, of a ``bits`` tensor.
+
+A node writes the form that suits its operator; another form is converted to once, when a node first asks for it. So
+everything between binary convolutions stays in NHWC. The float forms of a ``bits`` tensor are only sure to have the
+right signs: ``Binarize`` itself leaves no trace in the file unless something needs real +-1 values.
+
+Codes of an int8 stem are stored with 128 added, as unsigned bytes: those are what x86 multiplies fast by the signed
+bytes of the weights.
 """
 
 from __future__ import annotations
@@ -10,7 +20,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import singledispatch
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import onnx
@@ -19,21 +29,29 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 from bnnedge.errors import ExportError
 from bnnedge.export import graph as g
+from bnnedge.export.passes.fuse_block import BinarizeBelow, Block, fuse_blocks, packs
 from bnnedge.export.targets import onnx_functions
 from bnnedge.export.targets.onnx_file import (
     BIT_LAYOUT_KEY,
+    BITS_SUFFIX,
     METADATA_KEY,
+    NHWC_SUFFIX,
     SCALE_SUFFIX,
     describe_model,
     load_model,
     metadata_of,
 )
 from bnnedge.export.targets.target import LayerRow, Target
-from bnnedge.kernels.layout import BIT_LAYOUT_VERSION
+from bnnedge.kernels.layout import BIT_LAYOUT_VERSION, words_for
 
 IR_VERSION = 8
 """The oldest that has model-local functions; ONNX Runtime 1.17 reads it."""
 _END = np.iinfo(np.int64).max
+
+Form = Literal["plain", "nhwc", "bits"]
+_PLAIN: Form = "plain"
+_SUFFIX: dict[Form, str] = {"plain": "", "nhwc": NHWC_SUFFIX, "bits": BITS_SUFFIX}
+_TO_NHWC, _TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
 class OnnxTarget(Target):
@@ -64,23 +82,27 @@ class _Writer:
     """The ONNX model of one graph while it grows."""
 
     def __init__(self, graph: g.Graph) -> None:
-        self.graph = graph
+        self.graph = graph = fuse_blocks(graph)
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
         self.op_types: set[str] = set()
         self._shared: dict[tuple[str, bytes], str] = {}
         self._aliases: dict[str, str] = {}
+        self._forms: dict[tuple[str, Form], str] = {(graph.input, "plain"): graph.input}
+        self._infos: list[ValueInfoProto] = []
         self._real_bits = _tensors_needed_as_real_bits(graph)
 
     def model(self) -> ModelProto:
         for node in self.graph.nodes:
             _write(node, self)
+        self.read(self.graph.output, "plain")
         graph = helper.make_graph(
             self.nodes,
             "bnnedge",
-            [self._value_info(self.graph.input)],
-            [self._value_info(self.graph.output)],
+            [self._value_info(self.graph.input, "plain")],
+            [self._value_info(self.graph.output, "plain")],
             list(self.constants.values()),
+            value_info=self._infos,
         )
         opsets = [helper.make_opsetid("", onnx_functions.OPSET)]
         if self.op_types:
@@ -98,15 +120,79 @@ class _Writer:
         return model
 
     def add(
-        self, op_type: str, node: g.Node, inputs: Sequence[str], *, name: str = "", output: str = "", **attributes: Any
+        self,
+        op_type: str,
+        node: g.Node,
+        inputs: Sequence[str],
+        *,
+        form: Form = "plain",
+        name: str = "",
+        output: str = "",
+        **attributes: Any,
     ) -> str:
-        """Append one ONNX node and return its output; name and output are those of ``node`` unless given."""
-        output = output or node.output
-        resolved = [self._aliases.get(tensor, tensor) for tensor in inputs]
+        """Append one ONNX node and return its output: ``node``'s in ``form``, or ``output``, a name of the file alone.
+
+        Of ``inputs``, tensors of the graph are read as they are there; other names are those of the file.
+        """
+        resolved = [self.read(t, "plain") if t in self.graph.tensors else t for t in inputs]
         while resolved[-1] == "":
             resolved.pop()
+        output = output or self.written(node.output, form)
         self.nodes.append(helper.make_node(op_type, resolved, [output], name=name or node.name, **attributes))
         return output
+
+    def add_packed(
+        self, op_type: str, node: g.Node, inputs: Sequence[str], outputs: Sequence[tuple[str, Form]], **attributes: Any
+    ) -> None:
+        """Append one node of our own domain; inputs are names of the file, outputs tensors of the graph."""
+        self.op_types.add(op_type)
+        names = [self.written(tensor, form) for tensor, form in outputs]
+        domain = onnx_functions.DOMAIN
+        self.nodes.append(helper.make_node(op_type, inputs, names, name=node.name, domain=domain, **attributes))
+        self._infos += [self._value_info(*output) for output in outputs if output != (self.graph.output, _PLAIN)]
+
+    def written(self, tensor: str, form: Form) -> str:
+        """The name in the file of ``tensor`` in ``form``, which is there from now on."""
+        name = self._forms[tensor, form] = tensor + _SUFFIX[form]
+        return name
+
+    def has(self, tensor: str, form: Form) -> bool:
+        return (self._source(tensor, form), form) in self._forms
+
+    def read(self, tensor: str, form: Form) -> str:
+        """The name in the file of ``tensor`` in ``form``, converted if need be."""
+        if self.has(tensor, form):
+            return self._forms[self._source(tensor, form), form]
+        if form == "bits":
+            like = g.Node(name=f"{tensor}/pack", inputs=(), output=tensor)
+            inputs = [self.read(tensor, "nhwc"), self.scalar(0.0)]
+            self.add_packed(onnx_functions.PACK_SIGNS, like, inputs, [(tensor, "bits")])
+            return self._forms[tensor, "bits"]
+        if not self.has(tensor, "plain") and not self.has(tensor, "nhwc"):
+            self._unpack(tensor)
+            return self.read(tensor, form)
+        source = self._source(tensor, form)
+        if self.graph.tensors[tensor].shape[1:] == (1, 1, 1) and tensor != self.graph.output:
+            return self.read(tensor, "nhwc" if form == "plain" else "plain")  # the same in both
+        node = g.Node(name=f"{source}/to_{'nchw' if form == 'plain' else form}", inputs=(), output=source)
+        other = self.read(tensor, "nhwc" if form == "plain" else "plain")
+        return self.add("Transpose", node, [other], form=form, perm=_TO_NCHW if form == "plain" else _TO_NHWC)
+
+    def _unpack(self, tensor: str) -> None:
+        """Real +-1 values of packed signs."""
+        node = g.Node(name=f"{tensor}/unpack", inputs=(), output=tensor)
+
+        def add(op_type: str, *inputs: str, **attributes: Any) -> str:
+            name = f"{node.name}/{op_type.lower()}"
+            return self.add(op_type, node, inputs, name=name, output=name, **attributes)
+
+        index = add("Cast", self.read(tensor, "bits"), to=TensorProto.INT32)
+        bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+        octets = add("Gather", self.shared("table", 1.0 - 2.0 * bits, np.float32), index, axis=0)
+        channels = self.graph.tensors[tensor].shape[1]
+        padded = add("Reshape", octets, self.shared("shape", (0, 0, 0, 32 * words_for(channels)), np.int64))
+        limits = [("starts", (0,)), ("ends", (channels,)), ("axes", (3,))]
+        self.add("Slice", node, [padded, *(self.shared(role, v, np.int64) for role, v in limits)], form="nhwc")
 
     def parameter(self, node: g.Node, role: str, value: NDArray[Any]) -> str:
         """A constant that belongs to ``node``: float64 goes to float32, integers stay as they are."""
@@ -129,9 +215,25 @@ class _Writer:
             self._shared[key] = name
         return self._shared[key]
 
+    def scalar(self, value: float) -> str:
+        return self.shared("scalar", value, np.float32)
+
     def alias(self, node: g.Node) -> None:
-        """Make ``node``'s output another name of its input."""
-        self._aliases[node.output] = self._aliases.get(node.inputs[0], node.inputs[0])
+        """Let the float forms of ``node``'s output be those of its input."""
+        self._aliases[node.output] = self._source(node.inputs[0], "plain")
+
+    def layout(self, node: g.Node) -> Form:
+        """The form in which an element-wise node reads and writes: NHWC if one of its inputs is there in it."""
+        if any(self.rank(tensor) != 4 for tensor in (*node.inputs, node.output)):
+            return "plain"
+        return "nhwc" if any(self.has(tensor, "nhwc") for tensor in node.inputs) else "plain"
+
+    def quantization(self, tensor: str) -> list[str]:
+        """Scale and zero point of an ``int8`` tensor, as constants."""
+        quantization = self.graph.tensors[tensor].quantization
+        assert quantization is not None
+        zero_point = quantization.zero_point - g.LOWEST_CODE
+        return [self.shared("scale", quantization.scale, np.float32), self.shared("zero_point", zero_point, np.uint8)]
 
     def rank(self, tensor: str) -> int:
         return len(self.graph.tensors[tensor].shape)
@@ -145,9 +247,18 @@ class _Writer:
             name, count = f"{wanted}_{count}", count + 1
         return name
 
-    def _value_info(self, tensor: str) -> ValueInfoProto:
-        shape: list[str | int | None] = ["N", *self.graph.tensors[tensor].shape[1:]]
-        return helper.make_tensor_value_info(tensor, TensorProto.FLOAT, shape)
+    def _source(self, tensor: str, form: Form) -> str:
+        return tensor if form == "bits" else self._aliases.get(tensor, tensor)
+
+    def _value_info(self, tensor: str, form: Form) -> ValueInfoProto:
+        """Name, type and shape of a tensor of the file; own operators need it, as shapes do not go through them."""
+        shape: list[str | int] = ["N", *self.graph.tensors[tensor].shape[1:]]
+        if form != "plain":
+            shape = [shape[axis] for axis in _TO_NHWC]
+        if form == "bits":
+            shape[-1] = 4 * words_for(self.graph.tensors[tensor].shape[1])
+        kind = TensorProto.UINT8 if form == "bits" else TensorProto.FLOAT
+        return helper.make_tensor_value_info(tensor + _SUFFIX[form], kind, shape)
 
 
 def _tensors_needed_as_real_bits(graph: g.Graph) -> set[str]:
@@ -155,7 +266,9 @@ def _tensors_needed_as_real_bits(graph: g.Graph) -> set[str]:
     needed = {graph.output}
     for node in reversed(graph.nodes):
         passes_on = isinstance(node, g.MaxPool2d | g.Reshape) and node.output not in needed
-        if not passes_on and not isinstance(node, g.BinaryConv2d):
+        if isinstance(node, Block):
+            needed.update(node.inputs[1:])
+        elif not passes_on and not isinstance(node, g.BinaryConv2d):
             needed.update(node.inputs)
     return {name for name in needed if graph.tensors[name].dtype == "bits"}
 
@@ -188,9 +301,55 @@ def _window(node: g.Conv2d | g.BinaryConv2d) -> dict[str, Any]:
 
 @_write.register
 def _(node: g.Conv2d, out: _Writer) -> None:
+    pointwise = node.weight.shape[2:] == (1, 1) and node.groups == 1 and node.padding == (0, 0)
+    if pointwise and out.layout(node) == "nhwc":
+        _write_pointwise(node, out)
+        return
     weight = out.parameter(node, "weight", node.weight)
     bias = out.parameter(node, "bias", node.bias)
     out.add("Conv", node, [node.inputs[0], weight, bias], doc_string=node.reason, **_window(node))
+
+
+def _write_pointwise(node: g.Conv2d, out: _Writer) -> None:
+    """A 1x1 convolution in NHWC."""
+    x = out.read(node.inputs[0], "nhwc")
+    if node.stride != (1, 1):
+        name = f"{node.name}/subsample"
+        x = out.add("Slice", node, [x, *_every(node.stride, "nhwc", out)], name=name, output=name + NHWC_SUFFIX)
+    weight = out.parameter(node, "weight", np.ascontiguousarray(node.weight[:, :, 0, 0].T))
+    bias = out.parameter(node, "bias", node.bias)
+    name = node.name + SCALE_SUFFIX
+    product = out.add("MatMul", node, [x, weight], name=name, output=name + NHWC_SUFFIX, doc_string=node.reason)
+    out.add("Add", node, [product, bias], form="nhwc", doc_string=node.reason)
+
+
+@_write.register
+def _(node: g.SpaceToDepth, out: _Writer) -> None:
+    out.add("SpaceToDepth", node, node.inputs, blocksize=2)
+
+
+@_write.register
+def _(node: g.Quantize, out: _Writer) -> None:
+    out.add("QuantizeLinear", node, [node.inputs[0], *out.quantization(node.output)])
+
+
+@_write.register
+def _(node: g.Dequantize, out: _Writer) -> None:
+    out.add("DequantizeLinear", node, [node.inputs[0], *out.quantization(node.inputs[0])])
+
+
+@_write.register
+def _(node: g.QuantizedConv2d, out: _Writer) -> None:
+    weight = [
+        out.parameter(node, "weight", node.weight),
+        out.parameter(node, "weight_scale", node.weight_scale),
+        out.shared("weight_zero_point", 0, np.int8),
+    ]
+    source, target = (out.quantization(tensor) for tensor in (node.inputs[0], node.output))
+    inputs = [node.inputs[0], *source, *weight, *target, out.parameter(node, "bias", node.bias)]
+    (top, bottom), (left, right) = node.edges
+    pads = [top, left, bottom, right]
+    out.add("QLinearConv", node, inputs, doc_string=node.reason, strides=list(node.stride), pads=pads)
 
 
 @_write.register
@@ -200,20 +359,61 @@ def _(node: g.Linear, out: _Writer) -> None:
     out.add("Gemm", node, [node.inputs[0], weight, bias], doc_string=node.reason, transB=1)
 
 
-@_write.register
-def _(node: g.BinaryConv2d, out: _Writer) -> None:
+def _packed_weight(node: g.BinaryConv2d, out: _Writer) -> str:
     if not (np.abs(node.weight) == 1).all():
         raise ExportError(f"{node.name}: a binary weight must be -1 or +1 everywhere, found other values")
-    inputs = [node.inputs[0], out.parameter(node, "weight", onnx_functions.pack_weight(node.weight))]
+    return out.parameter(node, "weight", onnx_functions.pack_weight(node.weight))
+
+
+def _scale(node: g.BinaryConv2d, out: _Writer) -> list[str]:
+    return [out.parameter(node, "multiplier", node.multiplier), out.parameter(node, "bias", node.bias)]
+
+
+@_write.register
+def _(node: g.BinaryConv2d, out: _Writer) -> None:
+    weight = _packed_weight(node, out)
+    attributes = {"channels": [node.weight.shape[1]], **_window(node)}
     if node.threshold is None:
-        op_type = onnx_functions.BINARY_CONV
-        inputs += [out.parameter(node, "multiplier", node.multiplier), out.parameter(node, "bias", node.bias)]
-    else:
-        op_type = onnx_functions.BINARY_CONV_THRESHOLD
-        inputs.append(out.parameter(node, "threshold", node.threshold.astype(np.int32)))
-    out.op_types.add(op_type)
-    channels = [node.weight.shape[1]]
-    out.add(op_type, node, inputs, domain=onnx_functions.DOMAIN, channels=channels, **_window(node))
+        inputs = [out.read(node.inputs[0], "plain"), weight, *_scale(node, out)]
+        out.add_packed(onnx_functions.BINARY_CONV, node, inputs, [(node.output, _PLAIN)], **attributes)
+        return
+    threshold = out.parameter(node, "threshold", node.threshold.astype(np.int32))
+    op_type, form = onnx_functions.BINARY_CONV_THRESHOLD, _PLAIN
+    if packs(node):
+        op_type, form = onnx_functions.PACKED_CONV_THRESHOLD, "bits"
+    inputs = [out.read(node.inputs[0], form), weight, threshold]
+    out.add_packed(op_type, node, inputs, [(node.output, form)], **attributes)
+
+
+@_write.register
+def _(node: Block, out: _Writer) -> None:
+    steps = []
+    attributes = {"channels": [node.conv.weight.shape[1]], **_window(node.conv)}
+    inputs = [out.read(node.inputs[0], "bits"), _packed_weight(node.conv, out), *_scale(node.conv, out)]
+    outputs: list[tuple[str, Form]] = [(node.output, "nhwc")]
+    if len(node.inputs) == 2:
+        steps.append("Add")
+        inputs.append(out.read(node.inputs[1], "nhwc"))
+    if node.slope is not None:
+        steps.append("PRelu")
+        inputs.append(out.parameter(node, "slope", node.slope))
+        # Adding -0.0 changes nothing, not even a -0.0.
+        inputs.append(out.scalar(-0.0) if node.offset is None else out.parameter(node, "offset", node.offset))
+    if node.clips:
+        steps.append("Clip")
+        attributes |= {"low": node.low, "high": node.high}
+    if node.signs is not None:
+        steps.append("Sign")
+        inputs.append(out.scalar(0.0) if node.limit is None else out.parameter(node, "limit", node.limit))
+        outputs.append((node.signs, "bits"))
+    out.add_packed(onnx_functions.packed_conv(steps), node, inputs, outputs, **attributes)
+
+
+@_write.register
+def _(node: BinarizeBelow, out: _Writer) -> None:
+    x = out.read(node.inputs[0], "nhwc")
+    limit = out.read(node.inputs[1], "nhwc") if node.limit is None else out.parameter(node, "limit", node.limit)
+    out.add_packed(onnx_functions.PACK_SIGNS, node, [x, limit], [(node.output, "bits")])
 
 
 @_write.register
@@ -221,47 +421,52 @@ def _(node: g.Binarize, out: _Writer) -> None:
     if not out.needs_real_bits(node.output):
         out.alias(node)
         return
-    zero, minus, plus = (out.shared("scalar", value, np.float32) for value in (0.0, -1.0, 1.0))
-    negative = out.add(
-        "Less", node, [node.inputs[0], zero], name=f"{node.name}/negative", output=f"{node.output}/negative"
-    )
-    out.add("Where", node, [negative, minus, plus])
+    form = out.layout(node)
+    inputs = [out.read(node.inputs[0], form), out.scalar(0.0)]
+    negative = out.add("Less", node, inputs, name=f"{node.name}/negative", output=f"{node.output}/negative")
+    out.add("Where", node, [negative, out.scalar(-1.0), out.scalar(1.0)], form=form)
 
 
 @_write.register
 def _(node: g.Affine, out: _Writer) -> None:
-    per_channel = (-1, *[1] * (out.rank(node.output) - 2))
-    source = node.inputs[0]
+    form = out.layout(node)
+    per_channel = (-1,) if form == "nhwc" else (-1, *[1] * (out.rank(node.output) - 2))
+    source = out.read(node.inputs[0], form)
     scales, shifts = bool((node.multiplier != 1).any()), bool((node.bias != 0).any())
     if scales:
         multiplier = out.parameter(node, "multiplier", node.multiplier.reshape(per_channel))
-        names = {"name": node.name + SCALE_SUFFIX, "output": node.output + SCALE_SUFFIX} if shifts else {}
-        source = out.add("Mul", node, [source, multiplier], **names)
+        suffix = SCALE_SUFFIX if shifts else ""
+        output = node.output + suffix + _SUFFIX[form] if shifts else ""
+        source = out.add("Mul", node, [source, multiplier], form=form, name=node.name + suffix, output=output)
     if shifts or not scales:
-        out.add("Add", node, [source, out.parameter(node, "bias", node.bias.reshape(per_channel))])
+        out.add("Add", node, [source, out.parameter(node, "bias", node.bias.reshape(per_channel))], form=form)
 
 
 @_write.register
 def _(node: g.Clip, out: _Writer) -> None:
+    form = out.layout(node)
+    source = out.read(node.inputs[0], form)
     if (node.low, node.high) == (0, np.inf):
-        out.add("Relu", node, node.inputs)
+        out.add("Relu", node, [source], form=form)
         return
-    bounds = [out.shared("scalar", bound, np.float32) if np.isfinite(bound) else "" for bound in (node.low, node.high)]
-    out.add("Clip", node, [node.inputs[0], *bounds])
+    bounds = [out.scalar(bound) if np.isfinite(bound) else "" for bound in (node.low, node.high)]
+    out.add("Clip", node, [source, *bounds], form=form)
 
 
 @_write.register
 def _(node: g.PRelu, out: _Writer) -> None:
-    slope = node.slope.reshape(-1, *[1] * (out.rank(node.output) - 2))
-    out.add("PRelu", node, [node.inputs[0], out.parameter(node, "slope", slope)])
+    form = out.layout(node)
+    slope = node.slope if form == "nhwc" else node.slope.reshape(-1, *[1] * (out.rank(node.output) - 2))
+    out.add("PRelu", node, [out.read(node.inputs[0], form), out.parameter(node, "slope", slope)], form=form)
 
 
 @_write.register
 def _(node: g.Activation, out: _Writer) -> None:
     if node.kind == "softmax":
         out.add("Softmax", node, node.inputs, axis=-1)
-    else:
-        out.add({"sigmoid": "Sigmoid", "tanh": "Tanh"}[node.kind], node, node.inputs)
+        return
+    form = out.layout(node)
+    out.add({"sigmoid": "Sigmoid", "tanh": "Tanh"}[node.kind], node, [out.read(node.inputs[0], form)], form=form)
 
 
 @_write.register(g.Add)
@@ -270,19 +475,41 @@ def _(node: g.Activation, out: _Writer) -> None:
 @_write.register(g.Div)
 @_write.register(g.Sqrt)
 def _(node: g.Node, out: _Writer) -> None:
-    out.add(type(node).__name__, node, node.inputs)
+    form = out.layout(node)
+    out.add(type(node).__name__, node, [out.read(tensor, form) for tensor in node.inputs], form=form)
 
 
 @_write.register
 def _(node: g.Mean, out: _Writer) -> None:
-    axes = out.shared("axes", node.axes, np.int64)
-    out.add("ReduceMean", node, [node.inputs[0], axes], keepdims=int(node.keepdims))
+    x = node.inputs[0]
+    if not out.has(x, "nhwc") or node.axes not in ((1, 2, 3), (2, 3)):
+        out.add("ReduceMean", node, [x, out.shared("axes", node.axes, np.int64)], keepdims=int(node.keepdims))
+        return
+    # One axis to reduce, in the order of the memory: a runtime that moves transposes cannot change the rounding.
+    channels = out.graph.tensors[x].shape[1]
+    rows = (0, -1) if node.axes == (1, 2, 3) else (0, -1, channels)
+    name = f"{node.name}/rows"
+    row = out.add("Reshape", node, [out.read(x, "nhwc"), out.shared("shape", rows, np.int64)], name=name, output=name)
+    axes = out.shared("axes", (1,), np.int64)
+    if not node.keepdims:
+        out.add("ReduceMean", node, [row, axes], keepdims=0)
+        return
+    name = f"{node.name}/mean"
+    mean = out.add("ReduceMean", node, [row, axes], name=name, output=name)
+    image = (0, 1, 1, 1 if node.axes == (1, 2, 3) else channels)
+    out.add("Reshape", node, [mean, out.shared("shape", image, np.int64)], form="nhwc")
 
 
 @_write.register
 def _(node: g.MaxPool2d, out: _Writer) -> None:
+    source = node.inputs[0]
     pads = [*node.padding, *node.padding]
-    out.add("MaxPool", node, node.inputs, kernel_shape=list(node.kernel), strides=list(node.stride), pads=pads)
+    attributes: dict[str, Any] = {"kernel_shape": list(node.kernel), "strides": list(node.stride), "pads": pads}
+    if out.graph.tensors[source].dtype == "bits" and not out.needs_real_bits(node.output):
+        inputs = [out.read(source, "bits")]
+        out.add_packed(onnx_functions.PACKED_MAX_POOL, node, inputs, [(node.output, "bits")], **attributes)
+    else:
+        out.add("MaxPool", node, node.inputs, **attributes)
 
 
 @_write.register
@@ -292,22 +519,39 @@ def _(node: g.AvgPool2d, out: _Writer) -> None:
 
 @_write.register
 def _(node: g.Reshape, out: _Writer) -> None:
-    # 0 keeps the batch dimension, symbolic as it is.
-    out.add("Reshape", node, [node.inputs[0], out.shared("shape", (0, *node.shape), np.int64)])
+    x = node.inputs[0]
+    # The order of the values is the same in both forms of an image of one pixel. 0 keeps the batch dimension.
+    single = out.graph.tensors[x].shape[2:] == (1, 1) and out.has(x, "nhwc")
+    source = out.read(x, "nhwc" if single else "plain")
+    shape, form = node.shape, _PLAIN
+    if len(shape) == 3 and shape[1:] == (1, 1):
+        shape, form = (1, 1, shape[0]), "nhwc"
+    out.add("Reshape", node, [source, out.shared("shape", (0, *shape), np.int64)], form=form)
+
+
+def _every(step: g.Pair, form: Form, out: _Writer) -> list[str]:
+    """The inputs of a ``Slice`` that takes every ``step``-th row and column."""
+    axes = (1, 2) if form == "nhwc" else (2, 3)
+    limits = [("starts", (0, 0)), ("ends", (_END, _END)), ("axes", axes), ("steps", step)]
+    return [out.shared(role, value, np.int64) for role, value in limits]
 
 
 @_write.register
 def _(node: g.Subsample, out: _Writer) -> None:
-    limits = [("starts", (0, 0)), ("ends", (_END, _END)), ("axes", (2, 3)), ("steps", node.step)]
-    out.add("Slice", node, [node.inputs[0], *(out.shared(role, value, np.int64) for role, value in limits)])
+    form = out.layout(node)
+    out.add("Slice", node, [out.read(node.inputs[0], form), *_every(node.step, form, out)], form=form)
 
 
 @_write.register
 def _(node: g.PadChannels, out: _Writer) -> None:
+    form = out.layout(node)
     pads = out.shared("pads", (node.before, node.after), np.int64)
-    out.add("Pad", node, [node.inputs[0], pads, "", out.shared("axes", (1,), np.int64)])
+    axes = out.shared("axes", (3 if form == "nhwc" else 1,), np.int64)
+    out.add("Pad", node, [out.read(node.inputs[0], form), pads, "", axes], form=form)
 
 
 @_write.register
 def _(node: g.Concat, out: _Writer) -> None:
-    out.add("Concat", node, node.inputs, axis=1)
+    form = out.layout(node)
+    inputs = [out.read(tensor, form) for tensor in node.inputs]
+    out.add("Concat", node, inputs, form=form, axis=3 if form == "nhwc" else 1)

@@ -296,7 +296,7 @@ int32_t bnnedge_pack(int32_t source, const char* kernel, const void* values, int
     const bnnedge::ConvKernel* packer = Packer(kernel, message);
     if (packer == nullptr) return BNNEDGE_UNKNOWN_KERNEL;
     if (source == BNNEDGE_NHWC_FLOAT) {
-      packer->pack_nhwc_float(static_cast<const float*>(values), batch * pixels, channels, words);
+      packer->pack_nhwc_float(static_cast<const float*>(values), 0.0f, batch * pixels, channels, words);
     } else if (source == BNNEDGE_NHWC_INT8) {
       packer->pack_nhwc_int8(static_cast<const int8_t*>(values), zero_point, batch * pixels, channels, words);
     } else {

@@ -20,8 +20,8 @@ const ConvKernel& Packer() {
 
 }  // namespace
 
-void PackNhwc(const float* values, int64_t pixels, int64_t channels, uint32_t* words) {
-  Packer().pack_nhwc_float(values, pixels, channels, words);
+void PackNhwc(const float* values, float zero, int64_t pixels, int64_t channels, uint32_t* words) {
+  Packer().pack_nhwc_float(values, zero, pixels, channels, words);
 }
 
 void PackNhwc(const int8_t* values, int32_t zero_point, int64_t pixels, int64_t channels, uint32_t* words) {

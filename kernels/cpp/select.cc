@@ -4,9 +4,15 @@
 
 #include "bnnedge/conv_kernel.h"
 
-#if defined(BNNEDGE_NEON_DOT) && defined(__linux__)
+#ifdef BNNEDGE_X86_64
+#include <cpuid.h>
+#endif
+#if defined(BNNEDGE_NEON) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
+#include <unistd.h>
+
+#include <cstdio>
 #endif
 
 namespace bnnedge {
@@ -22,13 +28,81 @@ struct Candidate {
 bool Always() { return true; }
 
 #ifdef BNNEDGE_X86_64
-bool HasPopcnt() { return __builtin_cpu_supports("popcnt") != 0; }
-bool HasAvx2() { return __builtin_cpu_supports("avx2") != 0; }
-bool HasAvx512() {
-  return __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
-         __builtin_cpu_supports("avx512vl") != 0 && __builtin_cpu_supports("avx512dq") != 0 &&
-         __builtin_cpu_supports("avx512vpopcntdq") != 0;
+// By cpuid and xgetbv, not __builtin_cpu_supports: some compilers' run-time libraries leave that without an answer.
+struct CpuId {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+};
+
+// All zero where the CPU has no such leaf.
+CpuId AskCpu(unsigned leaf) {
+  CpuId id;
+  __get_cpuid_count(leaf, 0, &id.eax, &id.ebx, &id.ecx, &id.edx);
+  return id;
 }
+
+constexpr bool HasAll(unsigned word, unsigned bits) { return (word & bits) == bits; }
+
+// Which registers the operating system saves: bit 1 xmm, 2 ymm, 5 to 7 masks and zmm.
+bool SystemSaves(unsigned registers) {
+  if ((AskCpu(1).ecx & bit_OSXSAVE) == 0) return false;
+  unsigned low = 0, high = 0;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return HasAll(low, registers);
+}
+
+bool HasPopcnt() { return HasAll(AskCpu(1).ecx, bit_POPCNT); }
+bool HasAvx2() { return HasPopcnt() && SystemSaves(0x06) && HasAll(AskCpu(7).ebx, bit_AVX2); }
+bool HasAvx512() {
+  return HasPopcnt() && SystemSaves(0xe6) &&
+         HasAll(AskCpu(7).ebx, bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL) &&
+         HasAll(AskCpu(7).ecx, bit_AVX512VPOPCNTDQ);
+}
+#endif
+
+#ifdef BNNEDGE_NEON
+// Arm's cores on which neon_table is ahead of the others (benchmarks/results/mca_neon.md) and those built like them. Not
+// so: Cortex-A72, where a look-up takes three times as long as an addition, and Neoverse V1 with half its units for it.
+bool LooksUpFast(uint64_t midr) {
+  constexpr unsigned kArm = 0x41;
+  constexpr unsigned kParts[] = {
+      0xd05,                       // Cortex-A55
+      0xd0b, 0xd0d, 0xd0e, 0xd0c,  // Cortex-A76, A77, A76AE; Neoverse N1
+      0xd41, 0xd42, 0xd4b,         // Cortex-A78, A78AE, A78C
+      0xd47, 0xd49, 0xd4f,         // Cortex-A710; Neoverse N2, V2
+  };
+  if ((midr >> 24 & 0xff) != kArm) return false;
+  for (const unsigned part : kParts) {
+    if ((midr >> 4 & 0xfff) == part) return true;
+  }
+  return false;
+}
+
+// Whether all cores do: a thread may move to any of them. Where Linux does not list them, the one that asks.
+bool TablesAreFast() {
+#if defined(__linux__)
+  int listed = 0;
+  for (long core = 0; core < sysconf(_SC_NPROCESSORS_CONF); ++core) {
+    const std::string path =
+        "/sys/devices/system/cpu/cpu" + std::to_string(core) + "/regs/identification/midr_el1";
+    std::FILE* file = std::fopen(path.c_str(), "r");
+    if (file == nullptr) continue;
+    unsigned long long midr = 0;
+    const bool read = std::fscanf(file, "%llx", &midr) == 1;
+    std::fclose(file);
+    if (read && !LooksUpFast(midr)) return false;
+    listed += read;
+  }
+  if (listed > 0) return true;
+  if ((getauxval(AT_HWCAP) & HWCAP_CPUID) != 0) {
+    uint64_t midr;
+    __asm__("mrs %0, midr_el1" : "=r"(midr));
+    return LooksUpFast(midr);
+  }
+#endif
+  return false;
+}
+
+bool TablesAreSlow() { return !TablesAreFast(); }
 #endif
 
 #ifdef BNNEDGE_NEON_DOT
@@ -50,11 +124,15 @@ constexpr Candidate kCompiled[] = {
     {&kConvAvx2, HasAvx2},
     {&kConvPopcnt, HasPopcnt},
 #endif
+#ifdef BNNEDGE_NEON
+    {&kConvNeonTable, TablesAreFast},
+#endif
 #ifdef BNNEDGE_NEON_DOT
     {&kConvNeonDot, HasDot},
 #endif
 #ifdef BNNEDGE_NEON
     {&kConvNeon, Always},
+    {&kConvNeonTable, TablesAreSlow},
 #endif
     {&kConvPortable, Always},
 };

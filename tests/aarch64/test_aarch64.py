@@ -20,10 +20,13 @@ from bnnedge.kernels.layout import pack
 Run = Callable[..., str]
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-pytestmark = pytest.mark.slow
-
-# The first has no dot product.
-CORES = {"cortex-a53": ["neon"], "cortex-a76": ["neon_dot", "neon"], "max": ["neon_dot", "neon"]}
+# The first two have no dot product, and on the third tables are best.
+CORES = {
+    "cortex-a53": ["neon", "neon_table"],
+    "cortex-a72": ["neon", "neon_table"],
+    "cortex-a76": ["neon_table", "neon_dot", "neon"],
+    "max": ["neon_dot", "neon", "neon_table"],
+}
 ALWAYS = ["portable", "reference"]
 KERNEL_TESTS = ["test_conv.py", "test_native.py"]
 
@@ -35,6 +38,7 @@ def test_kernels_against_their_definition(build: Path, run: Run, core: str) -> N
     assert [line.partition(":")[0] for line in output.splitlines()] == [*CORES[core], "portable"]
 
 
+@pytest.mark.slow
 def test_python_tests_of_the_kernels(stage: Path, emulated_python: Path, run: Run) -> None:
     """Those that need no torch: geometry, transforms, packing and pooling of every kernel."""
     tests = REPOSITORY / "tests" / "kernels"
@@ -94,14 +98,19 @@ def expected(graph: g.Graph, images: NDArray[np.float32]) -> NDArray[np.float32]
     return y.transpose(0, 3, 1, 2).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("core", CORES)
-def test_plugins_in_the_stock_runtimes(stage: Path, emulated_python: Path, tmp_path: Path, run: Run, core: str) -> None:
+@pytest.mark.parametrize("package", ["stage", "wheel"])
+def test_plugins_in_the_stock_runtimes(
+    package: str, request: pytest.FixtureRequest, emulated_python: Path, tmp_path: Path, run: Run, core: str
+) -> None:
     graph, images = network(np.random.default_rng(11))
     np.save(tmp_path / "images.npy", images)
     (tmp_path / "net.tflite").write_bytes(LceTarget().write(graph))
     (tmp_path / "net.onnx").write_bytes(OnnxTarget().write(graph))
     script = Path(__file__).with_name("run_plugins.py")
-    output = run(emulated_python, script, tmp_path, BNNEDGE_PYTHONPATH=str(stage), BNNEDGE_QEMU_CPU=core)
+    where = str(request.getfixturevalue(package))
+    output = run(emulated_python, "-P", script, tmp_path, BNNEDGE_PYTHONPATH=where, BNNEDGE_QEMU_CPU=core)
     assert output.split() == [*CORES[core], *ALWAYS]
     wanted = expected(graph, images)
     for runtime in ("litert", "onnxruntime"):

@@ -25,7 +25,7 @@ from bnnedge.benchmarks.networks import measure as networks_measure
 from bnnedge.benchmarks.networks.contenders import INT8, Candidate, TorchSession, candidates, open_checked
 from bnnedge.benchmarks.networks.int8_tflite import quantize_tflite
 from bnnedge.benchmarks.networks.measure import Rest, timed
-from bnnedge.benchmarks.networks.twins import Network, build, noise, run_torch, torch_twin
+from bnnedge.benchmarks.networks.twins import Network, build, noise, run_torch, settle, torch_twin
 from bnnedge.benchmarks.result import BenchmarkRow, read_rows
 from bnnedge.errors import BenchmarkError
 from bnnedge.export.graph import Activation, Graph, Node, TensorSpec
@@ -36,6 +36,7 @@ from bnnedge.export.targets.to_lce import LceTarget
 from bnnedge.kernels import plugins
 from bnnedge.layers.binary_layers import BinaryLinear
 from bnnedge.layers.deploy import deploy, deployed_layers
+from bnnedge.models.resnet_imagenet import BinaryImageNetResNet
 
 MODEL = "resnet20_1w1a"
 SIZE = 12
@@ -48,6 +49,11 @@ needs_plugins = pytest.mark.skipif(any(PLUGINS), reason="the plug-ins were not b
 @pytest.fixture(scope="module")
 def network() -> Network:
     return build(MODEL, SIZE, num_classes=5)
+
+
+@pytest.fixture(scope="module")
+def int8_stem_network() -> Network:
+    return build(MODEL, SIZE, num_classes=5, int8_stem=True)
 
 
 @pytest.fixture
@@ -86,6 +92,23 @@ def test_every_number_before_a_sign_is_exact(network: Network) -> None:
     for narrow, wide in zip(seen[False], seen[True], strict=True):
         assert torch.equal(narrow, wide)
         assert 0.1 < float((wide < 0).double().mean()) < 0.9
+
+
+def test_float_shortcuts_are_exact_too() -> None:
+    """Three in a row, on the values of a stem that gives 256 different ones."""
+    model: nn.Module = BinaryImageNetResNet(5, 3, (1, 1, 1, 1), (33, 64, 65, 96))
+    images = torch.from_numpy(noise(4, (3, 64, 64), seed=3))
+    settle(model, images)
+    model = deploy(model)
+    seen: list[torch.Tensor] = []
+    for layer in deployed_layers(model).values():
+        layer.register_forward_pre_hook(lambda _, x: seen.append(x[0].double()))
+    with torch.inference_mode():
+        model(images)
+        model.double()(images.double())
+    for narrow, wide in zip(seen[:8], seen[8:], strict=True):
+        assert torch.equal(narrow, wide)
+        assert 0 < float((wide < 0).double().mean()) < 0.95  # hardly any behind a max-pool
 
 
 def test_torch_twin_is_the_network_without_signs(network: Network) -> None:
@@ -176,6 +199,22 @@ def test_every_candidate_is_right(network: Network, one_thread: None) -> None:
     names = {c.name for c in found}
     assert {"int8_twin.onnx in onnxruntime", "int8_twin.tflite in litert", "float32_twin in torch"} < names
     assert len(found) == 9 or (len(found) == 7 and all("lce" in reason for reason in missing))
+
+
+@needs_plugins
+def test_every_candidate_with_an_int8_stem_is_right(int8_stem_network: Network, one_thread: None) -> None:
+    missing: list[str] = []
+    found = candidates(int8_stem_network, missing.append)
+    assert [c.codes is not None for c in found[:2]] == [True, True]
+    for candidate in found:
+        assert open_checked(candidate, int8_stem_network, IMAGES, 1, missing.append) is not None
+    names = [c.name for c in found]
+    assert names[0] == f"{MODEL}_int8_stem.onnx in onnxruntime+bnnedge"
+    assert len(found) == 11 or (len(found) == 7 and all("lce" in reason for reason in missing))
+    # With the signs of the float stem the outputs have nothing in common.
+    float_stem = replace(found[0], codes=None)
+    with pytest.raises(BenchmarkError, match="differs by"):
+        open_checked(float_stem, int8_stem_network, IMAGES, 1, missing.append)
 
 
 @needs_plugins
@@ -271,15 +310,22 @@ def test_command(tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPat
     app.command()(command.main)
     rows_file = tmp_path / "rows.jsonl"
     arguments = ["--models", MODEL, "--image-size", "8", "--warmup", "0", "--runs", "2", "--json", str(rows_file)]
+    arguments += ["--stem", "int8"]
     done = CliRunner().invoke(app, arguments, env={"COLUMNS": "160"})
     assert done.exit_code == 0, done.output
     rows = read_rows(rows_file)
     assert [row.runtime for row in rows[:2]] == ["onnxruntime+bnnedge", "litert+bnnedge"]
     assert {row.metadata["method"] for row in rows} == {"ste", "float32 twin", "int8 twin"}
+    assert [row.metadata.get("stem") for row in rows[:2]] == [{"precision": "int8"}] * 2 and rows[0].file in done.output
     assert all(row.metadata["input_shape"] == [3, 8, 8] and row.threads == 1 and row.runs == 2 for row in rows)
     assert "8x8, 1 thread" in done.output and "int8_twin.tflite" in done.output
 
-    for wrong, message in ((["--models", "alexnet"], "unknown model"), (["--image-size", "4"], "at least 8, found 4")):
+    mistakes = (
+        (["--models", "alexnet"], "unknown model"),
+        (["--image-size", "4"], "at least 8, found 4"),
+        (["--stem", "int4"], "unknown stem 'int4'"),
+    )
+    for wrong, message in mistakes:
         done = CliRunner().invoke(app, wrong)
         assert done.exit_code == 2 and message in done.output.replace("\n", " ")
 

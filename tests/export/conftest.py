@@ -27,9 +27,34 @@ def _conv(node: g.Conv2d | g.BinaryConv2d, x: Tensor) -> Tensor:
     return F.conv2d(x, weight, None, node.stride, node.padding, node.dilation, node.groups)
 
 
-def _evaluate_node(node: g.Node, inputs: list[Tensor]) -> Tensor:
+def _quantization(graph: g.Graph, tensor: str) -> g.Quantization:
+    quantization = graph.tensors[tensor].quantization
+    assert quantization is not None
+    return quantization
+
+
+def _codes(values: Tensor) -> Tensor:
+    return values.round().clamp(-128, 127)
+
+
+def _evaluate_node(node: g.Node, inputs: list[Tensor], graph: g.Graph) -> Tensor:
     x = inputs[0]
     match node:
+        case g.SpaceToDepth():
+            return torch.cat([x[:, :, r::2, s::2] for r in (0, 1) for s in (0, 1)], 1)
+        case g.Quantize():
+            target = _quantization(graph, node.output)
+            return _codes(x / target.scale + target.zero_point)
+        case g.QuantizedConv2d():
+            source, target = (_quantization(graph, name) for name in (node.inputs[0], node.output))
+            (top, bottom), (left, right) = node.edges
+            weight, bias = (torch.from_numpy(a.astype(np.float64)) for a in (node.weight, node.bias))
+            padded = F.pad(x - source.zero_point, (left, right, top, bottom))
+            sums = F.conv2d(padded, weight, bias, node.stride)
+            return _codes(sums * _channels(source.scale * node.weight_scale / target.scale, sums) + target.zero_point)
+        case g.Dequantize():
+            source = _quantization(graph, node.inputs[0])
+            return (x - source.zero_point) * source.scale
         case g.BinaryConv2d():
             sums = _conv(node, x)
             if node.threshold is None:
@@ -84,7 +109,7 @@ def evaluate() -> Evaluate:
     def run(graph: g.Graph, images: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
         values = {graph.input: torch.from_numpy(images).double()}
         for node in graph.nodes:
-            values[node.output] = _evaluate_node(node, [values[name] for name in node.inputs])
+            values[node.output] = _evaluate_node(node, [values[name] for name in node.inputs], graph)
         return {name: value.numpy() for name, value in values.items()}
 
     return run

@@ -10,17 +10,20 @@ from torch import nn
 
 import bnnedge
 from bnnedge.config import RunConfig
+from bnnedge.data.dataset import load_dataset
 from bnnedge.errors import CheckpointError, ExportError, UnknownNameError, VerificationError
 from bnnedge.export import api
+from bnnedge.export.evaluate import evaluate_file
 from bnnedge.export.float_twin import float_twin_files
 from bnnedge.export.graph import Graph
-from bnnedge.export.run import VERIFY_IMAGES, export_run
+from bnnedge.export.run import VERIFY_IMAGES, export_run, pixel_range
 from bnnedge.export.runtimes import RUNTIMES
 from bnnedge.export.summary import format_bytes, summarize
 from bnnedge.export.targets import TARGETS
 from bnnedge.layers.binary_layers import BinaryConv2d
 from bnnedge.methods import METHODS
 from bnnedge.models import MODELS
+from bnnedge.train.metrics import evaluate
 from bnnedge.train.run import load_run, start_run
 
 
@@ -42,8 +45,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path
     return Trained()
 
 
+TRAINED = [name for name in MODELS if name != "resnet34_1w1a"]
+"""ResNet-34 is ResNet-18's class with more blocks, and takes a minute a method."""
+
+
 @pytest.mark.parametrize("target", list(TARGETS))
-@pytest.mark.parametrize("model", list(MODELS))
+@pytest.mark.parametrize("model", TRAINED)
 @pytest.mark.parametrize("method", ["ste", "rbnn"])  # all others: tests/methods/test_registry.py
 def test_every_model_and_target(method: str, model: str, target: str, runs: dict[tuple[str, str], Path]) -> None:
     run = runs[method, model]
@@ -65,6 +72,23 @@ def test_every_model_and_target(method: str, model: str, target: str, runs: dict
         assert report.file_bytes <= 1.05 * (bits / 8 + 4 * floats)
     found = {r.name: r.binary_weights for r in summarize(str(report.path)) if r.binary_weights}
     assert found == {r.name: r.binary_weights for r in rows if r.binary_weights}
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+def test_a_run_with_an_int8_stem(target: str, runs: dict[tuple[str, str], Path], tmp_path: Path) -> None:
+    """The input's codes are the pixels of the data set; both accuracies are those of `evaluate`."""
+    run = runs["rbnn", "resnet20_1w1a"]
+    path = tmp_path / f"net{TARGETS.load(target).suffix}"
+    report = export_run(run, target, path, stem="int8")
+    assert report.stem is not None
+    loaded = load_run(run)
+    dataset = load_dataset("digits", 16)
+    assert report.stem.top1_fp32 == evaluate(loaded.model, dataset, "test", torch.device("cpu")).top1
+    assert report.stem.top1 == evaluate_file(path, "test").top1
+    low, high = pixel_range(loaded.dataset)
+    black, white = (float(v) for v in (dataset.arrays("train")[0].min(), dataset.arrays("train")[0].max()))
+    assert (low, high) == pytest.approx((black, white))
+    assert [r.name for r in report.rows if r.int8_weights] == ["stem"]
 
 
 @pytest.mark.parametrize("method", ["ste", "rbnn"])
@@ -107,7 +131,7 @@ def test_a_file_that_fails_verification_is_not_kept(tmp_path: Path, monkeypatch:
     path = tmp_path / "net.onnx"
     path.write_bytes(b"an earlier export")
     with monkeypatch.context() as patch:
-        patch.setattr(api, "optimize", lambda graph: wrong(graph))
+        patch.setattr(api, "optimize", lambda graph, int8_stem: wrong(graph))
         # The judge compares with the model, not with the graph that the file was written from.
         with pytest.raises(VerificationError, match=r"^(0|the output differs)"):
             bnnedge.export(model, torch.zeros(1, 3, 6, 6), path)

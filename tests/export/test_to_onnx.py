@@ -247,12 +247,15 @@ def test_bits(case: str, batch: int, rng: np.random.Generator, build: Build, eva
     np.testing.assert_array_equal(run(graph, x), evaluate(graph, x)[graph.output])
 
 
-def test_binarize_leaves_no_node_before_a_binary_convolution(build: Build) -> None:
+def test_bits_are_packed_once_and_stay_packed(build: Build) -> None:
     model = onnx.load_model_from_string(TARGET.write(build((1, 33, 6, 6), *BIT_CASES["pool, threshold, conv"])))
     assert [(n.name, n.op_type) for n in model.graph.node] == [
-        ("n1", "MaxPool"),
-        ("n2", "BinaryConv2dThreshold"),
-        ("n3", "BinaryConv2d"),
+        ("image/to_nhwc", "Transpose"),
+        ("t0/pack", "PackSigns"),
+        ("n1", "PackedMaxPool2d"),
+        ("n2", "PackedConv2dThreshold"),
+        ("n3", "PackedConv2d"),
+        ("t3/to_nchw", "Transpose"),
     ]
 
 
@@ -325,9 +328,14 @@ def test_only_used_functions_are_in_the_file(build: Build) -> None:
         return [f.name for f in onnx.load_model_from_string(data).functions]
 
     assert functions("binarize") == []
-    assert functions("threshold") == ["BinaryConv2dThreshold"]
-    assert functions("reshape, conv") == ["BinaryConv2d"]
-    assert functions("threshold, pool, conv") == ["BinaryConv2d", "BinaryConv2dThreshold"]
+    assert functions("threshold") == ["PackSigns", "PackedConv2dThreshold"]
+    assert functions("reshape, conv") == ["PackSigns", "PackedConv2d"]
+    assert functions("threshold, pool, conv") == [
+        "PackSigns",
+        "PackedConv2d",
+        "PackedConv2dThreshold",
+        "PackedMaxPool2d",
+    ]
 
 
 def test_equal_constants_are_stored_once(rng: np.random.Generator, build: Build, evaluate: Evaluate) -> None:
@@ -439,8 +447,8 @@ def test_a_weight_that_is_not_binary_is_refused(rng: np.random.Generator, build:
 
 
 def test_a_wrong_shape_in_the_graph_is_refused(rng: np.random.Generator, build: Build) -> None:
-    graph = build((1, 3, 4, 4), (g.Binarize, {}), binary_conv(rng, (2, 3, 1, 1)))
-    graph.tensors["t1"] = g.TensorSpec((1, 2, 9, 9))
+    graph = build((1, 3, 4, 4), (g.Conv2d, {"weight": rng.standard_normal((2, 3, 1, 1)), "bias": np.zeros(2)}))
+    graph.tensors["t0"] = g.TensorSpec((1, 2, 9, 9))
     with pytest.raises(ExportError, match="not make a valid ONNX file"):
         TARGET.write(graph)
 

@@ -951,6 +951,7 @@ def with_options(data: bytes, blob: bytes | None) -> bytes:
 
 GOOD = Case(channels=64, outputs=5, size=(5, 6))
 WRONG_OPTIONS: list[tuple[dict[str, int | None], str]] = [
+    ({"channels_in": 63}, "the filter has bits beyond its 63 channels"),
     ({"stride_height": 0}, "stride_height must be an integer in"),
     ({"stride_width": -1}, "stride_width must be an integer in"),
     ({"stride_width": 2**40}, "stride_width must be an integer in"),

@@ -353,6 +353,11 @@ def other_channels(model: ModelProto) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 65
 
 
+def padded_for_dilation(model: ModelProto) -> None:
+    set_attribute(model, "dilations", [2**15, 2**15])
+    set_attribute(model, "pads", [2**15] * 4)
+
+
 def no_attributes(model: ModelProto) -> None:
     del model.graph.node[0].attribute[:]
 
@@ -378,6 +383,7 @@ HOSTILE: dict[str, tuple[Callable[[ModelProto], None], str]] = {
     "dilation 0": (attribute("dilations", [0, 1]), "dilations must be in"),
     "dilation huge": (attribute("dilations", [HUGE, HUGE]), "dilations must be in"),
     "dilation large": (attribute("dilations", [2**30, 2**30]), "layer"),
+    "dilation that takes memory": (padded_for_dilation, "reaches too far beyond an input of 1 x 1"),
     "dilation wider than the input": (attribute("dilations", [100, 1]), "does not fit into the padded input of 5 x 5"),
     "group 0": (attribute("group", 0), "group must be in"),
     "group huge": (attribute("group", HUGE), "group must be in"),

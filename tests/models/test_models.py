@@ -5,30 +5,43 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from bnnedge.errors import ConfigError, UnknownNameError
 from bnnedge.layers.binary_layers import binary_layers
 from bnnedge.methods import METHODS
 from bnnedge.models import MODELS
 from bnnedge.models.create import create_model
+from bnnedge.models.resnet_imagenet import BinaryImageNetResNet, DoubleSkipBlock
 
+CIFAR, IMAGENET = (32, 10), (224, 1000)
 PUBLISHED = {
-    # name: (binary weights, binary layers, all parameters with RBNN's alpha and beta, 10 classes, 3x32x32)
-    "resnet18_1w1a": (11_157_504, 19, 11_184_458),
-    "resnet20_1w1a": (267_264, 18, 271_194),
-    "vgg_small_1w1a": (4_571_136, 5, 4_663_434),
+    # (model, (image size, classes)): (binary weights, binary layers, all parameters with RBNN's alpha and beta)
+    ("resnet18_1w1a", CIFAR): (11_157_504, 19, 11_184_458),
+    # As the authors count, less the 2,000 parameters of a batch norm that they never apply.
+    ("resnet18_1w1a", IMAGENET): (10_985_472, 16, 11_698_216),
+    ("resnet20_1w1a", CIFAR): (267_264, 18, 271_194),
+    # No paper has this one: the ImageNet form's 32 layers and three binary shortcuts.
+    ("resnet34_1w1a", CIFAR): (21_086_208 + 172_032, 35, 21_300_042),
+    ("resnet34_1w1a", IMAGENET): (21_086_208, 32, 21_813_800),
+    ("vgg_small_1w1a", CIFAR): (4_571_136, 5, 4_663_434),
 }
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_parameter_counts_are_the_published_ones(name: str) -> None:
-    model = create_model(name, num_classes=10, in_channels=3, image_size=32)
+def test_every_model_has_a_published_parameter_count(name: str) -> None:
+    assert (name, CIFAR) in PUBLISHED
+
+
+@pytest.mark.parametrize(("name", "task"), PUBLISHED)
+def test_parameter_counts_are_the_published_ones(name: str, task: tuple[int, int]) -> None:
+    model = create_model(name, num_classes=task[1], in_channels=3, image_size=task[0])
     rbnn = METHODS.load("rbnn")
     rbnn(rbnn.Options()).attach(model)
     layers = binary_layers(model)
     binary = sum(layer.weight.numel() for layer in layers.values())
-    assert (binary, len(layers)) == PUBLISHED[name][:2]
-    assert sum(p.numel() for p in model.parameters()) == PUBLISHED[name][2]
+    assert (binary, len(layers)) == PUBLISHED[name, task][:2]
+    assert sum(p.numel() for p in model.parameters()) == PUBLISHED[name, task][2]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -44,6 +57,34 @@ def test_forward_shape_and_a_gradient_for_every_parameter(name: str, method: str
     for parameter_name, parameter in model.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert torch.isfinite(parameter.grad).all(), parameter_name
+
+
+@pytest.mark.parametrize("name", ["resnet18_1w1a", "resnet34_1w1a"])
+def test_the_image_size_chooses_the_form(name: str) -> None:
+    forms = [type(create_model(name, num_classes=2, image_size=size)).__name__ for size in (127, 128)]
+    assert forms == ["BinaryResNet", "BinaryImageNetResNet"]
+
+
+def test_imagenet_form_step_by_step() -> None:
+    """The forward pass again, from its description, on an odd image size."""
+    model = BinaryImageNetResNet(5, 2, depths=(1, 2), widths=(3, 7))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+    model.eval()
+    x = torch.randn(2, 2, 29, 29)
+    y = F.max_pool2d(F.hardtanh(model.stem_bn(F.conv2d(x, model.stem.weight, None, 2, 3))), 3, 2, 1)
+    assert y.shape == (2, 3, 8, 8)
+    blocks = [b for b in model.blocks if isinstance(b, DoubleSkipBlock)]
+    assert [b.conv1.stride[0] for b in blocks] == [1, 2, 1]
+    assert [isinstance(b.shortcut, nn.Identity) for b in blocks] == [True, False, True]
+    assert not binary_layers(blocks[1].shortcut)
+    for block in blocks:
+        for conv, norm, skip in ((block.conv1, block.bn1, block.shortcut), (block.conv2, block.bn2, nn.Identity())):
+            y = F.hardtanh(norm(conv(y)) + skip(y))
+    assert y.shape == (2, 7, 4, 4)
+    assert torch.equal(model(x), model.classifier(model.head_bn(y.mean((2, 3)))))
 
 
 USER_FILE = """

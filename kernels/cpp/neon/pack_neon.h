@@ -21,9 +21,9 @@ inline uint32_t MaskWord(uint8x16_t low, uint8x16_t high) {
   return vgetq_lane_u32(vreinterpretq_u32_u8(bits), 0);
 }
 
-inline uint8x16_t Below16(const float* values) {
-  const uint32x4_t m0 = vcltzq_f32(vld1q_f32(values)), m1 = vcltzq_f32(vld1q_f32(values + 4));
-  const uint32x4_t m2 = vcltzq_f32(vld1q_f32(values + 8)), m3 = vcltzq_f32(vld1q_f32(values + 12));
+inline uint8x16_t Below16(const float* values, float32x4_t limit) {
+  const uint32x4_t m0 = vcltq_f32(vld1q_f32(values), limit), m1 = vcltq_f32(vld1q_f32(values + 4), limit);
+  const uint32x4_t m2 = vcltq_f32(vld1q_f32(values + 8), limit), m3 = vcltq_f32(vld1q_f32(values + 12), limit);
   const uint16x8_t low = vuzp1q_u16(vreinterpretq_u16_u32(m0), vreinterpretq_u16_u32(m1));
   const uint16x8_t high = vuzp1q_u16(vreinterpretq_u16_u32(m2), vreinterpretq_u16_u32(m3));
   return vuzp1q_u8(vreinterpretq_u8_u16(low), vreinterpretq_u8_u16(high));
@@ -36,14 +36,17 @@ inline uint32_t TailWord(const T* values, T zero, int64_t bits) {
   return word;
 }
 
-inline void PackNhwcFloat(const float* values, int64_t pixels, int64_t channels, uint32_t* words) {
+inline void PackNhwcFloat(const float* values, float zero, int64_t pixels, int64_t channels, uint32_t* words) {
+  const float32x4_t limit = vdupq_n_f32(zero);
   const int64_t tail = channels % kWordBits;
   // Without a tail the pixels are one long row.
   const int64_t rows = tail == 0 ? 1 : pixels;
   const int64_t full = channels / kWordBits * (tail == 0 ? pixels : 1);
   for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t w = 0; w < full; ++w, values += kWordBits) *words++ = MaskWord(Below16(values), Below16(values + 16));
-    if (tail != 0) *words++ = TailWord(values, 0.0f, tail);
+    for (int64_t w = 0; w < full; ++w, values += kWordBits) {
+      *words++ = MaskWord(Below16(values, limit), Below16(values + 16, limit));
+    }
+    if (tail != 0) *words++ = TailWord(values, zero, tail);
     values += tail;
   }
 }

@@ -13,11 +13,10 @@
 
 #include <cstdint>
 
+#include "store_neon.h"
+
 namespace bnnedge {
 namespace {
-
-constexpr int64_t kGroup = 16;  // output channels of a tile
-constexpr int kVectors = 4;     // of a tile's channels
 
 // Counts is a register of counters, see the kernels' own files.
 template <typename Counts, int kPixels>

@@ -9,6 +9,8 @@
 namespace bnnedge::ort {
 
 constexpr uint32_t kApiVersion = 17;
+// The first whose runtime asks an operator which output may take the place of an input (CustomOp::get_may_inplace).
+constexpr uint32_t kInPlaceApiVersion = 18;
 
 struct Status;  // a null pointer is success
 struct SessionOptions;
@@ -23,7 +25,7 @@ struct OpAttribute;
 enum ErrorCode : int { kFail = 1, kInvalidArgument = 2 };
 enum ElementType : int { kFloat = 1, kUint8 = 2, kInt32 = 6 };
 enum AttributeType : int { kInt = 1, kInts = 2 };
-enum Characteristic : int { kRequired = 0 };
+enum Characteristic : int { kRequired = 0, kOptional = 1 };
 enum MemoryType : int { kDefaultMemory = 0 };
 
 using Unused = void (*)();
@@ -48,7 +50,8 @@ struct Api {
   Status* (*get_symbolic_dimensions)(const TensorInfo*, const char** names, size_t count);
   Unused unused_64[1];
   Status* (*get_tensor_type_and_shape)(const Value*, TensorInfo** out);
-  Unused unused_66[20];
+  Unused unused_66[19];
+  Status* (*kernel_info_get_attribute_float)(const KernelInfo*, const char* name, float* out);
   Status* (*kernel_info_get_attribute_int64)(const KernelInfo*, const char* name, int64_t* out);
   Unused unused_87[3];
   Status* (*kernel_context_get_input)(const KernelContext*, size_t index, const Value** out);
@@ -118,6 +121,7 @@ BNNEDGE_SLOT(get_tensor_mutable_data, 51);
 BNNEDGE_SLOT(create_tensor_info, 57);
 BNNEDGE_SLOT(get_symbolic_dimensions, 63);
 BNNEDGE_SLOT(get_tensor_type_and_shape, 65);
+BNNEDGE_SLOT(kernel_info_get_attribute_float, 85);
 BNNEDGE_SLOT(kernel_info_get_attribute_int64, 86);
 BNNEDGE_SLOT(kernel_context_get_input, 90);
 BNNEDGE_SLOT(kernel_context_get_output, 91);

@@ -12,6 +12,9 @@ constexpr int64_t kMaxDimension = (int64_t{1} << 31) - 1;
 // More makes no sense, and the size of the output must not come from the file alone.
 constexpr int64_t kMaxPad = int64_t{1} << 20;
 constexpr int64_t kAlignment = 64;
+// A filter dilated far beyond its map needs a padded copy of the map out of all proportion to its input and output.
+constexpr int64_t kFreeScratchBytes = int64_t{256} << 20;
+constexpr int64_t kScratchPerByte = 16;
 
 int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -124,12 +127,16 @@ void Layer::FreeAligned::operator()(uint8_t* bytes) const {
 }
 
 std::unique_ptr<Layer> Layer::Create(const Window& window, const Weights& weights, Transform transform,
-                                     std::string* error) {
+                                     Images images, std::string* error) {
   *error = window.Check();
   if (error->empty()) *error = CheckWeights(window, weights);
+  if (error->empty() && images == kPackedNhwc && window.group > 1 && window.channels % kWordBits != 0) {
+    *error = "the channels of a group must fill whole words of packed signs, found " + std::to_string(window.channels);
+  }
   if (!error->empty()) return nullptr;
   std::unique_ptr<Layer> layer(new Layer);
   layer->window_ = window;
+  layer->images_ = images;
   layer->out_channels_ = weights.dimensions[0];
   layer->kernel_[0] = weights.dimensions[1];
   layer->kernel_[1] = weights.dimensions[2];
@@ -188,16 +195,25 @@ std::string Layer::Resize(Plan* plan, const int64_t* shape) const {
     std::string error = conv->Resize(PerGroup() ? 1 : shape[0], shape[2], shape[3]);
     if (!error.empty()) return error;
   }
-  const Conv& conv = *plan->convs.front();
-  const BConv2dParams& p = conv.params();
-  int64_t bytes = Aligned(p.batch * p.in_height * p.in_width * p.InWords() * int64_t{sizeof(uint32_t)});
-  if (transform_.kind == OutputKind::kBits) {
-    const int64_t words = p.batch * p.OutHeight() * p.OutWidth() * WordsFor(p.out_channels);
-    bytes += Aligned(words * int64_t{sizeof(uint32_t)});
+  const BConv2dParams& p = plan->convs.front()->params();
+  const int64_t out_pixels = p.batch * p.OutHeight() * p.OutWidth();
+  int64_t bytes = 0;
+  if (images_ == kFloatNchw) {
+    bytes = Aligned(p.batch * p.in_height * p.in_width * p.InWords() * int64_t{sizeof(uint32_t)});
+    if (transform_.kind == OutputKind::kBits) {
+      bytes += Aligned(out_pixels * WordsFor(p.out_channels) * int64_t{sizeof(uint32_t)});
+    }
   }
   int64_t workspace = 0;
   for (const auto& each : plan->convs) workspace = std::max(workspace, each->WorkspaceBytes());
   plan->scratch_bytes = bytes + Aligned(workspace);
+  plan->value_bytes = Aligned(out_pixels * p.out_channels * int64_t{sizeof(float)});
+  const int64_t in_values = p.batch * p.in_height * p.in_width * p.channels;
+  const int64_t values = in_values + out_pixels * p.out_channels;
+  if (plan->scratch_bytes > kFreeScratchBytes + kScratchPerByte * int64_t{sizeof(float)} * values) {
+    return "the dilated filter reaches too far beyond an input of " + std::to_string(shape[2]) + " x " +
+           std::to_string(shape[3]);
+  }
   std::copy(shape, shape + 4, plan->shape);
   return {};
 }
@@ -205,7 +221,9 @@ std::string Layer::Resize(Plan* plan, const int64_t* shape) const {
 // Holds a plan and memory for the time of one run.
 class Layer::Lease {
  public:
-  Lease(Layer* layer, const int64_t* shape) : layer_(layer), error_(layer->Acquire(shape, &plan_, &scratch_)) {}
+  // `keeps_values`: with room for the float output in scratch.
+  Lease(Layer* layer, const int64_t* shape, bool keeps_values)
+      : layer_(layer), error_(layer->Acquire(shape, keeps_values, &plan_, &scratch_)) {}
   Lease(const Lease&) = delete;
   Lease& operator=(const Lease&) = delete;
   ~Lease() {
@@ -222,7 +240,7 @@ class Layer::Lease {
   std::string error_;
 };
 
-std::string Layer::Acquire(const int64_t* shape, Plan** plan, Scratch* scratch) {
+std::string Layer::Acquire(const int64_t* shape, bool keeps_values, Plan** plan, Scratch* scratch) {
   const std::lock_guard<std::mutex> lock(mutex_);
   Plan* found = nullptr;
   for (const auto& each : plans_) {
@@ -245,12 +263,13 @@ std::string Layer::Acquire(const int64_t* shape, Plan** plan, Scratch* scratch) 
     *scratch = std::move(scratches_.back());
     scratches_.pop_back();
   }
-  if (scratch->size < found->scratch_bytes) {
-    const auto bytes = static_cast<size_t>(found->scratch_bytes);
+  const int64_t needed = found->scratch_bytes + (keeps_values ? found->value_bytes : 0);
+  if (scratch->size < needed) {
+    const auto bytes = static_cast<size_t>(needed);
     scratch->bytes.reset();
     scratch->size = 0;
     scratch->bytes.reset(static_cast<uint8_t*>(::operator new[](bytes, std::align_val_t{size_t{kAlignment}})));
-    scratch->size = found->scratch_bytes;
+    scratch->size = needed;
   }
   // Room for every buffer that is out, this one included, so that Release needs no memory.
   int64_t runs = 1;
@@ -289,7 +308,7 @@ std::string Layer::OutputShape(const int64_t* input, int64_t* output) const {
 
 std::string Layer::Run(const float* input, const int64_t* shape, float* output, const Parallel& parallel) {
   if (shape[0] == 0) return {};
-  const Lease lease(this, shape);
+  const Lease lease(this, shape, false);
   if (!lease.error().empty()) return lease.error();
   const auto& convs = lease.plan().convs;
   if (!PerGroup()) {
@@ -307,6 +326,15 @@ std::string Layer::Run(const float* input, const int64_t* shape, float* output, 
       output += out_step;
     }
   }
+  return {};
+}
+
+std::string Layer::Run(ConvTensors tensors, const int64_t* shape, const Parallel& parallel) {
+  if (shape[0] == 0) return {};
+  const Lease lease(this, shape, tensors.output == nullptr);
+  if (!lease.error().empty()) return lease.error();
+  if (tensors.output == nullptr) tensors.output = lease.scratch() + lease.plan().scratch_bytes;
+  lease.plan().convs.front()->Run(tensors, lease.scratch(), parallel);
   return {};
 }
 

@@ -1,4 +1,4 @@
-// One binary convolution of an ONNX graph, free of any runtime: float NCHW in, float NCHW out, any size, any thread.
+// One binary convolution of an ONNX graph, free of any runtime, for any size and from any thread.
 #pragma once
 
 #include <cstdint>
@@ -33,17 +33,23 @@ struct Weights {
 
 class Layer {
  public:
-  // Packs the weights. `transform` is kFloat in NCHW, or kBits for an output of +-1. Returns nullptr and one sentence
-  // in `error` for whatever is wrong.
-  static std::unique_ptr<Layer> Create(const Window& window, const Weights& weights, Transform transform,
-                                       std::string* error);
+  // What goes in and out: float images in NCHW, or packed signs and float images in NHWC.
+  enum Images { kFloatNchw, kPackedNhwc };
 
-  // Shapes are [N, C, H, W]. Returns an empty string, or what is wrong with the input.
+  // Packs the weights. For kFloatNchw `transform` is kFloat in NCHW, or kBits for an output of +-1; for kPackedNhwc
+  // kFloat in NHWC or kBits, and groups fill whole words. Returns nullptr and one sentence in `error` for whatever is
+  // wrong.
+  static std::unique_ptr<Layer> Create(const Window& window, const Weights& weights, Transform transform,
+                                       Images images, std::string* error);
+
+  // Shapes are [N, C, H, W] here and below. Returns an empty string, or what is wrong with the input.
   std::string OutputShape(const int64_t* input, int64_t* output) const;
 
   // Several threads may run one layer at once, also with different sizes. Allocates only for a size, or a number of
   // runs at once, that was not there before.
   std::string Run(const float* input, const int64_t* shape, float* output, const Parallel& parallel);
+  // Packed signs; without an output the float values are for the tail's bits alone.
+  std::string Run(ConvTensors tensors, const int64_t* shape, const Parallel& parallel);
 
  private:
   // The convolutions prepared for one input size: one, or one a group where groups do not fill whole words.
@@ -51,6 +57,7 @@ class Layer {
     std::vector<std::unique_ptr<Conv>> convs;
     int64_t shape[4];
     int64_t scratch_bytes;
+    int64_t value_bytes;  // of a float output that the caller does not want
     int users;
   };
   struct FreeAligned {
@@ -66,11 +73,12 @@ class Layer {
   bool PerGroup() const { return window_.group > 1 && window_.channels % kWordBits != 0; }
   std::string AddPlan(const int64_t* shape);
   std::string Resize(Plan* plan, const int64_t* shape) const;
-  std::string Acquire(const int64_t* shape, Plan** plan, Scratch* scratch);
+  std::string Acquire(const int64_t* shape, bool keeps_values, Plan** plan, Scratch* scratch);
   void Release(Plan* plan, Scratch scratch);
   void RunConv(const Conv& conv, const float* input, float* output, uint8_t* scratch, const Parallel& parallel) const;
 
   Window window_;
+  Images images_ = kFloatNchw;
   int64_t out_channels_ = 0, kernel_[2] = {0, 0};
   std::vector<uint32_t> filter_;  // kept for further plans
   Transform transform_;

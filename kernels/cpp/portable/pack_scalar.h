@@ -24,8 +24,8 @@ void ScalarPackNhwc(const T* values, T zero, int64_t pixels, int64_t channels, u
   }
 }
 
-inline void ScalarPackNhwcFloat(const float* values, int64_t pixels, int64_t channels, uint32_t* words) {
-  ScalarPackNhwc(values, 0.0f, pixels, channels, words);
+inline void ScalarPackNhwcFloat(const float* values, float zero, int64_t pixels, int64_t channels, uint32_t* words) {
+  ScalarPackNhwc(values, zero, pixels, channels, words);
 }
 
 inline void ScalarPackNhwcInt8(const int8_t* values, int32_t zero_point, int64_t pixels, int64_t channels,

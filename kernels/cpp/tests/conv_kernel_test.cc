@@ -273,7 +273,7 @@ void TestStrip(const ConvKernel& kernel, const Shape& shape) {
 
 void TestStrips(const ConvKernel& kernel) {
   std::vector<int64_t> channel_counts = {1, 3, 4, 15, 16, 17, 31, 32};
-  for (const int64_t more : {33, 47, 48, 63, 64, 127, 128}) {
+  for (const int64_t more : {33, 47, 48, 63, 64, 96, 97, 127, 128}) {
     if (more <= kernel.block) channel_counts.push_back(more);
   }
   if (channel_counts.back() != kernel.block) channel_counts.push_back(kernel.block);
@@ -300,9 +300,12 @@ void TestStrips(const ConvKernel& kernel) {
       }
     }
   }
-  // Byte counters at their limits.
+  // Counters of 8 and 16 bits at their limits.
   for (const int64_t words : {30, 60, 61, 62, 63, 64, 120, 124, 248, 512}) {
     for (const int pattern : {1, 2, 3}) TestStrip(kernel, {3, 17, 1, words, 0, words, false, pattern});
+  }
+  for (const int64_t words : {2046, 2047, 2048, 2050}) {
+    TestStrip(kernel, {3, kernel.block, 1, words, 0, words, false, 1});
   }
 }
 
@@ -343,11 +346,11 @@ void TestPacking(const ConvKernel& kernel, int64_t pixels, int64_t channels) {
     floats.As<float>()[i] = AwkwardFloat();
     bytes.As<int8_t>()[i] = static_cast<int8_t>(Random());
   }
-  {
+  for (const float zero : {0.0f, -0.0f, 0.75f, -1.0f}) {
     Guarded words(word_bytes);
-    kernel.pack_nhwc_float(floats.As<float>(), pixels, channels, words.As<uint32_t>());
+    kernel.pack_nhwc_float(floats.As<float>(), zero, pixels, channels, words.As<uint32_t>());
     CheckWords(name + " pack_nhwc_float", &words, pixels, channels,
-               [&](int64_t i, int64_t c) { return floats.As<float>()[i * channels + c] < 0.0f; });
+               [&](int64_t i, int64_t c) { return floats.As<float>()[i * channels + c] < zero; });
   }
   {
     Guarded words(word_bytes);

@@ -88,7 +88,19 @@ class BConv : public Op {
             "channels must divide into " + std::to_string(p_.groups) +
                 " groups, and one output must sum fewer than 2^30 products; found filter " + ShapeText(filter.shape));
     fan_in_ = taps * p_.GroupChannels();
+    CheckSpareBits(filter);
     MakeTransform();
+  }
+
+  // Set ones would count as differing channels.
+  void CheckSpareBits(const Value& filter) const {
+    const int64_t used = p_.GroupChannels() % kWordBits, words = filter.Channels(), count = filter.Elements();
+    if (used == 0) return;
+    const uint32_t* const bits = filter.As<const uint32_t>();
+    for (int64_t i = words - 1; i < count; i += words) {
+      if (bits[i] >> used == 0) continue;
+      Fail("the filter has bits beyond its " + std::to_string(p_.GroupChannels()) + " channels; export the model again");
+    }
   }
 
   // Per-channel parameters of input `which`.

@@ -92,34 +92,37 @@ struct Masks {
   __mmask16 lanes[2];  // channels that exist
 };
 
-inline __m512i Value(const ConvStrip& strip, const int32_t* base, __m512i count) {
+// v; the counts are -p.
+inline __m512i Value(bool adds, const int32_t* base, __m512i count) {
   const __m512i doubled = _mm512_slli_epi32(count, 1);
   const __m512i b = _mm512_loadu_si512(base);
-  return strip.doubled < 0 ? _mm512_add_epi32(b, doubled) : _mm512_sub_epi32(b, doubled);
+  return adds ? _mm512_add_epi32(b, doubled) : _mm512_sub_epi32(b, doubled);
 }
 
-// Of 16 channels.
+// Of 16 channels. `kHalves`: the counts started at half_base. Plain locals, because a store could change what a struct
+// holds.
+template <bool kHalves>
 struct Scale {
   __m512 multiplier, bias;
-  int64_t first;
+  __m512i low, high;
+  const int32_t* base;
+  bool adds, clamps;
 
   Scale(const ConvStrip& strip, int64_t first_channel)
-      : multiplier(_mm512_loadu_ps((Halves(strip) ? strip.half_multiplier : strip.multiplier) + first_channel)),
+      : multiplier(_mm512_loadu_ps((kHalves ? strip.half_multiplier : strip.multiplier) + first_channel)),
         bias(_mm512_loadu_ps(strip.bias + first_channel)),
-        first(first_channel) {}
+        low(_mm512_set1_epi32(strip.clamp_low)),
+        high(_mm512_set1_epi32(strip.clamp_high)),
+        base(strip.base + first_channel),
+        adds(strip.doubled < 0),
+        clamps(strip.clamps) {}
 
-  static bool Halves(const ConvStrip& strip) { return strip.half_base != nullptr; }
-
-  __m512 Apply(const ConvStrip& strip, int32_t base_offset, __m512i count) const {
-    __m512i v = count;
-    if (!Halves(strip)) {
-      v = Value(strip, strip.base + base_offset + first, count);
-      if (strip.clamps) {
-        v = _mm512_max_epi32(v, _mm512_set1_epi32(strip.clamp_low));
-        v = _mm512_min_epi32(v, _mm512_set1_epi32(strip.clamp_high));
-      }
+  __m512 Apply(int32_t base_offset, __m512i count) const {
+    if (!kHalves) {
+      count = Value(adds, base + base_offset, count);
+      if (clamps) count = _mm512_min_epi32(_mm512_max_epi32(count, low), high);
     }
-    return _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(v), multiplier), bias);
+    return _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(count), multiplier), bias);
   }
 };
 
@@ -192,7 +195,7 @@ struct Avx512Lanes {
   static uint32_t Below(__m512 a, __m512 b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 };
 
-template <bool kAddsResidual, bool kWritesBits, int kPixels>
+template <bool kAddsResidual, bool kWritesBits, bool kHalves, int kPixels>
 __attribute__((always_inline)) inline void StoreTailAs(const ConvStrip& strip, int64_t first_pixel,
                                                        const __m512i (&count)[kPixels][2]) {
   const TailStrip& tail = *strip.tail;
@@ -202,13 +205,13 @@ __attribute__((always_inline)) inline void StoreTailAs(const ConvStrip& strip, i
   TailStep<kAddsResidual, false, kWritesBits> step{tail.residual, nullptr, nullptr, tail.limit, tail.output + first,
                                                    tail.low,      tail.high};
   if (kAddsResidual) step.residual += first;
-  const Scale scale[2] = {Scale(strip, 0), Scale(strip, kLanes)};
+  const Scale<kHalves> scale[2] = {{strip, 0}, {strip, kLanes}};
 #pragma GCC unroll 14
   for (int i = 0; i < kPixels; ++i) {
     uint32_t word = 0;
 #pragma GCC unroll 2
     for (int z = 0; z < 2; ++z) {
-      const __m512 y = scale[z].Apply(strip, offset[i], count[i][z]);
+      const __m512 y = scale[z].Apply(offset[i], count[i][z]);
       word |= step.template Do<Avx512Lanes>(y, z * kLanes) << (z * kLanes);
     }
     if (kWritesBits) bits[i * bits_step] = word;
@@ -217,35 +220,35 @@ __attribute__((always_inline)) inline void StoreTailAs(const ConvStrip& strip, i
   }
 }
 
-template <int kPixels>
+template <bool kHalves, int kPixels>
 __attribute__((always_inline)) inline void StoreTail(const ConvStrip& strip, int64_t first_pixel,
                                                      const __m512i (&count)[kPixels][2]) {
   if (strip.tail->residual != nullptr) {
     if (strip.tail->bits != nullptr) {
-      StoreTailAs<true, true>(strip, first_pixel, count);
+      StoreTailAs<true, true, kHalves>(strip, first_pixel, count);
     } else {
-      StoreTailAs<true, false>(strip, first_pixel, count);
+      StoreTailAs<true, false, kHalves>(strip, first_pixel, count);
     }
   } else {
     if (strip.tail->bits != nullptr) {
-      StoreTailAs<false, true>(strip, first_pixel, count);
+      StoreTailAs<false, true, kHalves>(strip, first_pixel, count);
     } else {
-      StoreTailAs<false, false>(strip, first_pixel, count);
+      StoreTailAs<false, false, kHalves>(strip, first_pixel, count);
     }
   }
 }
 
-template <int kPixels, int kVectors>
+template <bool kHalves, int kPixels, int kVectors>
 __attribute__((always_inline)) inline void StoreNchw(const ConvStrip& strip, int64_t first_pixel,
                                                      const __m512i (&count)[kPixels][kVectors]) {
   alignas(64) float rows[16][kVectors * kLanes];
   const int32_t* offset = strip.base_offset + first_pixel;
 #pragma GCC unroll 2
   for (int z = 0; z < kVectors; ++z) {
-    const Scale scale(strip, z * kLanes);
+    const Scale<kHalves> scale(strip, z * kLanes);
 #pragma GCC unroll 14
     for (int i = 0; i < kPixels; ++i) {
-      _mm512_store_ps(&rows[i][z * kLanes], scale.Apply(strip, offset[i], count[i][z]));
+      _mm512_store_ps(&rows[i][z * kLanes], scale.Apply(offset[i], count[i][z]));
     }
   }
   for (int i = kPixels; i < 16; ++i) std::memset(rows[i], 0, sizeof(rows[i]));
@@ -257,73 +260,98 @@ __attribute__((always_inline)) inline void StoreNchw(const ConvStrip& strip, int
   }
 }
 
+template <bool kHalves, int kPixels, int kVectors>
+__attribute__((always_inline)) inline void StoreFloat(const ConvStrip& strip, int64_t first_pixel, const Masks& masks,
+                                                      const __m512i (&count)[kPixels][kVectors]) {
+  if (strip.out_channel_step != 1) {
+    StoreNchw<kHalves>(strip, first_pixel, count);
+    return;
+  }
+  if constexpr (kVectors == 2) {
+    if (strip.tail != nullptr) {
+      StoreTail<kHalves>(strip, first_pixel, count);
+      return;
+    }
+  }
+  const int32_t* offset = strip.base_offset + first_pixel;
+  const int64_t step = strip.out_pixel_step;
+  float* out = static_cast<float*>(strip.output) + first_pixel * step;
+#pragma GCC unroll 2
+  for (int z = 0; z < kVectors; ++z) {
+    const Scale<kHalves> scale(strip, z * kLanes);
+    const __mmask16 lanes = masks.lanes[z];
+#pragma GCC unroll 14
+    for (int i = 0; i < kPixels; ++i) {
+      _mm512_mask_storeu_ps(out + i * step + z * kLanes, lanes, scale.Apply(offset[i], count[i][z]));
+    }
+  }
+}
+
+template <bool kHalves, int kPixels, int kVectors>
+__attribute__((always_inline)) inline void StoreInt8(const ConvStrip& strip, int64_t first_pixel, const Masks& masks,
+                                                     const __m512i (&count)[kPixels][kVectors]) {
+  const int32_t* offset = strip.base_offset + first_pixel;
+  const int64_t step = strip.out_pixel_step;
+  int8_t* out = static_cast<int8_t*>(strip.output) + first_pixel * step;
+#pragma GCC unroll 2
+  for (int z = 0; z < kVectors; ++z) {
+    const Scale<kHalves> scale(strip, z * kLanes);
+    const __mmask16 lanes = masks.lanes[z];
+#pragma GCC unroll 14
+    for (int i = 0; i < kPixels; ++i) {
+      _mm_mask_storeu_epi8(out + i * step + z * kLanes, lanes, ToInt8(scale.Apply(offset[i], count[i][z])));
+    }
+  }
+}
+
+template <int kPixels, int kVectors>
+__attribute__((always_inline)) inline void StoreSums(const ConvStrip& strip, int64_t first_pixel, const Masks& masks,
+                                                     const __m512i (&count)[kPixels][kVectors]) {
+  const int32_t* offset = strip.base_offset + first_pixel;
+  const int32_t* base = strip.base;
+  const bool adds = strip.doubled < 0;
+  int32_t* out = static_cast<int32_t*>(strip.output) + first_pixel * strip.out_pixel_step;
+#pragma GCC unroll 14
+  for (int i = 0; i < kPixels; ++i, out += strip.out_pixel_step) {
+#pragma GCC unroll 2
+    for (int z = 0; z < kVectors; ++z) {
+      _mm512_mask_storeu_epi32(out + z * kLanes, masks.lanes[z], Value(adds, base + offset[i] + z * kLanes, count[i][z]));
+    }
+  }
+}
+
+template <int kPixels, int kVectors>
+__attribute__((always_inline)) inline void StoreBits(const ConvStrip& strip, int64_t first_pixel,
+                                                     const __m512i (&count)[kPixels][kVectors]) {
+  uint32_t* out = static_cast<uint32_t*>(strip.output) + first_pixel * strip.out_pixel_step;
+#pragma GCC unroll 14
+  for (int i = 0; i < kPixels; ++i, out += strip.out_pixel_step) {
+    uint32_t word = 0;
+#pragma GCC unroll 2
+    for (int z = 0; z < kVectors; ++z) {
+      word |= static_cast<uint32_t>(_mm512_movepi32_mask(count[i][z])) << (z * kLanes);
+    }
+    *out = word;
+  }
+}
+
 template <int kPixels, int kVectors>
 __attribute__((always_inline)) inline void Store(const ConvStrip& strip, int64_t first_pixel, const Masks& masks,
                                                  const __m512i (&count)[kPixels][kVectors]) {
-  const int32_t* offset = strip.base_offset + first_pixel;
-  const int64_t first = first_pixel * strip.out_pixel_step;
+  const bool halves = strip.half_base != nullptr;
   switch (strip.kind) {
-    case OutputKind::kSums: {
-      int32_t* out = static_cast<int32_t*>(strip.output) + first;
-#pragma GCC unroll 14
-      for (int i = 0; i < kPixels; ++i, out += strip.out_pixel_step) {
-#pragma GCC unroll 2
-        for (int z = 0; z < kVectors; ++z) {
-          _mm512_mask_storeu_epi32(out + z * kLanes, masks.lanes[z],
-                                   Value(strip, strip.base + offset[i] + z * kLanes, count[i][z]));
-        }
-      }
+    case OutputKind::kSums:
+      StoreSums(strip, first_pixel, masks, count);
       break;
-    }
-    case OutputKind::kFloat: {
-      if (strip.out_channel_step != 1) {
-        StoreNchw<kPixels, kVectors>(strip, first_pixel, count);
-        break;
-      }
-      if constexpr (kVectors == 2) {
-        if (strip.tail != nullptr) {
-          StoreTail<kPixels>(strip, first_pixel, count);
-          break;
-        }
-      }
-      float* out = static_cast<float*>(strip.output) + first;
-#pragma GCC unroll 2
-      for (int z = 0; z < kVectors; ++z) {
-        const Scale scale(strip, z * kLanes);
-#pragma GCC unroll 14
-        for (int i = 0; i < kPixels; ++i) {
-          _mm512_mask_storeu_ps(out + i * strip.out_pixel_step + z * kLanes, masks.lanes[z],
-                                scale.Apply(strip, offset[i], count[i][z]));
-        }
-      }
+    case OutputKind::kFloat:
+      halves ? StoreFloat<true>(strip, first_pixel, masks, count) : StoreFloat<false>(strip, first_pixel, masks, count);
       break;
-    }
-    case OutputKind::kInt8: {
-      int8_t* out = static_cast<int8_t*>(strip.output) + first;
-#pragma GCC unroll 2
-      for (int z = 0; z < kVectors; ++z) {
-        const Scale scale(strip, z * kLanes);
-#pragma GCC unroll 14
-        for (int i = 0; i < kPixels; ++i) {
-          _mm_mask_storeu_epi8(out + i * strip.out_pixel_step + z * kLanes, masks.lanes[z],
-                               ToInt8(scale.Apply(strip, offset[i], count[i][z])));
-        }
-      }
+    case OutputKind::kInt8:
+      halves ? StoreInt8<true>(strip, first_pixel, masks, count) : StoreInt8<false>(strip, first_pixel, masks, count);
       break;
-    }
-    case OutputKind::kBits: {
-      uint32_t* out = static_cast<uint32_t*>(strip.output) + first;
-#pragma GCC unroll 14
-      for (int i = 0; i < kPixels; ++i, out += strip.out_pixel_step) {
-        uint32_t word = 0;
-#pragma GCC unroll 2
-        for (int z = 0; z < kVectors; ++z) {
-          word |= static_cast<uint32_t>(_mm512_movepi32_mask(count[i][z])) << (z * kLanes);
-        }
-        *out = word;
-      }
+    case OutputKind::kBits:
+      StoreBits(strip, first_pixel, count);
       break;
-    }
   }
 }
 
@@ -390,22 +418,23 @@ void Run(const ConvStrip& strip) {
 __mmask16 Lanes(int64_t count) { return static_cast<__mmask16>((1u << std::min<int64_t>(count, kLanes)) - 1u); }
 
 // A comparison, not the sign bit: -0.0 and NaN are +1.
-uint32_t Negative(const float* values, __mmask16 lanes) {
-  return _mm512_cmp_ps_mask(_mm512_maskz_loadu_ps(lanes, values), _mm512_setzero_ps(), _CMP_LT_OQ);
+uint32_t Below(const float* values, __m512 limit, __mmask16 lanes) {
+  return _mm512_mask_cmp_ps_mask(lanes, _mm512_maskz_loadu_ps(lanes, values), limit, _CMP_LT_OQ);
 }
 
-void PackNhwcFloat(const float* values, int64_t pixels, int64_t channels, uint32_t* words) {
+void PackNhwcFloat(const float* values, float zero, int64_t pixels, int64_t channels, uint32_t* words) {
+  const __m512 limit = _mm512_set1_ps(zero);
   if (channels % kWordBits == 0) {  // pixels have no edges then
     for (const uint32_t* end = words + pixels * channels / kWordBits; words < end; ++words, values += kWordBits) {
-      *words = Negative(values, 0xffff) | Negative(values + kLanes, 0xffff) << kLanes;
+      *words = Below(values, limit, 0xffff) | Below(values + kLanes, limit, 0xffff) << kLanes;
     }
     return;
   }
   for (int64_t i = 0; i < pixels; ++i) {
     for (int64_t c = 0; c < channels; c += kWordBits) {
       const int64_t bits = std::min<int64_t>(kWordBits, channels - c);
-      uint32_t word = Negative(values, Lanes(bits));
-      if (bits > kLanes) word |= Negative(values + kLanes, Lanes(bits - kLanes)) << kLanes;
+      uint32_t word = Below(values, limit, Lanes(bits));
+      if (bits > kLanes) word |= Below(values + kLanes, limit, Lanes(bits - kLanes)) << kLanes;
       *words++ = word;
       values += bits;
     }

@@ -319,19 +319,20 @@ void Run(const ConvStrip& strip) {
 
 // ---- Packing: comparisons, not sign bits, as -0.0 and NaN are +1 ----
 
-inline uint32_t Negative(const float* values) {
-  const __m256 below = _mm256_cmp_ps(_mm256_loadu_ps(values), _mm256_setzero_ps(), _CMP_LT_OQ);
+inline uint32_t Below(const float* values, __m256 limit) {
+  const __m256 below = _mm256_cmp_ps(_mm256_loadu_ps(values), limit, _CMP_LT_OQ);
   return static_cast<uint32_t>(_mm256_movemask_ps(below));
 }
 
-void PackNhwcFloat(const float* values, int64_t pixels, int64_t channels, uint32_t* words) {
+void PackNhwcFloat(const float* values, float zero, int64_t pixels, int64_t channels, uint32_t* words) {
+  const __m256 limit = _mm256_set1_ps(zero);
   for (int64_t i = 0; i < pixels; ++i) {
     int64_t left = channels;
     for (; left >= kWordBits; left -= kWordBits, values += kWordBits) {
-      *words++ = Negative(values) | Negative(values + 8) << 8 | Negative(values + 16) << 16 |
-                 Negative(values + 24) << 24;
+      *words++ = Below(values, limit) | Below(values + 8, limit) << 8 | Below(values + 16, limit) << 16 |
+                 Below(values + 24, limit) << 24;
     }
-    if (left > 0) ScalarPackNhwcFloat(values, 1, left, words++);
+    if (left > 0) ScalarPackNhwcFloat(values, zero, 1, left, words++);
     values += left;
   }
 }

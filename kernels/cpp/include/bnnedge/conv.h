@@ -102,10 +102,13 @@ class Conv {
 // Kernels of Conv that this CPU supports, fastest first; the last one is "reference". BNNEDGE_KERNEL overrides.
 const std::vector<const char*>& ConvKernelNames();
 
-// ---- Packing: bit 1 where the value is below zero (int8: below zero_point); -0.0 and NaN give 0 ----
+// ---- Packing: bit 1 where the value is below zero (or what counts as such); -0.0 and NaN give 0 ----
 
 // float or int8 [pixels, channels] -> uint32 [pixels, words(channels)].
-void PackNhwc(const float* values, int64_t pixels, int64_t channels, uint32_t* words);
+void PackNhwc(const float* values, float zero, int64_t pixels, int64_t channels, uint32_t* words);
+inline void PackNhwc(const float* values, int64_t pixels, int64_t channels, uint32_t* words) {
+  PackNhwc(values, 0.0f, pixels, channels, words);
+}
 void PackNhwc(const int8_t* values, int32_t zero_point, int64_t pixels, int64_t channels, uint32_t* words);
 // float [N, C, pixels] -> uint32 [N, pixels, words(C)].
 void PackNchw(const float* values, int64_t batch, int64_t channels, int64_t pixels, uint32_t* words);

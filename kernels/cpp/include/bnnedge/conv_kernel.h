@@ -101,7 +101,7 @@ struct ConvKernel {
   bool does_tails;  // where ConvStrip::tail says
 
   // As the functions of conv.h. The int8 zero point is in [-128, 127].
-  void (*pack_nhwc_float)(const float* values, int64_t pixels, int64_t channels, uint32_t* words);
+  void (*pack_nhwc_float)(const float* values, float zero, int64_t pixels, int64_t channels, uint32_t* words);
   void (*pack_nhwc_int8)(const int8_t* values, int32_t zero_point, int64_t pixels, int64_t channels, uint32_t* words);
   // One image: [channels][pixels] -> [pixels][words(channels)].
   void (*pack_nchw_float)(const float* values, int64_t channels, int64_t pixels, uint32_t* words);
@@ -120,6 +120,7 @@ extern const ConvKernel kConvAvx512;
 #endif
 #ifdef BNNEDGE_NEON
 extern const ConvKernel kConvNeon;
+extern const ConvKernel kConvNeonTable;
 #endif
 #ifdef BNNEDGE_NEON_DOT
 extern const ConvKernel kConvNeonDot;

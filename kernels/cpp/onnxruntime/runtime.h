@@ -1,0 +1,175 @@
+// What every operator needs of the runtime: errors, tensors, attributes, shapes, threads.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "abi.h"
+#include "bnnedge/conv.h"
+#include "layer.h"
+
+namespace bnnedge::ort {
+
+constexpr const char* kDomain = "bnnedge";
+constexpr size_t kMaxRank = 4;
+
+// ---- Errors: they leave a function as exceptions and the library as a Status ----
+
+// A call to the runtime failed; carries its status to the nearest Guard.
+struct Failure {
+  Status* status;
+};
+
+void Check(Status* status);
+
+// The status of whatever is being handled in a catch block.
+Status* StatusOfException(const Api* api) noexcept;
+
+// Runs `body` and turns whatever it throws into a status: no exception may leave this library.
+template <class Body>
+Status* Guard(const Api* api, const Body& body) noexcept {
+  try {
+    body();
+    return nullptr;
+  } catch (...) {
+    return StatusOfException(api);
+  }
+}
+
+// A node of the file, for messages and for reading it.
+struct Site {
+  const Api* api;
+  std::string where;  // operator and node
+
+  Site(const Api* runtime, const char* op, const KernelInfo* info);
+  [[noreturn]] void Reject(const std::string& message) const;
+};
+
+// ---- Tensors ----
+
+struct Tensor {
+  size_t rank;
+  int64_t shape[kMaxRank];
+  void* data;
+};
+
+// `type`, `name` and the ranks (up to kMaxRank) are what the operator declares; the runtime checks types when it loads a
+// file, not sizes.
+Tensor ReadTensor(const Site& site, const char* name, ElementType type, size_t least_rank, size_t most_rank,
+                  const Value* value);
+inline Tensor ReadTensor(const Site& site, const char* name, ElementType type, size_t rank, const Value* value) {
+  return ReadTensor(site, name, type, rank, rank, value);
+}
+
+// One value for each output channel.
+template <class T>
+std::vector<T> ReadParameter(const Site& site, const char* name, ElementType type, int64_t channels,
+                             const Value* value) {
+  const Tensor tensor = ReadTensor(site, name, type, 1, value);
+  if (tensor.shape[0] != channels) {
+    site.Reject(std::string(name) + " must have a value for each of the " + std::to_string(channels) +
+                " filters of W, found " + std::to_string(tensor.shape[0]));
+  }
+  const T* data = static_cast<const T*>(tensor.data);
+  return std::vector<T>(data, data + channels);
+}
+
+// The same of float values, or one number for all channels.
+std::vector<float> ReadValues(const Site& site, const char* name, int64_t channels, const Value* value);
+
+// ---- Attributes ----
+
+struct AttributeField {
+  const char* name;
+  int64_t* values;
+  size_t count;
+};
+
+// All of a convolution's but `group`, which is a single number.
+std::vector<AttributeField> ArrayFields(Window* window);
+
+// Attributes that are missing keep the values that the fields have.
+void ReadArrays(const Site& site, const KernelInfo* info, const std::vector<AttributeField>& fields);
+// Those that are missing have ONNX's defaults, as in the function of the file; `channels` has none.
+Window ReadWindow(const Site& site, const KernelInfo* info);
+float ReadFloat(const Site& site, const KernelInfo* info, const char* name);
+
+// ---- Shapes ----
+
+// A size that may be known by name only, as "N" is.
+struct Dimension {
+  int64_t value = -1;
+  std::string name;
+};
+
+// Empty for anything but four dimensions.
+std::vector<Dimension> ReadShape(const Api* api, const ShapeContext* context, size_t index);
+
+// False for an attribute that creating the kernel will reject: shapes stay unknown and the error comes from there.
+bool ReadArrays(const Api* api, const ShapeContext* context, const std::vector<AttributeField>& fields);
+bool ReadWindow(const Api* api, const ShapeContext* context, Window* window);
+
+// Of an output that goes over `input` with a window of `kernel`.
+Dimension OutDimension(const Window& window, int axis, const Dimension& input, const Dimension& kernel);
+// Of packed signs: the bytes of so many channels.
+Dimension BytesDimension(const Dimension& channels);
+
+void WriteShape(const Api* api, const ShapeContext* context, size_t index, ElementType type, const Dimension* shape);
+
+// ---- Operators ----
+
+// One node of a session.
+class Kernel {
+ public:
+  explicit Kernel(Site site) : site_(std::move(site)) {}
+  Kernel(const Kernel&) = delete;
+  Kernel& operator=(const Kernel&) = delete;
+  virtual ~Kernel() = default;
+  virtual void Compute(KernelContext* context) = 0;
+  const Site& site() const { return site_; }
+
+ protected:
+  const Value* Input(const KernelContext* context, size_t index) const;
+  // nullptr if nothing reads an optional output.
+  void* Output(KernelContext* context, size_t index, const int64_t* shape) const;
+  // True with all of them in `values` if the inputs in [first, values->size()) but `skipped` are constants.
+  bool ConstantInputs(const KernelInfo* info, size_t first, size_t skipped, std::vector<const Value*>* values) const;
+
+ private:
+  const Site site_;
+};
+
+// One operator as the runtime knows it.
+struct Operator : CustomOp {
+  std::string name;
+  const Api* api;
+  std::vector<ElementType> inputs, outputs;
+  int variant;  // what tells operators with the same functions apart
+  std::unique_ptr<Kernel> (*create)(const Operator& op, const KernelInfo* info);
+  void (*infer_shape)(const Operator& op, const ShapeContext* context);
+  size_t (*in_place)(int** input_index, int** output_index);  // or nullptr; the arrays live on
+};
+
+// Operators with everything but what is filled in by the runtime's side.
+std::vector<Operator> FloatOperators();
+std::vector<Operator> PackedOperators();
+
+// ---- Threads ----
+
+// The runtime's own threads.
+class ThreadPool {
+ public:
+  ThreadPool(const Api* api, const KernelContext* context) : api_(api), context_(context) {}
+  // The interface does not tell how many threads the session has. This many they can at most use.
+  Parallel AsParallel();
+
+ private:
+  static void Run(void* host, int64_t count, void (*piece)(void* context, int64_t i), void* context);
+
+  const Api* api_;
+  const KernelContext* context_;
+};
+
+}  // namespace bnnedge::ort

@@ -1,0 +1,153 @@
+"""Seeds for the fuzz targets, made from real files: ``python fuzz_seeds.py FOLDER``.
+
+``FOLDER/fuzz_litert_delegate`` gets the files of ``tests/lce_models`` and exports of small networks;
+``FOLDER/fuzz_flexbuffer`` the options in them; ``FOLDER/fuzz_onnxruntime`` the nodes of such exports in the form that
+``fuzz_onnxruntime.cc`` reads.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import AttributeProto, TensorProto, numpy_helper
+from torch import Tensor, nn
+
+from bnnedge.export.passes import optimize
+from bnnedge.export.targets.tflite_reader import parse_model
+from bnnedge.export.targets.to_lce import LceTarget
+from bnnedge.export.targets.to_onnx import OnnxTarget
+from bnnedge.export.trace import trace
+from bnnedge.layers.binary_layers import BinaryConv2d
+
+LCE_MODELS = Path(__file__).resolve().parents[1] / "lce_models"
+PATTERN_BYTES = 64
+"""Of each tensor; the target repeats them."""
+
+
+class Residual(nn.Module):
+    """A strided block whose shortcut is subsampled and widened, then a grouped and dilated one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(BinaryConv2d(3, 33, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(33))
+        self.second = nn.Sequential(BinaryConv2d(33, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.Hardtanh())
+        self.third = nn.Sequential(
+            BinaryConv2d(64, 64, 3, padding=2, dilation=2, groups=2, bias=False), nn.BatchNorm2d(64), nn.Hardtanh()
+        )
+        self.last = BinaryConv2d(64, 5, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.first(x)
+        shortcut = nn.functional.pad(y[:, :, ::2, ::2], (0, 0, 0, 0, 0, 31))
+        z = nn.functional.avg_pool2d(self.second(y), 2) + shortcut
+        logits: Tensor = self.last(self.third(z) + z)
+        return logits
+
+
+class Chain(nn.Sequential):
+    """Convolutions in a row, whose bits stay bits, and a pool between them."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            BinaryConv2d(33, 40, 3, bias=False),
+            nn.BatchNorm2d(40),
+            BinaryConv2d(40, 31, (1, 2), bias=False),
+            nn.MaxPool2d(2),
+            nn.BatchNorm2d(31),
+            BinaryConv2d(31, 7, 3, padding=1, bias=False),
+        )
+
+
+def networks() -> Iterator[tuple[nn.Module, Tensor]]:
+    torch.manual_seed(0)
+    for model, shape in ((Residual(), (1, 3, 8, 8)), (Chain(), (1, 33, 8, 7))):
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.weight)
+                nn.init.normal_(module.bias)
+        yield model.eval(), torch.zeros(shape)
+
+
+# ---- Nodes of ONNX files ----
+
+ATTRIBUTES = {AttributeProto.INT: 0, AttributeProto.INTS: 1, AttributeProto.FLOAT: 2, AttributeProto.FLOATS: 3}
+STRING = 4
+
+
+def number(value: int) -> bytes:
+    if 0 <= value < 254:
+        return bytes([value])
+    if -128 <= value < 0:
+        return b"\xfe" + struct.pack("<b", value)
+    return b"\xff" + struct.pack("<q", value)
+
+
+def text(value: str) -> bytes:
+    return number(len(value)) + value.encode()
+
+
+def attribute(proto: AttributeProto) -> bytes:
+    value = onnx.helper.get_attribute_value(proto)
+    if isinstance(value, bytes):
+        return text(proto.name) + bytes([STRING]) + number(len(value)) + value
+    values = value if proto.type in (AttributeProto.INTS, AttributeProto.FLOATS) else [value]
+    body = b"".join(struct.pack("<f", v) if isinstance(v, float) else number(v) for v in values)
+    count = b"" if proto.type == AttributeProto.INT else number(len(values))
+    return text(proto.name) + bytes([ATTRIBUTES[proto.type]]) + count + body
+
+
+def tensor(kind: int, shape: list[int], data: bytes) -> bytes:
+    pattern = data[:PATTERN_BYTES]
+    return bytes([kind]) + number(len(shape)) + b"".join(map(number, shape)) + number(len(pattern)) + pattern
+
+
+def nodes(model: onnx.ModelProto, sizes: dict[str, tuple[int, ...]]) -> Iterator[bytes]:
+    """Those of our domain; inputs that are no constants have these sizes and hold noise."""
+    constants = {c.name: numpy_helper.to_array(c) for c in model.graph.initializer}
+    noise = torch.randn(PATTERN_BYTES // 4).numpy().tobytes()
+    for node in model.graph.node:
+        if node.domain != "bnnedge":
+            continue
+        inputs = b""
+        for name in node.input:
+            if name in constants:
+                kind = onnx.helper.np_dtype_to_tensor_dtype(constants[name].dtype)
+                inputs += tensor(kind, list(constants[name].shape), constants[name].tobytes())
+            elif name:
+                inputs += tensor(TensorProto.FLOAT, list(sizes[name]), noise)
+            else:
+                inputs += tensor(0, [], b"")
+        body = text(node.op_type) + b"\x00" + number(len(node.attribute))
+        body += b"".join(map(attribute, node.attribute)) + number(len(node.input)) + inputs
+        batch, channels, height, width = sizes[node.input[0]]
+        yield body + b"".join(map(number, (batch + 1, channels, height + 2, width + 1)))
+
+
+def options(file: bytes) -> Iterator[bytes]:
+    for op in parse_model(file).subgraph.operators:
+        if op.customOptions is not None:
+            yield bytes(op.customOptions)
+
+
+def main(folder: Path) -> None:
+    files = [path.read_bytes() for path in sorted(LCE_MODELS.glob("*.tflite"))]
+    cases: list[bytes] = []
+    for model, x in networks():
+        graph = optimize(trace(model, x))
+        files.append(LceTarget().write(graph))
+        sizes = {name: spec.shape for name, spec in graph.tensors.items()}
+        cases += nodes(onnx.load_model_from_string(OnnxTarget().write(graph)), sizes)
+    maps = sorted({blob for file in files for blob in options(file)})
+    for target, seeds in (("fuzz_litert_delegate", files), ("fuzz_flexbuffer", maps), ("fuzz_onnxruntime", cases)):
+        (folder / target).mkdir(parents=True, exist_ok=True)
+        for i, seed in enumerate(seeds):
+            (folder / target / f"seed{i}").write_bytes(seed)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,87 @@
+"""The C++ test programs that hold the plug-ins: sessions in threads, allocations, sanitizers, fuzzing.
+
+``BNNEDGE_FUZZ_SECONDS`` sets how long each fuzz target runs (60). What a target finds is kept in ``build/cpp_fuzz``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LCE_MODELS = sorted((REPOSITORY / "tests" / "lce_models").glob("*.tflite"))
+FUZZ_TARGETS = ("fuzz_litert_delegate", "fuzz_flexbuffer", "fuzz_onnxruntime")
+FUZZ_SECONDS = int(os.environ.get("BNNEDGE_FUZZ_SECONDS", "60"))
+LONGEST_INPUT = 20_000
+"""Bytes; the largest seed is a little below."""
+REMEDIES = {"cmake": "pip install cmake", "ninja": "pip install ninja", "clang++": "apt-get install clang"}
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="the programs are for Linux"),
+]
+
+
+def run(*command: str | Path, **environment: str) -> str:
+    """Standard output; fails the test with the last that the command had to say."""
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=os.environ | environment)
+    if done.returncode != 0:
+        pytest.fail(f"{' '.join(map(str, command))}\n{done.stdout[-2000:]}{done.stderr[-6000:]}", pytrace=False)
+    return done.stdout
+
+
+def build(name: str, *targets: str, compiler: str | None = None, **options: str) -> Path:
+    """The folder with the programs ``targets``, in ``build/cpp_<name>``; skips where a tool is missing."""
+    for tool in ("cmake", "ninja", *([compiler] if compiler else [])):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} not found: {REMEDIES[tool]}")
+    folder = REPOSITORY / "build" / f"cpp_{name}"
+    environment: Mapping[str, str] = {"CXX": compiler} if compiler else {}
+    definitions = [f"-DBNNEDGE_{key}={value}" for key, value in {"TESTS": "ON", **options}.items()]
+    run("cmake", "-S", REPOSITORY / "kernels" / "cpp", "-B", folder, "-G", "Ninja", *definitions, **environment)
+    run("cmake", "--build", folder, "--target", *targets)
+    return folder / "tests"
+
+
+def test_sessions_in_threads_agree_and_do_not_allocate() -> None:
+    programs = build("plain", "sessions_test")
+    assert run(programs / "sessions_test", *LCE_MODELS) == "allocations counted, 0 failures\n"
+
+
+def test_sessions_share_nothing_they_should_not() -> None:
+    programs = build("thread_sanitizer", "sessions_test", SANITIZE="thread")
+    assert "0 failures" in run(programs / "sessions_test", *LCE_MODELS, TSAN_OPTIONS="halt_on_error=1")
+
+
+@pytest.fixture(scope="module")
+def fuzzers() -> Path:
+    sanitizers = "address,undefined"
+    return build("fuzz", "conv_kernel_test", *FUZZ_TARGETS, compiler="clang++", SANITIZE=sanitizers, FUZZ="ON")
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("seeds")
+    run(sys.executable, Path(__file__).with_name("fuzz_seeds.py"), folder)
+    return folder
+
+
+def test_kernels_with_sanitizers(fuzzers: Path) -> None:
+    assert "portable" in run(fuzzers / "conv_kernel_test")
+
+
+@pytest.mark.parametrize("target", FUZZ_TARGETS)
+def test_fuzz(fuzzers: Path, seeds: Path, target: str) -> None:
+    """Every seed runs, and nothing that the fuzzer makes of them in that time crashes or gives another result."""
+    folder = fuzzers.parent / target
+    corpus = folder / "corpus"
+    corpus.mkdir(parents=True, exist_ok=True)
+    found = [f"-artifact_prefix={folder}/", "-timeout=25", "-rss_limit_mb=2048"]
+    limits = [f"-max_total_time={FUZZ_SECONDS}", f"-max_len={LONGEST_INPUT}", "-print_final_stats=1"]
+    run(fuzzers / target, *found, *limits, corpus, seeds / target)
