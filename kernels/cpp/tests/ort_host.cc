@@ -149,6 +149,14 @@ Api MakeApi() {
     *out = found->ints[0];
     return nullptr;
   };
+  api.kernel_info_get_attribute_float = [](const KernelInfo* info, const char* name, float* out) -> Status* {
+    const HostAttribute* const found = Find(info->node.attributes, name);
+    if (found == nullptr || found->type != HostAttributeType::kFloat || found->floats.empty()) {
+      return Fail("no such number");
+    }
+    *out = found->floats[0];
+    return nullptr;
+  };
   // A null buffer asks for the count, whatever the attribute's type is.
   api.kernel_info_get_attribute_array_int64 = [](const KernelInfo* info, const char* name, int64_t* out,
                                                  size_t* size) -> Status* {
