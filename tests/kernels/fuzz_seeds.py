@@ -14,7 +14,7 @@ from pathlib import Path
 
 import onnx
 import torch
-from onnx import AttributeProto, TensorProto, numpy_helper
+from onnx import AttributeProto, numpy_helper
 from torch import Tensor, nn
 
 from bnnedge.export.passes import optimize
@@ -106,8 +106,10 @@ def tensor(kind: int, shape: list[int], data: bytes) -> bytes:
     return bytes([kind]) + number(len(shape)) + b"".join(map(number, shape)) + number(len(pattern)) + pattern
 
 
-def nodes(model: onnx.ModelProto, sizes: dict[str, tuple[int, ...]]) -> Iterator[bytes]:
-    """Those of our domain; inputs that are no constants have these sizes and hold noise."""
+def nodes(model: onnx.ModelProto) -> Iterator[bytes]:
+    """Those of our domain; inputs that are no constants hold noise, for a batch of one."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    types = {info.name: info.type.tensor_type for info in (*graph.input, *graph.value_info)}
     constants = {c.name: numpy_helper.to_array(c) for c in model.graph.initializer}
     noise = torch.randn(PATTERN_BYTES // 4).numpy().tobytes()
     for node in model.graph.node:
@@ -119,13 +121,18 @@ def nodes(model: onnx.ModelProto, sizes: dict[str, tuple[int, ...]]) -> Iterator
                 kind = onnx.helper.np_dtype_to_tensor_dtype(constants[name].dtype)
                 inputs += tensor(kind, list(constants[name].shape), constants[name].tobytes())
             elif name:
-                inputs += tensor(TensorProto.FLOAT, list(sizes[name]), noise)
+                inputs += tensor(types[name].elem_type, sizes(types[name]), noise)
             else:
                 inputs += tensor(0, [], b"")
         body = text(node.op_type) + b"\x00" + number(len(node.attribute))
         body += b"".join(map(attribute, node.attribute)) + number(len(node.input)) + inputs
-        batch, channels, height, width = sizes[node.input[0]]
-        yield body + b"".join(map(number, (batch + 1, channels, height + 2, width + 1)))
+        larger = (1, 0, 2, 1) if node.op_type.startswith("Binary") else (1, 2, 1, 0)  # NCHW or NHWC
+        resized = (size + more for size, more in zip(sizes(types[node.input[0]]), larger, strict=True))
+        yield body + b"".join(map(number, resized))
+
+
+def sizes(kind: onnx.TypeProto.Tensor) -> list[int]:
+    return [dimension.dim_value or 1 for dimension in kind.shape.dim]
 
 
 def options(file: bytes) -> Iterator[bytes]:
@@ -140,8 +147,7 @@ def main(folder: Path) -> None:
     for model, x in networks():
         graph = optimize(trace(model, x))
         files.append(LceTarget().write(graph))
-        sizes = {name: spec.shape for name, spec in graph.tensors.items()}
-        cases += nodes(onnx.load_model_from_string(OnnxTarget().write(graph)), sizes)
+        cases += nodes(onnx.load_model_from_string(OnnxTarget().write(graph)))
     maps = sorted({blob for file in files for blob in options(file)})
     for target, seeds in (("fuzz_litert_delegate", files), ("fuzz_flexbuffer", maps), ("fuzz_onnxruntime", cases)):
         (folder / target).mkdir(parents=True, exist_ok=True)

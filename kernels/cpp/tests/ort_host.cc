@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 
 #include "host_scope.h"
 
@@ -35,8 +36,8 @@ struct KernelInfo {
 struct KernelContext {
   std::vector<HostTensor> inputs;
   std::vector<Value> values;
-  HostTensor* output;
-  Value output_value;
+  std::vector<HostTensor>* outputs;
+  std::vector<Value> output_values;
   int64_t most_output_bytes;
   unsigned char poison;
   const Parallel* parallel;
@@ -48,8 +49,7 @@ struct ShapeContext {
   std::vector<TensorInfo> inputs;
   std::vector<bool> is_absent;
   mutable std::vector<OpAttribute> attributes;
-  mutable bool has_output = false;
-  mutable TensorInfo output;
+  mutable std::map<size_t, TensorInfo> outputs;
 };
 
 namespace {
@@ -196,15 +196,14 @@ Api MakeApi() {
   api.kernel_context_get_output = [](KernelContext* context, size_t index, const int64_t* dimensions, size_t count,
                                      Value** out) -> Status* {
     const HostScope host;
-    if (index != 0) return Fail("no such output");
-    HostTensor& output = *context->output;
-    output.type = kFloat;
+    if (index >= context->outputs->size()) return Fail("no such output");
+    HostTensor& output = (*context->outputs)[index];
     output.shape.assign(dimensions, dimensions + count);
     const int64_t bytes = output.Bytes(context->most_output_bytes);
     if (bytes < 0) return Fail("the output cannot be allocated");
     output.Allocate(bytes);
     std::memset(output.data.get(), context->poison, static_cast<size_t>(bytes));
-    *out = &context->output_value;
+    *out = &context->output_values[index];
     return nullptr;
   };
   api.kernel_context_parallel_for = [](const KernelContext* context, void (*piece)(void*, size_t), size_t total, size_t,
@@ -256,9 +255,8 @@ Api MakeApi() {
     std::copy(attribute.ints.begin(), attribute.ints.end(), static_cast<int64_t*>(data));
     return nullptr;
   };
-  api.shape_context_set_output = [](const ShapeContext* context, size_t, const TensorInfo* info) -> Status* {
-    context->output = *info;
-    context->has_output = true;
+  api.shape_context_set_output = [](const ShapeContext* context, size_t index, const TensorInfo* info) -> Status* {
+    context->outputs[index] = *info;
     return nullptr;
   };
   return api;
@@ -317,14 +315,17 @@ HostKernel::~HostKernel() {
 }
 
 std::string HostKernel::Compute(const std::vector<HostTensor>& inputs, unsigned char poison,
-                                HostTensor* output) const {
-  KernelContext context{inputs, {}, output, {output}, most_output_bytes_, poison, parallel_};
+                                std::vector<HostTensor>* outputs) const {
+  KernelContext context{inputs, {}, outputs, {}, most_output_bytes_, poison, parallel_};
+  outputs->resize(op_->get_output_count(op_));
+  for (size_t i = 0; i < outputs->size(); ++i) (*outputs)[i].type = op_->get_output_type(op_, i);
   for (HostTensor& tensor : context.inputs) context.values.push_back({&tensor});
+  for (HostTensor& tensor : *outputs) context.output_values.push_back({&tensor});
   const HostScope plugin(false);
   return Text(op_->kernel_compute_v2(kernel_, &context));
 }
 
-bool InferShape(const CustomOp* op, const HostNode& node, HostTensor* output, std::string* error) {
+bool InferShapes(const CustomOp* op, const HostNode& node, std::vector<HostTensor>* outputs, std::string* error) {
   ShapeContext context;
   for (const HostTensor& tensor : node.inputs) {
     context.inputs.push_back({tensor.type, tensor.shape, tensor.names});
@@ -332,10 +333,14 @@ bool InferShape(const CustomOp* op, const HostNode& node, HostTensor* output, st
   }
   for (const HostAttribute& attribute : node.attributes) context.attributes.push_back({&attribute});
   *error = Text(op->infer_output_shape(op, &context));
-  if (!error->empty() || !context.has_output) return false;
-  output->type = context.output.type;
-  output->shape = context.output.shape;
-  output->names = context.output.names;
+  if (!error->empty() || context.outputs.empty()) return false;
+  outputs->resize(op->get_output_count(op));
+  for (const auto& [index, info] : context.outputs) {
+    HostTensor& output = outputs->at(index);
+    output.type = info.type;
+    output.shape = info.shape;
+    output.names = info.names;
+  }
   return true;
 }
 

@@ -60,8 +60,9 @@ class HostKernel {
   const std::string& error() const { return error_; }
 
   // Runs the kernel with the node's constants and other values for the rest; several threads may do so at once. Fills
-  // `output` with `poison` beforehand. Returns an empty string, or what went wrong.
-  std::string Compute(const std::vector<HostTensor>& inputs, unsigned char poison, HostTensor* output) const;
+  // `outputs` with `poison` beforehand. Returns an empty string, or what went wrong.
+  std::string Compute(const std::vector<HostTensor>& inputs, unsigned char poison,
+                      std::vector<HostTensor>* outputs) const;
 
  private:
   const CustomOp* op_;
@@ -71,7 +72,7 @@ class HostKernel {
   std::string error_;
 };
 
-// The output's shape as inferred from the inputs' types and shapes; false if it stays unknown or fails (`error`).
-bool InferShape(const CustomOp* op, const HostNode& node, HostTensor* output, std::string* error);
+// The outputs' shapes as inferred from the inputs' types and shapes; false if they stay unknown or fail (`error`).
+bool InferShapes(const CustomOp* op, const HostNode& node, std::vector<HostTensor>* outputs, std::string* error);
 
 }  // namespace bnnedge::ort
