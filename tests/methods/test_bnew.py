@@ -180,8 +180,9 @@ def test_phases(options: dict[str, Any], epochs: int, expected: list[tuple[str, 
 
 
 def test_epochs_frozen_by_default() -> None:
-    assert Bnew(BnewOptions(phases=(1, 2))).frozen_epochs(1000) == 20
-    assert Bnew(BnewOptions(phases=(2,))).frozen_epochs(3) == 1
+    """Published: frozen at the end of epoch 980 of 1000, counted from 0, so 981 to 999 are trained frozen."""
+    assert Bnew(BnewOptions(phases=(1, 2))).frozen_epochs(1000) == 19
+    assert [Bnew(BnewOptions(phases=(2,))).frozen_epochs(epochs) for epochs in (1, 2, 3, 105, 106)] == [0, 1, 1, 1, 2]
     assert Bnew(BnewOptions()).frozen_epochs(1000) == 0
     with pytest.raises(ConfigError, match=r"freeze_epochs \(4\) is more than phase 2 has \(3\)"):
         Bnew(BnewOptions(phases=(2,), freeze_epochs=4)).phases(3)
