@@ -78,6 +78,9 @@ def slow_step(
         {"kl_weight": 0.25, "a32": True, "posterior_lr_type": "step"},
         {"train_set_scale": 10.0, "posterior_lr": 0.2, "posterior_lr_type": "exp", "faithful": True},
         {"prior": "init", "beta": 0.2, "posterior_lr_type": "constant"},
+        {"posterior_lr_epochs": 6, "prior": "init", "kl_weight": 0.3, "faithful": True},
+        {"posterior_lr_epochs": 2},
+        {"posterior_lr_epochs": 8, "posterior_lr_type": "exp", "mc_steps": 0},
     ],
     ids=str,
 )
@@ -109,12 +112,13 @@ def test_trajectory(options: dict[str, Any]) -> None:
         method.after_step(model)
 
         epoch = step // 2 + (1 if chosen.faithful else 0)  # of 4
+        length = chosen.posterior_lr_epochs or 4
         alpha = (
             chosen.posterior_lr
             * {
-                "cos": 0.5 * (1 + np.cos(np.pi * epoch / 4)),
-                "step": 0.1 ** ((epoch >= 2) + (epoch >= 3)),
-                "exp": 1e-6 ** (epoch / 4),
+                "cos": 0.5 * (1 + np.cos(np.pi * min(epoch / length, 1))),
+                "step": 0.1 ** ((epoch >= length / 2) + (epoch >= 0.75 * length)),
+                "exp": 1e-6 ** (epoch / length),
                 "constant": 1.0,
             }[chosen.posterior_lr_type]
         )
@@ -263,6 +267,8 @@ def test_a_prior_needs_a_posterior(source: str, config: Any, tmp_path: Path) -> 
         ({"mc_steps": -1}, "mc_steps must be at least 0"),
         ({"evaluate_steps": -1}, "evaluate_steps must be at least 0"),
         ({"beta": 1.0}, "beta must be from 0 to below 1"),
+        ({"posterior_lr_epochs": 0}, "posterior_lr_epochs must be at least 1"),
+        ({"posterior_lr_epochs": 9, "posterior_lr_type": "constant"}, "posterior_lr_epochs is a schedule's"),
         ({"prior": "flat"}, "prior must be one of zero, init"),
         ({"evaluate_mean": True, "evaluate_steps": 3}, "two ways of evaluation"),
     ],
