@@ -155,6 +155,28 @@ def test_the_published_settings_in_float32() -> None:
     torch.testing.assert_close(layer.weight.grad, 1e10 * gradient, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize(("lam", "temperature"), [(12.0, 1e-10), (11.0, 1e-3), (2.0, 0.1)])
+def test_epsilon_is_added_to_both_variances(lam: float, temperature: float) -> None:
+    """Float64, where ``1 - mu^2`` at 12 is 1.5e-10, of the size of e; its rounding of 1e-16 is 1e-6 of that."""
+    layer = BinaryLinear(3, 2).double()
+    layer.binarizer = bayesbinn.BayesbinnBinarizer(layer, BayesbinnOptions(temperature=temperature))
+    nn.init.constant_(layer.weight, lam)
+    w = layer.binarizer.train().binarize_weight(layer.weight)
+    w.sum().backward()
+    s = (1 - w.detach().square() + 1e-10) / temperature / (1 - np.tanh(lam) ** 2 + 1e-10)
+    assert layer.weight.grad is not None
+    torch.testing.assert_close(layer.weight.grad, s, rtol=1e-5, atol=0)
+
+
+def test_metrics_are_of_the_posterior() -> None:
+    layer = BinaryLinear(2, 1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, -3.0]]))
+    found = Bayesbinn(BayesbinnOptions()).layer_metrics(layer)
+    uncertain = 1 - (np.tanh(1) + np.tanh(3)) / 2
+    assert found == {"latent_magnitude": 2.0, "distance_to_binary": pytest.approx(uncertain, rel=1e-6)}
+
+
 @pytest.mark.parametrize("u", [0.0, 1.0])
 def test_noise_is_finite(u: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "rand_like", lambda x: torch.full_like(x, u))

@@ -345,6 +345,19 @@ def test_dense_layers_and_filters_that_are_too_small() -> None:
         RbnnBinarizer(BinaryConv2d(4, 4, 1, groups=4), RbnnOptions())
 
 
+def test_alpha_starts_at_the_mean_magnitude_of_the_framework_s_own_initialization() -> None:
+    """Uniform in +-1 / sqrt(n), n = 36 weights in a filter; the mean of 40,000 filters within five deviations."""
+    layer = BinaryConv2d(4, 40_000, 3)
+    nn.init.constant_(layer.weight, 7.0)  # a network's own initialization plays no part
+    binarizer = RbnnBinarizer(layer, RbnnOptions())
+    bound = 1 / 6
+    deviation = bound / math.sqrt(12 * 36 * 40_000)
+    alpha = binarizer.alpha.detach().double()
+    assert abs(float(alpha.mean()) - bound / 2) < 5 * deviation
+    assert 0 < float(alpha.min()) < float(alpha.max()) < bound
+    assert torch.equal(binarizer.beta, torch.full((40_000,), math.pi / 2))
+
+
 @pytest.mark.parametrize("bad", [{"rotation_update": 0}, {"tmin": 1.0, "tmax": 0.1}, {"rotation_gradient": "mine"}])
 def test_bad_options(bad: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(bad))):
