@@ -156,6 +156,7 @@ def _compile(case: CompileCase, target: int) -> Any:
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+    from triton.experimental.gluon._runtime import GluonASTSource
 
     kernel = case.kernel
     if not isinstance(kernel, triton.JITFunction):
@@ -163,10 +164,7 @@ def _compile(case: CompileCase, target: int) -> Any:
     missing = set(kernel.arg_names) ^ (set(case.arguments) | set(case.constants))
     if missing or set(case.arguments) & set(case.constants):
         raise ConfigError(f"{case.name}: arguments that are missing, unknown or given twice: {sorted(missing)}")
-    source_type = ASTSource
-    if kernel.is_gluon():
-        from triton.experimental.gluon._runtime import GluonASTSource as source_type  # noqa: N813
-    source = source_type(
+    source = (GluonASTSource if kernel.is_gluon() else ASTSource)(
         fn=kernel,
         signature={name: case.arguments.get(name, "constexpr") for name in kernel.arg_names},
         constexprs=dict(case.constants),
