@@ -25,10 +25,15 @@ not XOR: Hopper computes XOR with two ANDs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+
+from bnnedge.errors import ConfigError
 
 WORDS_PER_STEP = 16
 """K words of one piece of assembly: two k256 steps of 8 words."""
@@ -95,6 +100,18 @@ class Tile:
             "warp": columns + [[0, 0] for _ in _powers(self.warps_m)],
         }
 
+    def c_bases(self) -> dict[str, list[list[int]]]:
+        """Bases [row, column] of C [rows, columns]: register bits (column + 1, row + 8, column + 8, pairs, tiles), ..."""
+        pairs = [[0, 16 * pair] for pair in _powers(self.n_pairs)]
+        tiles = [[16 * tile, 0] for tile in _powers(self.m_tiles)]
+        columns = [[0, 16 * self.n_pairs * warp] for warp in _powers(self.warps_n)]
+        rows = [[16 * self.m_tiles * warp, 0] for warp in _powers(self.warps_m)]
+        return {
+            "register": [[0, 1], [8, 0], [0, 8], *pairs, *tiles],
+            "lane": [[0, 2], [0, 4], [1, 0], [2, 0], [4, 0]],
+            "warp": columns + rows,
+        }
+
     def a_to_work(self) -> Rearrangement:
         """A [rows, 16] to the work shape with one pair and one warp column; register = 4 k256 + 2 (word / 4) + row / 8."""
         return Rearrangement(
@@ -153,6 +170,64 @@ def mma_constraints() -> str:
     return ",".join(["=&r"] * REGISTERS + ["r"] * (2 * REGISTERS) + tied)
 
 
+@dataclass(frozen=True)
+class Config:
+    """One way to compile a kernel."""
+
+    tile: Tile
+    words: int
+    """K words of one stage, 16 or 32."""
+    stages: int
+    """Stages of shared memory, a power of two."""
+
+    @property
+    def name(self) -> str:
+        """Rows x columns x bits of a stage, warps, stages."""
+        tile = self.tile
+        return f"{tile.rows}x{tile.columns}x{32 * self.words}_w{tile.warps}s{self.stages}"
+
+
+_LARGE = Tile(m_tiles=4, n_pairs=4, warps_m=2, warps_n=4)  # 128 x 256, 64 x 64 a warp
+_MEDIUM = Tile(m_tiles=2, n_pairs=4, warps_m=4, warps_n=2)  # 128 x 128, 32 x 64
+_NARROW = Tile(m_tiles=2, n_pairs=2, warps_m=4, warps_n=2)  # 128 x 64, 32 x 32
+_SMALL = Tile(m_tiles=2, n_pairs=2, warps_m=2, warps_n=2)  # 64 x 64, 32 x 32
+
+CONFIGS = {
+    80: (Config(_LARGE, 16, 4), Config(_MEDIUM, 32, 4), Config(_NARROW, 32, 4), Config(_SMALL, 32, 4)),
+    89: (Config(_LARGE, 16, 4), Config(_MEDIUM, 16, 4), Config(_NARROW, 16, 4), Config(_SMALL, 16, 4)),
+    90: (Config(_LARGE, 32, 4), Config(_MEDIUM, 32, 4), Config(_NARROW, 32, 4), Config(_SMALL, 32, 4)),
+}
+"""Configurations by the compute capability whose shared memory they fit, from the largest tile to the smallest."""
+
+SAME_LIMITS = {86: 89, 87: 80}
+"""Capabilities that compile like another one of ``CONFIGS``."""
+
+
+def choose(configs: Sequence[Config], rows: int, columns: int, processors: int) -> Config:
+    """The largest tile that is not half empty and still gives every multiprocessor one; else the smallest tile."""
+    for config in configs[:-1]:
+        tiles = -(-rows // config.tile.rows) * -(-columns // config.tile.columns)
+        if 2 * columns > config.tile.columns and tiles >= processors:
+            return config
+    return configs[-1]
+
+
+def config_for(device: torch.device, rows: int, columns: int, vector: int) -> Config:
+    """``choose`` for a GPU and copies of ``vector`` words. Raises ``ConfigError`` without 1-bit tensor cores.
+
+    The addresses of single-word copies would not fit into registers beside the largest tile.
+    """
+    major, minor = torch.cuda.get_device_capability(device)
+    target = SAME_LIMITS.get(10 * major + minor, 10 * major + minor)
+    if target not in CONFIGS:
+        raise ConfigError(
+            f"1-bit tensor cores exist in compute capabilities 8.0 to 9.0, {device} has {major}.{minor}; "
+            "take the int8_dot kernels"
+        )
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
+    return choose(CONFIGS[target][vector == 1 :], rows, columns, processors)
+
+
 _LANE_BASES = [[0, 1], [0, 2], [1, 0], [2, 0], [4, 0]]
 _ASSEMBLY = gl.constexpr(mma_assembly())
 _CONSTRAINTS = gl.constexpr(mma_constraints())
@@ -164,5 +239,104 @@ def _powers(size: int) -> list[int]:
 
 
 @gluon.constexpr_function
-def work_layout(tile):
-    return gl.BlockedLayout([tile.m_tiles, tile.n_pairs, 1, 1, 1, REGISTERS], [1, 1, 1, 1, LANES, 1], [1, 1, tile.warps_m, tile.warps_n, 1, 1], [5, 4, 3, 2, 1, 0])
+def work_layout(tile: Tile) -> Any:
+    """Blocked layout of the work shape: a thread holds all of its warp's tiles, 8 consecutive registers of each."""
+    return gl.BlockedLayout(
+        [tile.m_tiles, tile.n_pairs, 1, 1, 1, REGISTERS],
+        [1, 1, 1, 1, LANES, 1],
+        [1, 1, tile.warps_m, tile.warps_n, 1, 1],
+        [5, 4, 3, 2, 1, 0],
+    )
+
+
+@gluon.constexpr_function
+def operand_layout(bases: dict[str, list[list[int]]], rows: int) -> Any:
+    """Linear layout of one step of an operand, [rows, 16 words]."""
+    return gl.DistributedLinearLayout(
+        bases["register"], bases["lane"], bases["warp"], [], [rows, WORDS_PER_STEP]
+    )
+
+
+@gluon.constexpr_function
+def result_layout(tile: Tile) -> Any:
+    """Linear layout of the result, [rows, columns]."""
+    bases = tile.c_bases()
+    return gl.DistributedLinearLayout(bases["register"], bases["lane"], bases["warp"], [], [tile.rows, tile.columns])
+
+
+@gluon.constexpr_function
+def shared_layout(words: int) -> Any:
+    """Rows of 16 or 32 words, their 16-byte chunks swizzled so that the 8 rows of an ldmatrix hit different banks."""
+    return gl.SwizzledSharedLayout(4, 32 // words, words // 4, [1, 0])
+
+
+@gluon.constexpr_function
+def row_layout(length: int, vector: int, warps: int) -> Any:
+    """For copies: threads along a row of ``length`` elements first, ``vector`` elements each."""
+    across = min(LANES, length // vector)
+    return gl.BlockedLayout([1, vector], [LANES // across, across], [warps, 1], [1, 0])
+
+
+@gluon.constexpr_function
+def store_layout(columns: int, kind: Any, warps: int) -> Any:
+    """``row_layout`` of an output tile, 16 bytes a thread."""
+    return row_layout(columns, 128 // kind.primitive_bitwidth, warps)
+
+
+@gluon.jit
+def rearrange(x, way: gl.constexpr, layout: gl.constexpr):
+    """Follows one ``Rearrangement`` into ``layout``, which must not move a register."""
+    x = x.reshape(way.split).permute(way.order).reshape(way.joined)
+    return gl.convert_layout(x, layout, assert_trivial=True)
+
+
+@gluon.jit
+def program_tile(tiles_m, tiles_n, GROUP: gl.constexpr):
+    """(row tile, column tile) of this program: GROUP row tiles walk down each column, so that both stay in L2."""
+    program = gl.program_id(0)
+    first = program // (GROUP * tiles_n) * GROUP
+    place = program % (GROUP * tiles_n)
+    height = gl.minimum(tiles_m - first, GROUP)
+    return first + place % height, place // height
+
+
+@gluon.jit
+def multiply(a_stage, b_stage, sums, CONFIG: gl.constexpr):
+    """Adds the popcounts of one stage, [rows, words] and [columns, words], to ``sums`` in the work shape."""
+    tile: gl.constexpr = CONFIG.tile
+    layout: gl.constexpr = work_layout(tile)
+    a_layout: gl.constexpr = operand_layout(tile.a_bases(), tile.rows)
+    b_layout: gl.constexpr = operand_layout(tile.b_bases(), tile.columns)
+    for step in gl.static_range(CONFIG.words // 16):
+        a = rearrange(a_stage.slice(16 * step, 16, dim=1).load(a_layout), tile.a_to_work(), layout)
+        b = rearrange(b_stage.slice(16 * step, 16, dim=1).load(b_layout), tile.b_to_work(), layout)
+        sums = gl.inline_asm_elementwise(_ASSEMBLY, _CONSTRAINTS, [a, b, sums], dtype=gl.int32, is_pure=True, pack=8)
+    return sums
+
+
+@gluon.jit
+def as_matrix(sums, TILE: gl.constexpr):
+    """Sums in the work shape to [rows, columns] in ``result_layout``."""
+    return rearrange(sums, TILE.work_to_c(), result_layout(TILE))
+
+
+@gluon.jit
+def scaled(v, alpha_ptr, channel, columns, HAS_ALPHA: gl.constexpr, KIND: gl.constexpr):
+    """Int32 ``v`` [rows, columns] as it is stored: int32, or float, times ``alpha`` of its channel, rounded once."""
+    if HAS_ALPHA:
+        alpha = gl.load(alpha_ptr + channel, mask=channel < columns, other=0.0)
+        return (v.to(gl.float32) * alpha[None, :]).to(KIND)
+    elif KIND == gl.int32:
+        return v
+    else:
+        return v.to(gl.float32).to(KIND)
+
+
+@gluon.jit
+def store(out_ptr, y, first_row, first_column, rows, columns, TILE: gl.constexpr):
+    """Stores a tile of the row-major [rows, columns] output, 16 bytes a thread."""
+    layout: gl.constexpr = store_layout(TILE.columns, y.dtype, TILE.warps)
+    m = first_row + gl.arange(0, TILE.rows, layout=gl.SliceLayout(1, layout))
+    n = first_column + gl.arange(0, TILE.columns, layout=gl.SliceLayout(0, layout))
+    at = out_ptr + m.to(gl.int64)[:, None] * columns + n[None, :]
+    gl.store(at, gl.convert_layout(y, layout), mask=(m < rows)[:, None] & (n < columns)[None, :])
