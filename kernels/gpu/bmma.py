@@ -212,11 +212,8 @@ def choose(configs: Sequence[Config], rows: int, columns: int, processors: int) 
     return configs[-1]
 
 
-def config_for(device: torch.device, rows: int, columns: int, vector: int) -> Config:
-    """``choose`` for a GPU and copies of ``vector`` words. Raises ``ConfigError`` without 1-bit tensor cores.
-
-    The addresses of single-word copies would not fit into registers beside the largest tile.
-    """
+def config_for(device: torch.device, rows: int, columns: int, largest: bool) -> Config:
+    """``choose`` for a GPU, from all tiles or from all but the largest. Raises ``ConfigError`` without 1-bit MMAs."""
     major, minor = torch.cuda.get_device_capability(device)
     target = SAME_LIMITS.get(10 * major + minor, 10 * major + minor)
     if target not in CONFIGS:
@@ -225,7 +222,7 @@ def config_for(device: torch.device, rows: int, columns: int, vector: int) -> Co
             "take the int8_dot kernels"
         )
     processors = torch.cuda.get_device_properties(device).multi_processor_count
-    return choose(CONFIGS[target][vector == 1 :], rows, columns, processors)
+    return choose(CONFIGS[target][0 if largest else 1 :], rows, columns, processors)
 
 
 _LANE_BASES = [[0, 1], [0, 2], [1, 0], [2, 0], [4, 0]]

@@ -116,7 +116,8 @@ def xnor_gemm(
     if out.numel() == 0:
         return out
     vector = gcd(4, words, a.data_ptr() // 4, b.data_ptr() // 4)
-    config = config_for(a.device, rows, columns, vector)
+    # The addresses of single-word copies do not fit into registers beside the largest tile.
+    config = config_for(a.device, rows, columns, largest=vector > 1)
     tiles = triton.cdiv(rows, config.tile.rows) * triton.cdiv(columns, config.tile.columns)
     bmma_gemm_kernel[(tiles,)](
         a,

@@ -39,7 +39,7 @@ SHARED_LIMIT_BYTES = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 10
 
 REGISTERS_PER_SM = 65536
 
-OPS=("bnnedge.kernels.gpu.bmma_gemm",)
+OPS=("bnnedge.kernels.gpu.bmma_gemm","bnnedge.kernels.gpu.bmma_conv2d")
 COLUMNS = ("BMMA", "IGMMA", "IMMA", "QGMMA", "HMMA", "LDSM", "LDGSTS.128", "LDG.128", "STG.128", "POPC", "REDG", "ATOMG")
 """Instructions that the table counts."""
 
@@ -196,7 +196,8 @@ def _instructions(sass: str) -> Iterator[tuple[int, str, str]]:
     """(address, opcode with modifiers, operands) of each instruction."""
     for line in sass.splitlines():
         if match := _LINE.match(line):
-            yield int(match[1], 16), match[2], match[3]
+            # Before 9.0 an atomic without a result is RED, from there REDG; the table knows one name.
+            yield int(match[1], 16), re.sub(r"^RED\b", "REDG", match[2]), match[3]
 
 
 def _main_loop(code: list[tuple[int, str, str]], name: str) -> list[str]:
