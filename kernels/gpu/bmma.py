@@ -177,14 +177,15 @@ class Config:
     tile: Tile
     words: int
     """K words of one stage, 16 or 32."""
-    stages: int
+    stages: int = 4
     """Stages of shared memory, a power of two."""
+    least_vector: int = 1
+    """Fewest words of one copy: the addresses of more and shorter copies do not fit into registers."""
 
     @property
     def name(self) -> str:
-        """Rows x columns x bits of a stage, warps, stages."""
-        tile = self.tile
-        return f"{tile.rows}x{tile.columns}x{32 * self.words}_w{tile.warps}s{self.stages}"
+        """Rows x columns x bits of a stage."""
+        return f"{self.tile.rows}x{self.tile.columns}x{32 * self.words}"
 
 
 _LARGE = Tile(m_tiles=4, n_pairs=4, warps_m=2, warps_n=4)  # 128 x 256, 64 x 64 a warp
@@ -192,37 +193,64 @@ _MEDIUM = Tile(m_tiles=2, n_pairs=4, warps_m=4, warps_n=2)  # 128 x 128, 32 x 64
 _NARROW = Tile(m_tiles=2, n_pairs=2, warps_m=4, warps_n=2)  # 128 x 64, 32 x 32
 _SMALL = Tile(m_tiles=2, n_pairs=2, warps_m=2, warps_n=2)  # 64 x 64, 32 x 32
 
+_SHORT = (Config(_MEDIUM, 16), Config(_NARROW, 16), Config(_SMALL, 16))
+_LONG = (Config(_MEDIUM, 32), Config(_NARROW, 32), Config(_SMALL, 32))
+
 CONFIGS = {
-    80: (Config(_LARGE, 16, 4), Config(_MEDIUM, 32, 4), Config(_NARROW, 32, 4), Config(_SMALL, 32, 4)),
-    89: (Config(_LARGE, 16, 4), Config(_MEDIUM, 16, 4), Config(_NARROW, 16, 4), Config(_SMALL, 16, 4)),
-    90: (Config(_LARGE, 32, 4), Config(_MEDIUM, 32, 4), Config(_NARROW, 32, 4), Config(_SMALL, 32, 4)),
+    "xnor_gemm": {
+        80: (Config(_LARGE, 16, least_vector=2), *_LONG),
+        89: (Config(_LARGE, 16, least_vector=2), *_SHORT),
+        90: (Config(_LARGE, 32, least_vector=2), *_LONG),
+    },
+    # Registers hold the places of the windows and the borders' terms too: no largest tile, and short stages.
+    "bconv2d": {80: _SHORT, 89: _SHORT, 90: _SHORT},
 }
-"""Configurations by the compute capability whose shared memory they fit, from the largest tile to the smallest."""
+"""Op and compute capability to its configurations, from the largest tile to the smallest."""
 
 SAME_LIMITS = {86: 89, 87: 80}
-"""Capabilities that compile like another one of ``CONFIGS``."""
+"""Capabilities that are served like another one of ``CONFIGS``."""
 
 
-def choose(configs: Sequence[Config], rows: int, columns: int, processors: int) -> Config:
+def choose(configs: Sequence[Config], rows: int, columns: int, vector: int, processors: int) -> Config:
     """The largest tile that is not half empty and still gives every multiprocessor one; else the smallest tile."""
     for config in configs[:-1]:
         tiles = -(-rows // config.tile.rows) * -(-columns // config.tile.columns)
-        if 2 * columns > config.tile.columns and tiles >= processors:
+        if vector >= config.least_vector and 2 * columns > config.tile.columns and tiles >= processors:
             return config
     return configs[-1]
 
 
-def config_for(device: torch.device, rows: int, columns: int, largest: bool) -> Config:
-    """``choose`` for a GPU, from all tiles or from all but the largest. Raises ``ConfigError`` without 1-bit MMAs."""
+def config_for(op: str, device: torch.device, rows: int, columns: int, vector: int) -> Config:
+    """``choose`` for an op of ``CONFIGS`` on a GPU. Raises ``ConfigError`` for one without 1-bit tensor cores."""
     major, minor = torch.cuda.get_device_capability(device)
     target = SAME_LIMITS.get(10 * major + minor, 10 * major + minor)
-    if target not in CONFIGS:
+    if target not in CONFIGS[op]:
         raise ConfigError(
             f"1-bit tensor cores exist in compute capabilities 8.0 to 9.0, {device} has {major}.{minor}; "
             "take the int8_dot kernels"
         )
     processors = torch.cuda.get_device_properties(device).multi_processor_count
-    return choose(CONFIGS[target][0 if largest else 1 :], rows, columns, processors)
+    return choose(CONFIGS[op][target], rows, columns, vector, processors)
+
+
+def configs_and_targets(op: str) -> dict[Config, tuple[int, ...]]:
+    """Each configuration of an op with the compute capabilities that it serves; what the compile gate goes through."""
+    tables = CONFIGS[op]
+    configs = dict.fromkeys(config for configs in tables.values() for config in configs)
+    return {config: tuple(target for target in tables if config in tables[target]) for config in configs}
+
+
+def loop_instructions(config: Config, vector: int) -> dict[str, int]:
+    """Machine instructions of one warp for one stage: each piece of assembly is four BMMA, each ldmatrix four registers,
+    each copy ``vector`` words; one barrier."""
+    tile, steps = config.tile, config.words // WORDS_PER_STEP
+    copy = {1: "LDGSTS", 2: "LDGSTS.64", 4: "LDGSTS.128"}[vector]
+    return {
+        "BMMA.168256.AND.POPC": 4 * tile.m_tiles * tile.n_pairs * steps,
+        "LDSM": 2 * (tile.m_tiles + tile.n_pairs) * steps,
+        copy: (tile.rows + tile.columns) * config.words // vector // (LANES * tile.warps),
+        "BAR": 1,
+    }
 
 
 _LANE_BASES = [[0, 1], [0, 2], [1, 0], [2, 0], [4, 0]]
@@ -249,9 +277,7 @@ def work_layout(tile: Tile) -> Any:
 @gluon.constexpr_function
 def operand_layout(bases: dict[str, list[list[int]]], rows: int) -> Any:
     """Linear layout of one step of an operand, [rows, 16 words]."""
-    return gl.DistributedLinearLayout(
-        bases["register"], bases["lane"], bases["warp"], [], [rows, WORDS_PER_STEP]
-    )
+    return gl.DistributedLinearLayout(bases["register"], bases["lane"], bases["warp"], [], [rows, WORDS_PER_STEP])
 
 
 @gluon.constexpr_function

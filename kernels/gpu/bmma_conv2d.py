@@ -18,10 +18,11 @@ from triton.experimental.gluon import language as gl
 from bnnedge.kernels.geometry import BConv2dGeometry
 from bnnedge.kernels.gpu.bconv2d import border_table, check_bconv2d, window_counts
 from bnnedge.kernels.gpu.bmma import (
-    CONFIGS,
     Config,
     as_matrix,
     config_for,
+    configs_and_targets,
+    loop_instructions,
     multiply,
     program_tile,
     result_layout,
@@ -193,8 +194,7 @@ def bconv2d(
     sums, squares = words.new_zeros((2, g.out_channels), dtype=torch.int64) if bn_sums else (None, None)
     pixels = g.batch * g.out_height * g.out_width
     vector = gcd(4, words.shape[3], words.data_ptr() // 4, filters.data_ptr() // 4)
-    # The borders' terms do not fit into registers beside the sums of the largest tile.
-    config = config_for(words.device, pixels, g.out_channels, largest=False)
+    config = config_for("bconv2d", words.device, pixels, g.out_channels, vector)
     tiles = triton.cdiv(pixels, config.tile.rows) * triton.cdiv(g.out_channels, config.tile.columns)
     bmma_conv2d_kernel[(tiles,)](
         words,
@@ -224,40 +224,45 @@ def bconv2d(
     return Convolved(out, sums, squares)
 
 
-def _case(config: Config, channels: int, out: str = "bf16", kernel: int = 3, unit: bool = True, quick: bool = False) -> CompileCase:
-    tile, words = config.tile, channels // 32
-    vector = gcd(4, words)
-    wide = {1: "LDGSTS", 2: "LDGSTS.64", 4: "LDGSTS.128"}[vector]
-    bn_sums = out != "i32"
-    ones = ("stride_y", "stride_x", "dilation_y", "dilation_x")
+def _case(
+    config: Config, targets: tuple[int, ...], channels: int, out: str = "bf16", kernel: int = 3, stride: int = 1
+) -> CompileCase:
+    """As a training step launches it (alpha, sums for BatchNorm), or, with ``out`` i32, the bare integers."""
+    vector, trained = gcd(4, channels // 32), out != "i32"
+    ones = ("dilation_y", "dilation_x", *(("stride_y", "stride_x") if stride == 1 else ()))
+    numbers = ("pixels", "out_channels", "steps", "height", "width", "out_height", "out_width", "pad_y", "pad_x")
     return CompileCase(
-        name=f"bmma_conv2d/{config.name}_c{channels}_{kernel}x{kernel}_{out}",
+        name=f"bmma_conv2d/{config.name}_{kernel}x{kernel}s{stride}_c{channels}_{out}",
         kernel=bmma_conv2d_kernel,
         arguments={"words_ptr": "*i32", "filters_ptr": "*i32", "window_counts_ptr": "*i32", "table_ptr": "*i32"}
-        | {"border_class_ptr": "*i32", "out_ptr": f"*{out}", "pixels": "i32", "out_channels": "i32", "steps": "i32"}
-        | {name: "i32" for name in ("height", "width", "out_height", "out_width", "pad_y", "pad_x")}
-        | ({} if unit else dict.fromkeys(ones, "i32"))
-        | ({"alpha_ptr": "*fp32", "sums_ptr": "*i64", "squares_ptr": "*i64"} if bn_sums else {}),
-        constants={"KERNEL_Y": kernel, "KERNEL_X": kernel, "CHANNEL_WORDS": words, "HAS_BORDER": kernel > 1}
-        | {"HAS_ALPHA": bn_sums, "BN_SUMS": bn_sums, "VECTOR": vector, "GROUP": GROUP, "CONFIG": config}
-        | (dict.fromkeys(ones, 1) if unit else {})
-        | ({} if bn_sums else {"alpha_ptr": None, "sums_ptr": None, "squares_ptr": None}),
+        | {"border_class_ptr": "*i32", "out_ptr": f"*{out}"}
+        | {name: "i32" for name in (*numbers, *(("stride_y", "stride_x") if stride > 1 else ()))}
+        | ({"alpha_ptr": "*fp32", "sums_ptr": "*i64", "squares_ptr": "*i64"} if trained else {}),
+        constants={"KERNEL_Y": kernel, "KERNEL_X": kernel, "CHANNEL_WORDS": channels // 32, "HAS_BORDER": kernel > 1}
+        | {"HAS_ALPHA": trained, "BN_SUMS": trained, "VECTOR": vector, "GROUP": GROUP, "CONFIG": config}
+        | dict.fromkeys(ones, 1)
+        | ({} if trained else {"alpha_ptr": None, "sums_ptr": None, "squares_ptr": None}),
         aligned=("pixels", "out_channels"),
-        num_warps=tile.warps,
-        targets=tuple(target for target, configs in CONFIGS.items() if config in configs),
-        at_least={"STG.128": 1, "MEMBAR": 0} | ({"REDG": 1, "ATOMG": 0} if bn_sums else {}),
-        in_loop={
-            "BMMA.168256.AND.POPC": 4 * tile.m_tiles * tile.n_pairs * (config.words // 16),
-            "LDSM": 2 * (tile.m_tiles + tile.n_pairs) * (config.words // 16),
-            wide: (tile.rows + tile.columns) * config.words // vector // (32 * tile.warps),
-            "BAR": 1,
-        },
-        quick=quick,
+        num_warps=config.tile.warps,
+        targets=targets,
+        at_least={"STG.128": 1, "MEMBAR": 0} | ({"REDG": 2, "ATOMG": 0} if trained else {}),
+        in_loop=loop_instructions(config, vector),
+        quick=config.tile.columns == 64 and channels == 64,
     )
 
 
 COMPILE_CASES = [
-    _case(config, channels, out)
-    for config in dict.fromkeys(config for configs in CONFIGS.values() for config in configs[1:])
-    for channels, out in ((32, "bf16"), (64, "bf16"), (96, "bf16"), (128, "bf16"), (256, "bf16"), (512, "bf16"), (256, "i32"), (256,"fp32"))
+    _case(config, targets, **layer)
+    for config, targets in configs_and_targets("bconv2d").items()
+    for layer in (
+        {"channels": 32},
+        {"channels": 64},
+        {"channels": 96, "stride": 2},
+        {"channels": 128, "out": "fp16"},
+        {"channels": 256, "stride": 2},
+        {"channels": 256, "out": "i32"},
+        {"channels": 512, "out": "fp32"},
+        {"channels": 512, "kernel": 1},
+        {"channels": 2048},
+    )
 ]

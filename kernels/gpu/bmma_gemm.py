@@ -15,10 +15,11 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from bnnedge.kernels.gpu.bmma import (
-    CONFIGS,
     Config,
     as_matrix,
     config_for,
+    configs_and_targets,
+    loop_instructions,
     multiply,
     program_tile,
     result_layout,
@@ -116,8 +117,7 @@ def xnor_gemm(
     if out.numel() == 0:
         return out
     vector = gcd(4, words, a.data_ptr() // 4, b.data_ptr() // 4)
-    # The addresses of single-word copies do not fit into registers beside the largest tile.
-    config = config_for(a.device, rows, columns, largest=vector > 1)
+    config = config_for("xnor_gemm", a.device, rows, columns, vector)
     tiles = triton.cdiv(rows, config.tile.rows) * triton.cdiv(columns, config.tile.columns)
     bmma_gemm_kernel[(tiles,)](
         a,
@@ -139,12 +139,10 @@ def xnor_gemm(
     return out
 
 
-def _case(config: Config, out: str, has_alpha: bool, vector: int = 4, quick: bool = False) -> CompileCase:
-    tile, steps = config.tile, config.words // 16
-    copies = (tile.rows + tile.columns) * config.words // vector // (32 * tile.warps)
-    wide = {1: "LDGSTS", 2: "LDGSTS.64", 4: "LDGSTS.128"}[vector]
+def _case(config: Config, targets: tuple[int, ...], out: str, vector: int = 4) -> CompileCase:
+    tile, has_alpha = config.tile, out != "i32"
     return CompileCase(
-        name=f"bmma_gemm/{config.name}_{out}{'_scaled' if has_alpha else ''}{'' if vector == 4 else f'_vector{vector}'}",
+        name=f"bmma_gemm/{config.name}_{out}{'' if vector == 4 else f'_vector{vector}'}",
         kernel=bmma_gemm_kernel,
         arguments={"a_ptr": "*i32", "b_ptr": "*i32", "a_counts_ptr": "*i32", "b_counts_ptr": "*i32"}
         | {"out_ptr": f"*{out}", "rows": "i32", "columns": "i32", "k": "i32", "vectors": "i32"}
@@ -153,20 +151,15 @@ def _case(config: Config, out: str, has_alpha: bool, vector: int = 4, quick: boo
         | ({} if has_alpha else {"alpha_ptr": None}),
         aligned=("rows", "columns", "k"),
         num_warps=tile.warps,
-        targets=tuple(target for target, configs in CONFIGS.items() if config in configs),
+        targets=targets,
         at_least={"STG.128": 1, "MEMBAR": 0},
-        in_loop={
-            "BMMA.168256.AND.POPC": 4 * tile.m_tiles * tile.n_pairs * steps,
-            "LDSM": 2 * (tile.m_tiles + tile.n_pairs) * steps,
-            wide: copies,
-            "BAR": 1,
-        },
-        quick=quick,
+        in_loop=loop_instructions(config, vector),
+        quick=config.words == 32 and out == "bf16" and vector == 4,
     )
 
 
 COMPILE_CASES = [
-    _case(config, out, out == "bf16", quick=config.words == 32 and out == "bf16")
-    for config in dict.fromkeys(config for configs in CONFIGS.values() for config in configs)
-    for out in ("bf16", "i32")
-] + [_case(CONFIGS[90][2 - vector], "fp32", True, vector=vector) for vector in (1, 2)]
+    _case(config, targets, out, vector)
+    for config, targets in configs_and_targets("xnor_gemm").items()
+    for out, vector in (("bf16", 4), ("i32", 4), ("fp32", config.least_vector))
+]
