@@ -1,8 +1,8 @@
 """Bits of a CPU tensor in the order of its memory: what a training step keeps between forward and backward.
 
 Element k is bit k % 32 of int32 word k // 32, bit 1 where x < 0; spare bits are 0: ``kernels/layout.py`` with the whole
-tensor as one row. A tensor that is dense in ``channels_last`` is taken in that order, so unpacking gives back its strides.
-The C++ kernels do the work for float32 where they were built, NumPy otherwise.
+tensor as one row. A tensor that is dense in ``channels_last`` is taken in that order, and unpacking gives back its
+strides. The C++ kernels do the work for float32 where they were built, NumPy otherwise.
 """
 
 from __future__ import annotations

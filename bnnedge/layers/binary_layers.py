@@ -10,6 +10,7 @@ from bnnedge.binarization.binarizer import Binarizer
 from bnnedge.errors import ConfigError
 from bnnedge.kernels.gpu.select import KERNELS, Kernels
 from bnnedge.layers.packed_ops import packed_conv2d, packed_linear
+from bnnedge.layers.stash import on_gpu
 
 _GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -24,6 +25,12 @@ def input_clip(layer: BinaryLayer, x: Tensor) -> float | None:
         return None
     kinds = {"cuda": x.dtype in _GPU_DTYPES, "cpu": torch.is_grad_enabled() or layer.kernels == "triton"}
     return layer.binarizer.input_clip if kinds.get(x.device.type, False) and x.numel() else None
+
+
+def packs_weight(layer: BinaryLayer, weight: Tensor) -> bool:
+    """Whether the operators get to know that ``weight`` is binary: not of a parameter on a CPU, which is kept anyway."""
+    parameter = weight is layer.weight and not on_gpu(weight.device, layer.kernels)
+    return layer.binarizer.has_binary_weight and not parameter
 
 
 def output_dtype(x: Tensor) -> torch.dtype:
@@ -74,7 +81,7 @@ class BinaryConv2d(nn.Conv2d):
             x,
             weight,
             clip,
-            self.binarizer.has_binary_weight,
+            packs_weight(self, weight),
             list(self.stride),
             [int(p) for p in self.padding],
             list(self.dilation),
@@ -117,8 +124,7 @@ class BinaryLinear(nn.Linear):
         clip = input_clip(self, x) if x.dim() == 2 else None
         if clip is None:
             return F.linear(self.binarizer.binarize_input(x), weight)
-        binary = self.binarizer.has_binary_weight
-        y: Tensor = packed_linear(x, weight, clip, binary, output_dtype(x), self.kernels)[0]
+        y: Tensor = packed_linear(x, weight, clip, packs_weight(self, weight), output_dtype(x), self.kernels)[0]
         return y
 
 
@@ -133,8 +139,8 @@ def binary_layers(model: nn.Module) -> dict[str, BinaryLayer]:
 def use_kernels(model: nn.Module, kernels: Kernels) -> None:
     """Set what computes the binary layers of ``model``: packed kernels and operators that keep bits, or plain PyTorch.
 
-    ``auto`` packs where the device and the layer's size make it worth while, ``triton`` wherever a kernel can compute the
-    layer, ``torch`` never. Raises ``ConfigError`` for another word.
+    ``auto`` packs where the device and the layer's size make it worth while, ``triton`` wherever a kernel can compute
+    the layer, ``torch`` never. Raises ``ConfigError`` for another word.
     """
     if kernels not in KERNELS:
         raise ConfigError(f"kernels must be {', '.join(KERNELS)}, got {kernels!r}")

@@ -42,13 +42,13 @@ def packed_conv2d(
 ) -> Outputs:
     """``conv2d(sign(x), weight)`` of ``out_dtype`` with zero padding, and the ``Outputs`` that backward reads.
 
-    ``x`` [N, C, H, W]; ``weight`` [O, C / groups, kh, kw], with ``binary_weight`` of one magnitude in each output channel;
-    ``clip``, infinite for none, bounds the inputs that the gradient passes; ``kernels`` is auto or triton.
+    ``x`` [N, C, H, W]; ``weight`` [O, C / groups, kh, kw], with ``binary_weight`` of one magnitude in each output
+    channel; ``clip``, infinite for none, bounds the inputs that the gradient passes; ``kernels`` is auto or triton.
     """
-    gpu = stash.on_gpu(x.device, kernels)
-    bits, filters = stash.pack_input(x, clip, gpu), _pack_weight(weight, binary_weight, gpu)
     shape = LayerShape(x.shape[1], weight.shape[0], weight[0, 0].numel(), groups)
     implementation = select("bconv2d", x.device, shape, kernels)
+    gpu = stash.on_gpu(x.device, kernels)
+    bits, filters = stash.pack_input(x, clip, gpu), _pack_weight(weight, binary_weight, gpu)
     if binary_weight and implementation in PACKED["bconv2d"]:
         geometry = _geometry(x, weight, stride, padding, dilation)
         bconv2d = PACKED["bconv2d"].load(implementation)
@@ -100,7 +100,7 @@ def packed_conv2d_backward(
     needs_weight: bool,
     kernels: str,
 ) -> tuple[Tensor, Tensor]:
-    """(dx, dw) of ``packed_conv2d``, empty where not needed; ``weight`` is None if ``filters`` and ``scale`` hold it."""
+    """(dx, dw) of ``packed_conv2d``, empty where not needed; ``weight`` is None if ``filters`` holds its signs."""
     gpu = stash.on_gpu(g.device, kernels)
     x = stash.unpack_input(signs, x_shape, x_channels_last, g.dtype, gpu)
     if weight is None:
@@ -177,9 +177,9 @@ def packed_linear(
     x: Tensor, weight: Tensor, clip: float, binary_weight: bool, out_dtype: torch.dtype, kernels: str
 ) -> Outputs:
     """``linear(sign(x), weight)``; ``x`` [N, I], ``weight`` [O, I], the rest as in ``packed_conv2d``."""
+    implementation = select("xnor_gemm", x.device, LayerShape(x.shape[1], weight.shape[0]), kernels)
     gpu = stash.on_gpu(x.device, kernels)
     bits, filters = stash.pack_input(x, clip, gpu), _pack_weight(weight, binary_weight, gpu)
-    implementation = select("xnor_gemm", x.device, LayerShape(x.shape[1], weight.shape[0]), kernels)
     if binary_weight and implementation in PACKED["xnor_gemm"]:
         xnor_gemm = PACKED["xnor_gemm"].load(implementation)
         operands = (bits.signs, filters.signs, x.shape[1], bits.counts, filters.counts)
@@ -309,9 +309,7 @@ def _operand(weight: Tensor, dtype: torch.dtype, gpu: bool) -> Tensor:
     return weight.to(dtype, memory_format=torch.channels_last) if gpu else weight.to(dtype)
 
 
-def _geometry(
-    x: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int]
-) -> BConv2dGeometry:
+def _geometry(x: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int]) -> BConv2dGeometry:
     batch, channels, height, width = x.shape
     out_channels, _, kernel_y, kernel_x = weight.shape
     return BConv2dGeometry(

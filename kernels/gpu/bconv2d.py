@@ -5,10 +5,13 @@ tap outside the image loads words 0. With P the popcount of the AND, for each ou
 
     v = 4 P - 2 Ra[p] + table[border_class[p], o]
 
-where ``Ra`` is the box sum of the pixels' counts (``window_counts``), and the table holds ``K - 2 Rb`` over the taps that
-count: all of them for one-padding, the taps inside the image for zero-padding. Pixels with the same taps inside share a
-row of the table, at most 9 rows for a 3x3 filter with padding 1 (``border_table``). Every implementation of the
-convolution ends in these two.
+where ``Ra`` is the box sum of the pixels' counts (``window_counts``), and the table holds ``K - 2 Rb`` over the taps
+that count: all of them for one-padding, the taps inside the image for zero-padding. Pixels with the same taps inside
+share a row of the table, at most 9 rows for a 3x3 filter with padding 1 (``border_table``). Every implementation of
+the convolution ends in these two.
+
+Inside a tile places are 32-bit, counted from the tile's first image or pixel, whose address is 64-bit: 64-bit places
+took the registers of a whole thread block.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from bnnedge.kernels.geometry import BConv2dGeometry
 from bnnedge.kernels.gpu.bits import popcount
 from bnnedge.kernels.gpu.compile_gate import CompileCase
 from bnnedge.kernels.gpu.reference import Convolved
-from bnnedge.kernels.gpu.xnor_gemm import check_output, check_vector
+from bnnedge.kernels.gpu.xnor_gemm import check_output
 from bnnedge.kernels.layout import words_for
 
 BLOCK_PIXELS, BLOCK_OUT = 64, 64
@@ -54,9 +57,7 @@ def window_counts_kernel(
 ):
     first = tl.program_id(0).to(tl.int64) * BLOCK
     valid = tl.arange(0, BLOCK) < pixels - first
-    image0, image, top, left, _ = window_corner(
-        first, BLOCK, out_height, out_width, stride_y, stride_x, pad_y, pad_x
-    )
+    image0, image, top, left, _ = window_corner(first, BLOCK, out_height, out_width, stride_y, stride_x, pad_y, pad_x)
     counts_ptr += image0 * height * width
     total = tl.zeros((BLOCK,), tl.int32)
     for ky in range(KERNEL_Y):
