@@ -33,8 +33,8 @@ class Binarizer(nn.Module):
 
     @property
     def input_clip(self) -> float | None:
-        """c where ``binarize_input`` is ``sign(x)`` with the gradient ``g 1{abs(x) <= c}``, infinite where that is ``g``;
-        None where it is anything else. With a c the layer may keep bits and run packed kernels instead of calling it.
+        """c where ``binarize_input`` is ``sign(x)`` with the gradient ``g 1{abs(x) <= c}``, infinite where it is
+        ``g``; None where it is anything else. With a c the layer may keep bits and run packed kernels instead of calling it.
         """
         return 1.0 if type(self).binarize_input is Binarizer.binarize_input else None
 

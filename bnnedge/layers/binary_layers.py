@@ -28,7 +28,7 @@ def input_clip(layer: BinaryLayer, x: Tensor) -> float | None:
 
 
 def packs_weight(layer: BinaryLayer, weight: Tensor) -> bool:
-    """Whether the operators get to know that ``weight`` is binary: not of a parameter on a CPU, which is kept anyway."""
+    """Whether the operators are told that ``weight`` is binary: a parameter on a CPU is kept as it is anyway."""
     parameter = weight is layer.weight and not on_gpu(weight.device, layer.kernels)
     return layer.binarizer.has_binary_weight and not parameter
 
