@@ -2,8 +2,8 @@
 
 The launchers of this folder have these signatures and results. Shapes, with ``Cw = ceil(C / 32)`` words:
 
-- ``signs`` int32 [..., Cw]: bit 1 where x < 0 (-0.0 and NaN are +1), channel c at bit c % 32 of word c // 32, spare bits
-  0: the contract of ``kernels/layout.py`` in torch's signed words;
+- ``signs`` int32 [..., Cw]: bit 1 where x < 0 (-0.0 and NaN are +1), channel c at bit c % 32 of word c // 32, spare
+  bits 0: the contract of ``kernels/layout.py`` in torch's signed words;
 - ``mask``  int32 [..., Cw]: bit 1 where ``abs(x) <= clip`` (NaN is outside), spare bits 0; None for an infinite clip;
 - ``counts`` int32 [...]: bits of ``signs`` that are 1, per pixel or row;
 - activations are [N, H, W, Cw] or [M, Cw], filters [O, kh, kw, Cw] or [O, Cw].

@@ -101,7 +101,8 @@ def check_gemm(
             or not words.is_contiguous()
         ):
             raise ConfigError(
-                f"{name} must be contiguous int32 [rows, {words_for(k)}] for k={k}, got {words.dtype} {tuple(words.shape)}"
+                f"{name} must be contiguous int32 [rows, {words_for(k)}] for k={k}, "
+                f"got {words.dtype} {tuple(words.shape)}"
             )
     check_vector("a_counts", a_counts, torch.int32, a.shape[0])
     check_vector("b_counts", b_counts, torch.int32, b.shape[0])
