@@ -34,6 +34,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from bnnedge.errors import ConfigError
+from bnnedge.kernels.gpu.gluon_compat import BARRIERS_OF_A_STAGE
 
 WORDS_PER_STEP = 16
 """K words of one piece of assembly: two k256 steps of 8 words."""
@@ -81,7 +82,7 @@ class Tile:
         return (self.m_tiles, self.n_pairs, self.warps_m, self.warps_n, LANES, REGISTERS)
 
     def a_bases(self) -> dict[str, list[list[int]]]:
-        """Bases [row, word] of A [rows, 16 words]: register bits (row + 8, word + 4, second k256, tiles), lanes, warps."""
+        """Bases [row, word] of A [rows, 16 words]; register bits: row + 8, word + 4, second k256 step, tiles."""
         tiles = [[16 * tile, 0] for tile in _powers(self.m_tiles)]
         rows = [[16 * self.m_tiles * warp, 0] for warp in _powers(self.warps_m)]
         return {
@@ -91,7 +92,7 @@ class Tile:
         }
 
     def b_bases(self) -> dict[str, list[list[int]]]:
-        """Bases [column, word] of B [columns, 16 words]: register bits (word + 4, second k256, column + 8, pairs), ..."""
+        """Bases [column, word] of B [columns, 16 words]; register bits: word + 4, second k256, column + 8, pairs."""
         pairs = [[16 * pair, 0] for pair in _powers(self.n_pairs)]
         columns = [[16 * self.n_pairs * warp, 0] for warp in _powers(self.warps_n)]
         return {
@@ -101,7 +102,7 @@ class Tile:
         }
 
     def c_bases(self) -> dict[str, list[list[int]]]:
-        """Bases [row, column] of C [rows, columns]: register bits (column + 1, row + 8, column + 8, pairs, tiles), ..."""
+        """Bases [row, column] of C [rows, columns]; register bits: column + 1, row + 8, column + 8, pairs, tiles."""
         pairs = [[0, 16 * pair] for pair in _powers(self.n_pairs)]
         tiles = [[16 * tile, 0] for tile in _powers(self.m_tiles)]
         columns = [[0, 16 * self.n_pairs * warp] for warp in _powers(self.warps_n)]
@@ -113,7 +114,7 @@ class Tile:
         }
 
     def a_to_work(self) -> Rearrangement:
-        """A [rows, 16] to the work shape with one pair and one warp column; register = 4 k256 + 2 (word / 4) + row / 8."""
+        """A [rows, 16] to the work shape, one pair, one warp column; register = 4 k256 + 2 (word / 4) + row / 8."""
         return Rearrangement(
             split=(self.warps_m, self.m_tiles, 2, 8, 2, 2, 4),  # warp, tile, row / 8, g, k256, word / 4, t
             order=(1, 0, 3, 6, 4, 5, 2),
@@ -121,7 +122,7 @@ class Tile:
         )
 
     def b_to_work(self) -> Rearrangement:
-        """B [columns, 16] to the work shape with one tile and one warp row; register = 4 (column / 8) + 2 k256 + word / 4."""
+        """B [columns, 16] to the work shape, one tile, one warp row; register = 4 (column / 8) + 2 k256 + word / 4."""
         return Rearrangement(
             split=(self.warps_n, self.n_pairs, 2, 8, 2, 2, 4),  # warp, pair, column / 8, g, k256, word / 4, t
             order=(1, 0, 3, 6, 2, 4, 5),
@@ -241,15 +242,17 @@ def configs_and_targets(op: str) -> dict[Config, tuple[int, ...]]:
 
 
 def loop_instructions(config: Config, vector: int) -> dict[str, int]:
-    """Machine instructions of one warp for one stage: each piece of assembly is four BMMA, each ldmatrix four registers,
-    each copy ``vector`` words; one barrier."""
+    """Machine instructions of one warp for one stage, which is one round of the main loop.
+
+    A piece of assembly is four BMMA, an ldmatrix fills four registers, a copy moves ``vector`` words; one barrier.
+    """
     tile, steps = config.tile, config.words // WORDS_PER_STEP
     copy = {1: "LDGSTS", 2: "LDGSTS.64", 4: "LDGSTS.128"}[vector]
     return {
         "BMMA.168256.AND.POPC": 4 * tile.m_tiles * tile.n_pairs * steps,
         "LDSM": 2 * (tile.m_tiles + tile.n_pairs) * steps,
         copy: (tile.rows + tile.columns) * config.words // vector // (LANES * tile.warps),
-        "BAR": 1,
+        "BAR": BARRIERS_OF_A_STAGE,
     }
 
 
@@ -349,10 +352,8 @@ def scaled(v, alpha_ptr, channel, columns, HAS_ALPHA: gl.constexpr, KIND: gl.con
     if HAS_ALPHA:
         alpha = gl.load(alpha_ptr + channel, mask=channel < columns, other=0.0)
         return (v.to(gl.float32) * alpha[None, :]).to(KIND)
-    elif KIND == gl.int32:
-        return v
     else:
-        return v.to(gl.float32).to(KIND)
+        return v if KIND.is_int() else v.to(gl.float32).to(KIND)
 
 
 @gluon.jit

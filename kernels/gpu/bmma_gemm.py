@@ -1,7 +1,7 @@
 """Binary matrix product on the 1-bit tensor cores of compute capability 8.0 to 9.0, in Gluon.
 
-A thread block multiplies one ``Tile`` of ``bmma.py``. Stages of K words come into shared memory by cp.async, which fills
-words beyond K with 0; one barrier a stage. Rows beyond the operands read the last row again and are not stored.
+A thread block multiplies one ``Tile`` of ``bmma.py``. Stages of K words come into shared memory by cp.async, which
+fills words beyond K with 0; one barrier a stage. Rows beyond the operands read the last row again and are not stored.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ def bmma_gemm_kernel(
     GROUP: gl.constexpr,
     CONFIG: gl.constexpr,
 ):
-    ROWS: gl.constexpr = CONFIG.tile.rows
-    COLUMNS: gl.constexpr = CONFIG.tile.columns
+    TILE: gl.constexpr = CONFIG.tile
+    ROWS: gl.constexpr = TILE.rows
+    COLUMNS: gl.constexpr = TILE.columns
     WORDS: gl.constexpr = CONFIG.words
     STAGES: gl.constexpr = CONFIG.stages
-    WARPS: gl.constexpr = CONFIG.tile.warps
     tile_m, tile_n = program_tile(gl.cdiv(rows, ROWS), gl.cdiv(columns, COLUMNS), GROUP)
 
-    copy: gl.constexpr = row_layout(WORDS, VECTOR, WARPS)
+    copy: gl.constexpr = row_layout(WORDS, VECTOR, TILE.warps)
     word = gl.arange(0, WORDS, layout=gl.SliceLayout(0, copy))
     m = tile_m * ROWS + gl.arange(0, ROWS, layout=gl.SliceLayout(1, copy))
     n = tile_n * COLUMNS + gl.arange(0, COLUMNS, layout=gl.SliceLayout(1, copy))
@@ -77,7 +77,7 @@ def bmma_gemm_kernel(
         async_load(a_shared.index(stage), a_at + stage * WORDS, mask=inside)
         async_load(b_shared.index(stage), b_at + stage * WORDS, mask=inside)
         commit_group()
-    sums = gl.full(CONFIG.tile.work_shape, 0, gl.int32, layout=work_layout(CONFIG.tile))
+    sums = gl.full(TILE.work_shape, 0, gl.int32, layout=work_layout(TILE))
     for step in range(gl.cdiv(stride, WORDS)):
         wait_group(STAGES - 2)
         barrier()
@@ -90,15 +90,15 @@ def bmma_gemm_kernel(
     wait_group(0)
     barrier()
 
-    v = 4 * as_matrix(sums, CONFIG.tile)
-    result: gl.constexpr = result_layout(CONFIG.tile)
+    v = 4 * as_matrix(sums, TILE)
+    result: gl.constexpr = result_layout(TILE)
     m = tile_m * ROWS + gl.arange(0, ROWS, layout=gl.SliceLayout(1, result))
     n = tile_n * COLUMNS + gl.arange(0, COLUMNS, layout=gl.SliceLayout(0, result))
     a_counts = gl.load(a_counts_ptr + m, mask=m < rows, other=0)
     b_counts = gl.load(b_counts_ptr + n, mask=n < columns, other=0)
     v += (k - 2 * b_counts)[None, :] - 2 * a_counts[:, None]
     y = scaled(v, alpha_ptr, n, columns, HAS_ALPHA, out_ptr.dtype.element_ty)
-    store(out_ptr, y, tile_m * ROWS, tile_n * COLUMNS, rows, columns, CONFIG.tile)
+    store(out_ptr, y, tile_m * ROWS, tile_n * COLUMNS, rows, columns, TILE)
 
 
 def xnor_gemm(
@@ -152,7 +152,7 @@ def _case(config: Config, targets: tuple[int, ...], out: str, vector: int = 4) -
         aligned=("rows", "columns", "k"),
         num_warps=tile.warps,
         targets=targets,
-        at_least={"STG.128": 1, "MEMBAR": 0},
+        at_least={"STG.128": 1, "MEMBAR.GPU": 0},
         in_loop=loop_instructions(config, vector),
         quick=config.words == 32 and out == "bf16" and vector == 4,
     )

@@ -27,19 +27,27 @@ from typing import Any
 
 from bnnedge.errors import ConfigError, MissingDependencyError
 
-OPS_ = (
+OPS = (
     "bnnedge.kernels.gpu.bmma_gemm",
     "bnnedge.kernels.gpu.bmma_conv2d",
     "bnnedge.kernels.gpu.int8_dot",
+    "bnnedge.kernels.gpu.xnor_gemm",
+    "bnnedge.kernels.gpu.bconv2d",
+    "bnnedge.kernels.gpu.pack",
+    "bnnedge.kernels.gpu.bn_pack",
+    "bnnedge.kernels.gpu.unpack",
 )
 """The modules whose ``COMPILE_CASES`` are compiled."""
 
-SHARED_LIMIT_BYTES = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
-"""Most shared memory that one block may ask for, by compute capability (CUDA programming guide, table 16)."""
+_KB = 1024
+SHARED_LIMIT_BYTES = {
+    **{80: 163 * _KB, 86: 99 * _KB, 89: 99 * _KB, 90: 227 * _KB},
+    **{100: 227 * _KB, 103: 227 * _KB, 120: 99 * _KB},
+}
+"""Most shared memory that one block may ask for, by compute capability (CUDA programming guide)."""
 
 REGISTERS_PER_SM = 65536
 
-OPS = ("bnnedge.kernels.gpu.bmma_gemm", "bnnedge.kernels.gpu.bmma_conv2d")
 COLUMNS = (
     "BMMA",
     "IGMMA",

@@ -10,3 +10,6 @@ async_load = getattr(async_copy, "async_load", None) or async_copy.async_copy_gl
 barrier = getattr(gl, "barrier", None) or gl.thread_barrier
 commit_group = async_copy.commit_group
 wait_group = async_copy.wait_group
+
+BARRIERS_OF_A_STAGE = 1 if hasattr(async_copy, "async_load") else 2
+"""Machine barriers for one ``wait_group`` and ``barrier``; 3.6 adds one of its own."""

@@ -38,7 +38,7 @@ def popcount(words: NDArray[np.uint32]) -> NDArray[np.int64]:
 
 
 def mma_m16n8k256(a: NDArray[np.uint32], b: NDArray[np.uint32], c: NDArray[np.int64]) -> NDArray[np.int64]:
-    """One instruction of one warp: ``a`` [lanes, 4], ``b`` [lanes, 2], ``c`` [lanes, 4] to the new ``c``, from PTX ISA."""
+    """One instruction of one warp, from the PTX ISA: ``a`` [lanes, 4], ``b`` [lanes, 2], ``c`` [lanes, 4] to new ``c``."""
     group, thread = np.arange(32) >> 2, np.arange(32) % 4
     left, right = np.zeros((16, 8), np.uint32), np.zeros((8, 8), np.uint32)
     for i in range(4):  # 32 elements of K each: rows of the group for i in (0, 2), first half of K for i < 2
@@ -135,7 +135,9 @@ def test_no_register_moves_between_the_matrix_and_the_work_shape(tile: Tile, ope
     matrix = np.arange(np.prod(shape)).reshape(shape)
     at = places(bases)
     loaded = matrix[at[..., 0], at[..., 1]]  # [warps, lanes, tiles * 8]
-    work = in_work_layout(rearranged(matrix, way), tile).reshape(tile.warps, LANES, tile.m_tiles, tile.n_pairs, REGISTERS)
+    work = in_work_layout(rearranged(matrix, way), tile).reshape(
+        tile.warps, LANES, tile.m_tiles, tile.n_pairs, REGISTERS
+    )
     own = work[:, :, :, 0] if operand == "a" else work[:, :, 0]
     assert np.array_equal(loaded, own.reshape(tile.warps, LANES, -1))
 
@@ -149,7 +151,9 @@ def test_the_model_of_the_instruction_is_a_matrix_product() -> None:
     fragments = np.stack([a[g, t], a[g + 8, t], a[g, t + 4], a[g + 8, t + 4]], 1), np.stack([b[g, t], b[g, t + 4]], 1)
     c = mma_m16n8k256(*fragments, np.zeros((32, 4), np.int64))
     expected = popcount(a[:, None] & b[None]).sum(-1)
-    assert np.array_equal(c, np.stack([expected[g, 2 * t], expected[g, 2 * t + 1], expected[g + 8, 2 * t], expected[g + 8, 2 * t + 1]], 1))
+    assert np.array_equal(
+        c, np.stack([expected[g, 2 * t], expected[g, 2 * t + 1], expected[g + 8, 2 * t], expected[g + 8, 2 * t + 1]], 1)
+    )
 
 
 @pytest.mark.parametrize(
