@@ -6,7 +6,6 @@ section "Matrix Fragments for mma.m16n8k256"). Where a table is wrong, bits meet
 
 from __future__ import annotations
 
-import re
 from itertools import product
 
 import numpy as np
@@ -18,6 +17,7 @@ pytest.importorskip("triton")
 from bnnedge.kernels.gpu import bmma
 from bnnedge.kernels.gpu.bmma import LANES, REGISTERS, WORDS_PER_STEP, Config, Rearrangement, Tile
 from bnnedge.kernels.layout import Words, pack
+from tests.kernels.gpu.gluon_model import mma_m16n8k256, popcount, run_assembly
 
 Registers = NDArray[np.int64]
 """[warps, lanes, registers of a thread]."""
@@ -27,27 +27,6 @@ CONFIGS = [pytest.param(config, id=config.name) for config in ALL_CONFIGS]
 TILES = [pytest.param(t, id=f"{t.rows}x{t.columns}") for t in dict.fromkeys(config.tile for config in ALL_CONFIGS)]
 # Sizes that no configuration has, all different, so that no two dimensions can be mistaken for each other.
 ODD_TILE = Tile(m_tiles=8, n_pairs=2, warps_m=1, warps_n=4)
-
-
-BYTE_COUNTS = np.array([byte.bit_count() for byte in range(256)], np.int64)
-
-
-def popcount(words: NDArray[np.uint32]) -> NDArray[np.int64]:
-    octets = np.ascontiguousarray(words).view(np.uint8).reshape(*words.shape, 4)
-    return BYTE_COUNTS[octets].sum(-1)
-
-
-def mma_m16n8k256(a: NDArray[np.uint32], b: NDArray[np.uint32], c: NDArray[np.int64]) -> NDArray[np.int64]:
-    """One instruction of one warp, from the PTX ISA: ``a`` [lanes, 4], ``b`` [lanes, 2], ``c`` [lanes, 4] to new ``c``."""
-    group, thread = np.arange(32) >> 2, np.arange(32) % 4
-    left, right = np.zeros((16, 8), np.uint32), np.zeros((8, 8), np.uint32)
-    for i in range(4):  # 32 elements of K each: rows of the group for i in (0, 2), first half of K for i < 2
-        left[group if i in (0, 2) else group + 8, thread if i < 2 else thread + 4] = a[:, i]
-    for i in range(2):
-        right[group, thread if i == 0 else thread + 4] = b[:, i]
-    both = popcount(left[:, None, :] & right[None, :, :]).sum(-1)
-    added = [both[group if i < 2 else group + 8, 2 * thread + (i & 1)] for i in range(4)]
-    return c + np.stack(added, axis=1)
 
 
 def places(bases: dict[str, list[list[int]]]) -> Registers:
@@ -77,18 +56,6 @@ def in_work_layout(work: NDArray[np.int64], tile: Tile) -> Registers:
     return threads.reshape(tile.warps, LANES, tile.m_tiles * tile.n_pairs * REGISTERS)
 
 
-def piece(a: NDArray[np.uint32], b: NDArray[np.uint32], c: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Runs the kernel's assembly for one warp: 8 registers of each operand a lane."""
-    c = c.copy()
-    for line in bmma.mma_assembly().splitlines():
-        assert line.startswith("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc ")
-        groups = [[int(number) for number in re.findall(r"\$(\d+)", group)] for group in re.findall(r"{(.*?)}", line)]
-        out, left, right, into = groups
-        assert out == into
-        c[:, out] = mma_m16n8k256(a[:, np.array(left) - 8], b[:, np.array(right) - 16], c[:, into])
-    return c
-
-
 def multiply(a: Words, b: Words, config: Config) -> NDArray[np.int64]:
     """``popcount(a & b)`` of [rows, words] and [columns, words] as a thread block computes it."""
     tile = config.tile
@@ -99,7 +66,7 @@ def multiply(a: Words, b: Words, config: Config) -> NDArray[np.int64]:
         right = load(b[:, words], tile.b_bases()).reshape(tile.warps, LANES, tile.n_pairs, REGISTERS)
         for warp, m, n in product(range(tile.warps), range(tile.m_tiles), range(tile.n_pairs)):
             at = warp, slice(None), m * tile.n_pairs + n
-            sums[at] = piece(left[warp, :, m], right[warp, :, n], sums[at])
+            sums[at] = run_assembly(bmma.mma_assembly(), left[warp, :, m], right[warp, :, n], sums[at])
     result = np.full((tile.rows, tile.columns), -1, np.int64)
     at = places(tile.c_bases())
     result[at[..., 0], at[..., 1]] = sums.reshape(tile.warps, LANES, -1)
