@@ -117,8 +117,8 @@ def test_places_of_a_large_batch_pass_32_bits(device: torch.device) -> None:
     import triton
     import triton.language as tl
 
-    @triton.jit
-    def last_index(out_ptr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: N803
+    @triton.jit  # type: ignore[untyped-decorator]
+    def last_index(out_ptr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
         if tl.program_id(0) == tl.num_programs(0) - 1:
             tl.store(out_ptr, tl.max(bits.offsets64(BLOCK, 0), axis=0))
 
