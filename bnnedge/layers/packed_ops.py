@@ -14,6 +14,10 @@ keep: see ``stash.Bits``.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,11 +27,26 @@ from bnnedge.kernels.geometry import BConv2dGeometry, output_size
 from bnnedge.kernels.gpu.select import PACKED, LayerShape, select
 from bnnedge.layers import stash
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def on_device_of_first(function: _Function) -> _Function:
+    """Runs on the GPU of the first argument, as Triton launches on the current one whatever its arguments."""
+
+    @functools.wraps(function)
+    def guarded(*arguments: Any) -> Any:
+        with torch.cuda.device_of(arguments[0]):
+            return function(*arguments)
+
+    return guarded  # type: ignore[return-value]
+
+
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 """y; signs and mask of the input; signs and scale of a binary weight, else empty."""
 
 
 @torch.library.custom_op("bnnedge::packed_conv2d", mutates_args=())
+@on_device_of_first
 def packed_conv2d(
     x: Tensor,
     weight: Tensor,
@@ -80,6 +99,7 @@ def _(
 
 
 @torch.library.custom_op("bnnedge::packed_conv2d_backward", mutates_args=())
+@on_device_of_first
 def packed_conv2d_backward(
     g: Tensor,
     signs: Tensor,
@@ -173,6 +193,7 @@ packed_conv2d.register_autograd(_conv2d_backward, setup_context=_conv2d_context)
 
 
 @torch.library.custom_op("bnnedge::packed_linear", mutates_args=())
+@on_device_of_first
 def packed_linear(
     x: Tensor, weight: Tensor, clip: float, binary_weight: bool, out_dtype: torch.dtype, kernels: str
 ) -> Outputs:
@@ -197,6 +218,7 @@ def _(x: Tensor, weight: Tensor, clip: float, binary_weight: bool, out_dtype: to
 
 
 @torch.library.custom_op("bnnedge::packed_linear_backward", mutates_args=())
+@on_device_of_first
 def packed_linear_backward(
     g: Tensor,
     signs: Tensor,

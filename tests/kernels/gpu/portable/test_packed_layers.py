@@ -70,6 +70,23 @@ def test_convolution(device: torch.device, name: str, weights: str) -> None:
     compare(plain, packed, with_ties(*x_shape), torch.randint(-16, 17, weight_shape) / 16, device)
 
 
+@pytest.mark.parametrize(("x_type", "y_type"), [(torch.float32, torch.float16), (torch.float16, torch.float16)])
+def test_half_precision(device: torch.device, x_type: torch.dtype, y_type: torch.dtype) -> None:
+    """As autocast asks for it; sums of at most 72 products of up to 4 are exact in float16's 11 bits."""
+
+    def packed(x: Tensor, latent: Tensor) -> Tensor:
+        geometry = ([1, 1], [1, 1], [1, 1], 1)
+        y: Tensor = packed_ops.packed_conv2d(x, binary_weight(latent, False), 1.0, True, *geometry, y_type, "triton")[0]
+        assert y.dtype == y_type
+        return y.float()
+
+    def plain(x: Tensor, latent: Tensor) -> Tensor:
+        return F.conv2d(clipped_identity(x).float(), binary_weight(latent, False), padding=1)
+
+    x = with_ties(1, 32, 4, 4).to(x_type)
+    compare(plain, packed, x, torch.randint(-16, 17, (8, 32, 3, 3)) / 16, device)
+
+
 @pytest.mark.parametrize("features", [32, 33, 320])
 @pytest.mark.parametrize("binary", [False, True])
 def test_dense_layer(device: torch.device, features: int, binary: bool) -> None:
