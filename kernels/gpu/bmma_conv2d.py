@@ -258,10 +258,8 @@ COMPILE_CASES = [
     for layer in (
         {"channels": 64},
         {"channels": 96, "stride": 2},
-        {"channels": 256, "stride": 2},
-        {"channels": 256, "out": "i32"},
-        {"channels": 512, "out": "fp32"},
-        {"channels": 512, "out": "fp16", "kernel": 1},
+        {"channels": 256, "stride": 2, "out": "fp32"},
+        {"channels": 512, "kernel": 1, "out": "i32"},
         {"channels": 2048},
     )
 ]

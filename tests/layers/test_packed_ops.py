@@ -181,7 +181,7 @@ def test_layers_train_as_in_plain_pytorch_to_the_bit(method: str) -> None:
     instance.start_phase(model, 0)
     x, found = torch.randn(4, 3, 6, 6), []
     for kernels in ("torch", "auto"):
-        use_kernels(model, kernels)  # type: ignore[arg-type]
+        use_kernels(model, kernels)
         model.zero_grad()
         y = model(x)
         y.square().sum().backward()
@@ -204,6 +204,16 @@ def test_only_clipped_identities_are_packed() -> None:
     ):
         ste = METHODS.load("ste")
         assert ste(ste.Options(**options)).make_binarizer(clips["ste"]).input_clip == clip
+
+
+@pytest.mark.parametrize("frozen", ["input", "weight"])
+def test_frozen_side_gets_no_gradient(frozen: str) -> None:
+    x, weight = tensors("3x3")
+    inputs = {"input": x, "weight": weight}
+    for name, tensor in inputs.items():
+        tensor.requires_grad_(name != frozen)
+    packed_ops.packed_conv2d(x, weight, *arguments("3x3", 1.0, False, x.dtype))[0].sum().backward()
+    assert {name for name, tensor in inputs.items() if tensor.grad is None} == {frozen}
 
 
 def gradients(model: nn.Module, function: Any, x: Tensor) -> list[Tensor]:
@@ -230,7 +240,7 @@ def test_graphs_are_whole_and_give_the_same_gradients() -> None:
 
 @pytest.mark.slow
 def test_compiled_by_inductor() -> None:
-    model, x = Net().to(memory_format=torch.channels_last), torch.randn(2, 3, 6, 6)
+    model, x = Net(), torch.randn(2, 3, 6, 6).to(memory_format=torch.channels_last)
     expected = gradients(model, model, x)
     found = gradients(model, torch.compile(model, fullgraph=True), x)
     for a, b in zip(found, expected, strict=True):  # float32 sums in another order
