@@ -2,9 +2,9 @@
 
     time = max(bytes / memory bandwidth, L2 bytes / L2 bandwidth, operations / peak rate)
 
-A multiply and an add are two operations, so a product of [M, K] and [K, N] has ``2 M N K``. Memory moves each operand and
-the output once; L2 feeds each tile of the output with its rows and columns of the operands. Nothing overlaps badly,
-nothing is launched, so a measured time is above the model; far above it, the kernel has a fault or the model a gap.
+A multiply and an add are two operations, so a product of [M, K] and [K, N] has ``2 M N K``. Memory moves each operand
+and the output once; L2 feeds each tile of the output with its rows and columns of the operands. Launches and waits are
+left out, so a measured time is above the model; far above it, the kernel has a fault or the model a gap.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Gpu:
         return self.rates[arithmetic] * self.processors * self.clock_hz
 
 
-# mma.sync b1 on Hopper: 0.54 instructions of 65,536 operations a clock (published for GH200). L2: published for an H800.
+# mma.sync b1 on Hopper: 0.54 instructions of 65,536 operations a clock, published for GH200; L2: for an H800.
 _HOPPER: dict[Arithmetic, float] = {"binary": 35_400, "int8": 8_192, "bf16": 4_096}
 # Peak of the A100's data sheet (4,992 binary TOPS); its L2 rate is that of the architecture's white paper.
 _AMPERE: dict[Arithmetic, float] = {"binary": 32_768, "int8": 4_096, "bf16": 2_048}
@@ -85,7 +85,7 @@ def gemm(gpu: Gpu, m: int, n: int, k: int, tile: Tile, out_bytes: int, arithmeti
 
 
 def bconv2d(gpu: Gpu, geometry: BConv2dGeometry, tile: Tile, out_bytes: int) -> Modelled:
-    """Binary convolution from packed words, counts included; the image is read once from memory, its windows from L2."""
+    """Binary convolution of packed words, counts included; memory gives the image once, L2 its windows."""
     g = geometry
     pixels, taps = g.batch * g.out_height * g.out_width, g.kernel[0] * g.kernel[1]
     pixel_bytes = 4 * words_for(g.channels)

@@ -2,11 +2,11 @@
 
 The kernels' own Python is executed, program by program, with the Gluon language replaced by a model:
 
-- a tensor is a NumPy array and layouts are ignored, but for the assembly: each warp's lanes get the registers that the
-  work layout gives them, and the instruction is that of the PTX ISA (``mma_m16n8k256``);
+- a tensor is a NumPy array and layouts are ignored, but for the assembly: each lane gets the registers that the work
+  layout gives it, and the instruction is that of the PTX ISA (``mma_m16n8k256``);
 - a pointer is a buffer and indices; a load or store outside of its buffer is an error;
-- shared memory starts as garbage. A copy lands either at once or as late as ``wait_group`` allows; a kernel that reads a
-  stage too early or overwrites it too early is wrong in one of the two.
+- shared memory starts as garbage. A copy lands either at once or as late as ``wait_group`` allows; a kernel that reads
+  a stage too early or overwrites it too early is wrong in one of the two.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
@@ -36,7 +35,7 @@ def popcount(words: NDArray[np.uint32]) -> NDArray[np.int64]:
 
 
 def mma_m16n8k256(a: NDArray[np.uint32], b: NDArray[np.uint32], c: NDArray[np.int64]) -> NDArray[np.int64]:
-    """One instruction, from the PTX ISA: ``a`` [..., lanes, 4], ``b`` [..., lanes, 2], ``c`` [..., lanes, 4] to new ``c``."""
+    """One instruction, from the PTX ISA: ``a`` and ``c`` [..., lanes, 4], ``b`` [..., lanes, 2]; the new ``c``."""
     group, thread = np.arange(32) >> 2, np.arange(32) % 4
     left, right = np.zeros((*a.shape[:-2], 16, 8), np.uint32), np.zeros((*b.shape[:-2], 8, 8), np.uint32)
     for i in range(4):  # 32 elements of K each: rows of the group for i in (0, 2), first half of K for i < 2

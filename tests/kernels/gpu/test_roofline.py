@@ -52,5 +52,5 @@ def test_packing_moves_two_bytes_and_a_quarter() -> None:
 
 def test_an_unknown_gpu_is_named() -> None:
     assert gpu_named("NVIDIA A100-SXM4-80GB").processors == 108
-    with pytest.raises(ConfigError, match="Tesla T4.*known are H200, H100, A100"):
+    with pytest.raises(ConfigError, match=r"Tesla T4.*known are H200, H100, A100"):
         gpu_named("Tesla T4")
