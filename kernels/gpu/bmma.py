@@ -197,7 +197,7 @@ _SMALL = Tile(m_tiles=2, n_pairs=2, warps_m=2, warps_n=2)  # 64 x 64, 32 x 32
 _SHORT = (Config(_MEDIUM, 16), Config(_NARROW, 16), Config(_SMALL, 16))
 _LONG = (Config(_MEDIUM, 32), Config(_NARROW, 32), Config(_SMALL, 32))
 
-CONFIGS = {
+CONFIGS: dict[str, dict[int, tuple[Config, ...]]] = {
     "xnor_gemm": {
         80: (Config(_LARGE, 16, least_vector=2), *_LONG),
         89: (Config(_LARGE, 16, least_vector=2), *_SHORT),

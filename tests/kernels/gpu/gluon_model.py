@@ -31,7 +31,8 @@ BYTE_COUNTS = np.array([bin(byte).count("1") for byte in range(256)], np.int64)
 def popcount(words: NDArray[np.uint32]) -> NDArray[np.int64]:
     """Bits that are 1 in each word."""
     octets = np.ascontiguousarray(words).view(np.uint8).reshape(*words.shape, 4)
-    return np.asarray(BYTE_COUNTS[octets].sum(-1))
+    counts: NDArray[np.int64] = BYTE_COUNTS[octets].sum(-1)
+    return counts
 
 
 def mma_m16n8k256(a: NDArray[np.uint32], b: NDArray[np.uint32], c: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -44,7 +45,8 @@ def mma_m16n8k256(a: NDArray[np.uint32], b: NDArray[np.uint32], c: NDArray[np.in
         right[..., group, thread if i == 0 else thread + 4] = b[..., i]
     both = popcount(left[..., :, None, :] & right[..., None, :, :]).sum(-1)
     added = [both[..., group if i < 2 else group + 8, 2 * thread + (i & 1)] for i in range(4)]
-    return c + np.stack(added, axis=-1)
+    new: NDArray[np.int64] = c + np.stack(added, axis=-1)
+    return new
 
 
 def run_assembly(text: str, a: NDArray[np.uint32], b: NDArray[np.uint32], c: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -65,10 +67,10 @@ class Tensor(np.ndarray):  # type: ignore[type-arg]
     type = SimpleNamespace(layout=None)
 
     def to(self, kind: Any) -> Tensor:
-        return self.astype(KINDS[kind])
+        return tensor(self.astype(KINDS[kind]))
 
     def permute(self, order: tuple[int, ...]) -> Tensor:
-        return self.transpose(order)
+        return tensor(self.transpose(order))
 
 
 def tensor(values: Any) -> Tensor:

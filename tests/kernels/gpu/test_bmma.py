@@ -137,8 +137,8 @@ def test_bconv2d(monkeypatch: pytest.MonkeyPatch, late: bool, name: str) -> None
     config, g = GEOMETRIES[name]
     model(monkeypatch, config, late)
     arguments = operands(g)
-    found = bmma_conv2d.bconv2d(*arguments, bn_sums=True)
-    expected = reference.bconv2d(*arguments, bn_sums=True)
+    found = bmma_conv2d.bconv2d(*[*arguments, None, torch.int32, True])
+    expected = reference.bconv2d(*[*arguments, None, torch.int32, True])
     for a, b in zip(found, expected, strict=True):
         assert a is not None and b is not None and a.dtype == b.dtype and torch.equal(a, b)
 
@@ -150,9 +150,9 @@ def test_scaled_bconv2d(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, sca
     model(monkeypatch, config, late=False)
     arguments = operands(g)
     alpha = torch.randn(g.out_channels) if scaled else None
-    found = bmma_conv2d.bconv2d(*arguments, alpha, dtype)
+    found = bmma_conv2d.bconv2d(*[*arguments, alpha, dtype])
     assert found.sums is None and found.sums_of_squares is None
-    assert torch.equal(found.y, reference.bconv2d(*arguments, alpha, dtype).y)
+    assert torch.equal(found.y, reference.bconv2d(*[*arguments, alpha, dtype]).y)
 
 
 def test_a_gpu_without_1_bit_tensor_cores_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

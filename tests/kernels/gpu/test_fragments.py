@@ -6,8 +6,6 @@ section "Matrix Fragments for mma.m16n8k256"). Where a table is wrong, bits meet
 
 from __future__ import annotations
 
-from itertools import product
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -37,12 +35,14 @@ def places(bases: dict[str, list[list[int]]]) -> Registers:
         index = np.arange(1 << len(vectors))
         axes.append(((index[:, None] >> np.arange(len(vectors))) & 1) @ vectors)
     warps, lanes, registers = axes
-    return warps[:, None, None] + lanes[None, :, None] + registers[None, None, :]
+    at: Registers = warps[:, None, None] + lanes[None, :, None] + registers[None, None, :]
+    return at
 
 
 def load(matrix: NDArray[np.uint32], bases: dict[str, list[list[int]]]) -> NDArray[np.uint32]:
     at = places(bases)
-    return matrix[at[..., 0], at[..., 1]]
+    loaded: NDArray[np.uint32] = matrix[at[..., 0], at[..., 1]]
+    return loaded
 
 
 def rearranged(matrix: NDArray[np.int64], way: Rearrangement) -> NDArray[np.int64]:
@@ -59,17 +59,16 @@ def in_work_layout(work: NDArray[np.int64], tile: Tile) -> Registers:
 def multiply(a: Words, b: Words, config: Config) -> NDArray[np.int64]:
     """``popcount(a & b)`` of [rows, words] and [columns, words] as a thread block computes it."""
     tile = config.tile
-    sums = np.zeros((tile.warps, LANES, tile.m_tiles * tile.n_pairs, REGISTERS), np.int64)
+    sums = np.zeros((tile.warps, tile.m_tiles, tile.n_pairs, LANES, REGISTERS), np.int64)
     for step in range(config.words // WORDS_PER_STEP):
         words = slice(step * WORDS_PER_STEP, (step + 1) * WORDS_PER_STEP)
-        left = load(a[:, words], tile.a_bases()).reshape(tile.warps, LANES, tile.m_tiles, REGISTERS)
-        right = load(b[:, words], tile.b_bases()).reshape(tile.warps, LANES, tile.n_pairs, REGISTERS)
-        for warp, m, n in product(range(tile.warps), range(tile.m_tiles), range(tile.n_pairs)):
-            at = warp, slice(None), m * tile.n_pairs + n
-            sums[at] = run_assembly(bmma.mma_assembly(), left[warp, :, m], right[warp, :, n], sums[at])
+        left = load(a[:, words], tile.a_bases()).reshape(tile.warps, LANES, tile.m_tiles, 1, REGISTERS)
+        right = load(b[:, words], tile.b_bases()).reshape(tile.warps, LANES, 1, tile.n_pairs, REGISTERS)
+        fragments = (np.moveaxis(side, 1, 3) for side in (left, right))
+        sums = run_assembly(bmma.mma_assembly(), *fragments, sums)
     result = np.full((tile.rows, tile.columns), -1, np.int64)
     at = places(tile.c_bases())
-    result[at[..., 0], at[..., 1]] = sums.reshape(tile.warps, LANES, -1)
+    result[at[..., 0], at[..., 1]] = np.moveaxis(sums, 3, 1).reshape(tile.warps, LANES, -1)
     return result
 
 
