@@ -14,8 +14,10 @@ from bnnedge.layers.packed_ops import in_format, on_device_of_first
 
 
 class Hardtanh(nn.Hardtanh):
-    """``min(max(x, -1), 1)``, gradient ``g 1{abs(x) < 1}``: to the bit those of ``nn.Hardtanh``, but for NaN, whose
-    gradient is 0. [N, C, H, W] and [N, C] keep 1 bit an element, other shapes their input."""
+    """``min(max(x, -1), 1)``, gradient ``g 1{abs(x) < 1}``: those of ``nn.Hardtanh``, but for NaN, whose gradient is 0.
+
+    [N, C, H, W] and [N, C] keep 1 bit an element, other shapes their input. On a CPU an infinite g outside gives NaN.
+    """
 
     kernels: Kernels = "auto"
     """See ``binary_layers.use_kernels``."""
@@ -52,10 +54,7 @@ def _(x: Tensor, kernels: str) -> tuple[Tensor, Tensor]:
 def hardtanh_backward_op(g: Tensor, mask: Tensor, channels_last: bool, kernels: str) -> Tensor:
     """``g`` where the mask is 1, else 0."""
     gpu = stash.on_gpu(g.device, kernels)
-    if gpu:
-        return in_format(stash.mask_gradient(g, mask, channels_last, gpu), True)
-    kept = g.masked_fill(flat_bits.unpack_mask(mask, g.shape, channels_last).logical_not_(), 0.0)
-    return in_format(kept, channels_last)
+    return in_format(stash.mask_gradient(g, mask, channels_last, gpu), gpu or channels_last)
 
 
 @hardtanh_backward_op.register_fake
