@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,13 +32,19 @@ def prepare_device(config: RunConfig, group: Group = ALONE) -> torch.device:
     if device.type == "cuda":
         if group.size > 1:
             _take_gpu(group)
-        for backend in (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn):
-            backend.fp32_precision = "ieee"
+        _forbid_tf32()
         if config.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise ConfigError(f"precision bf16: {torch.cuda.get_device_name()} computes in no bfloat16; use fp32")
     if config.compile:
         check_compiler(device)
     return device
+
+
+def _forbid_tf32() -> None:
+    cudnn: Any = torch.backends.cudnn
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
+    for backend in backends:
+        backend.fp32_precision = "ieee"
 
 
 def _take_gpu(group: Group) -> None:
@@ -77,7 +84,7 @@ def compiled(model: nn.Module) -> Forward:
     forward = torch.compile(model, dynamic=True)
 
     def call(images: Tensor) -> Tensor:
-        torch._dynamo.mark_static(images)  # type: ignore[no-untyped-call]
+        torch._dynamo.mark_static(images)
         try:
             return forward(images)  # type: ignore[no-any-return]
         except torch._dynamo.exc.TorchDynamoException as error:

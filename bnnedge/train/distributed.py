@@ -110,7 +110,7 @@ def _flattened(tensors: Iterable[Tensor]) -> Iterator[tuple[Tensor, list[Tensor]
 
 
 def _write_back(flat: Tensor, own: list[Tensor]) -> None:
-    for tensor, values in zip(own, flat.split([tensor.numel() for tensor in own]), strict=True):
+    for tensor, values in zip(own, torch.split(flat, [tensor.numel() for tensor in own]), strict=True):
         tensor.detach().copy_(values.view(tensor.shape))
 
 
@@ -222,7 +222,7 @@ def _merged(mean: Tensor, var: Tensor, count: int, group: Group) -> tuple[Tensor
     table = mean.new_zeros(group.size, 2 * len(mean) + 1)
     table[group.rank] = torch.cat([mean, var, mean.new_tensor([count])])
     group.sum_([table])
-    means, variances, counts = table.split([len(mean), len(mean), 1], 1)
+    means, variances, counts = torch.split(table, [len(mean), len(mean), 1], 1)
     total = counts.sum()
     merged = (counts * means).sum(0) / total
     return merged, (counts * (variances + (means - merged).square())).sum(0) / total, total
@@ -240,7 +240,7 @@ class GlobalBatchNorm(_BatchNorm):
         self._parameters, self._buffers = norm._parameters, norm._buffers
         self.group = group
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: Tensor) -> Tensor:
         if not self.training and self.running_mean is not None:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)

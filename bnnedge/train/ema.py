@@ -32,7 +32,8 @@ class Ema:
         """Take in the weights of one more step."""
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         self.steps += 1
-        averaged, copied = [], []
+        averaged: list[tuple[Tensor, Tensor]] = []
+        copied: list[tuple[Tensor, Tensor]] = []
         for name, tensor in model.state_dict(keep_vars=True).items():
             frozen = isinstance(tensor, nn.Parameter) and not tensor.requires_grad
             moves = tensor.is_floating_point() and not frozen and self._averages(name)

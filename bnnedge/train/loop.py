@@ -147,7 +147,10 @@ def fit(state: TrainingState, folder: RunFolder) -> None:
             progress.line(_describe(row, state))
 
 
-def _record(state: TrainingState, folder: RunFolder, board: SummaryWriter, row: dict[str, Any], improved: bool) -> None:
+def _record(
+    state: TrainingState, folder: RunFolder, board: SummaryWriter | None, row: dict[str, Any], improved: bool
+) -> None:
+    assert board is not None, "the main process alone records"
     _save(state, folder, row, improved)
     _write_events(board, row)
     folder.log(_describe(row, state))
