@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,19 +31,12 @@ def prepare_device(config: RunConfig, group: Group = ALONE) -> torch.device:
     if device.type == "cuda":
         if group.size > 1:
             _take_gpu(group)
-        _forbid_tf32()
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         if config.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise ConfigError(f"precision bf16: {torch.cuda.get_device_name()} computes in no bfloat16; use fp32")
     if config.compile:
         check_compiler(device)
     return device
-
-
-def _forbid_tf32() -> None:
-    cudnn: Any = torch.backends.cudnn
-    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
-    for backend in backends:
-        backend.fp32_precision = "ieee"
 
 
 def _take_gpu(group: Group) -> None:

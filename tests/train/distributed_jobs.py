@@ -1,4 +1,4 @@
-"""What each of several processes does for test_distributed.py, in float64: the jobs named on the command line, in turn."""
+"""What each of several processes does for test_distributed.py, in float64: the jobs of the command line, in turn."""
 
 from __future__ import annotations
 

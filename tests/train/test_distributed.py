@@ -221,6 +221,6 @@ def test_batches_too_small_to_share_are_refused(size: int, pieces: int, sync: bo
 def test_an_epochs_last_batch_counts(net: str, tmp_path: Path, tiny_config: Callable[..., RunConfig]) -> None:
     # 1259 images: the last batch of 629 is one single image, which is left out; that of 628 has 3.
     start_run(tiny_config(batch_size=629, accumulate=2, epochs=1), tmp_path / "fits")
-    with pytest.raises(ConfigError, match="a batch of 3 images .* 2 micro-batches on 1 processes"):
+    with pytest.raises(ConfigError, match=r"a batch of 3 images .* 2 micro-batches on 1 processes"):
         start_run(tiny_config(batch_size=628, accumulate=2, epochs=1), tmp_path / "run")
     assert not (tmp_path / "run").exists()
