@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,15 +121,15 @@ def batch_norm(group: Group, out: str, settings: dict[str, Any]) -> None:
             gradients = [p.grad for p in shared.parameters() if p.grad is not None]
             group.sum_(gradients)
             # Means of numbers near 100 and variances near 9, a few roundings of 2^-53 each.
-            close = {"rtol": 1e-11, "atol": 1e-11}
-            torch.testing.assert_close(found, group.parts(expected, expected, 1)[0][0], **close)
+            close = partial(torch.testing.assert_close, rtol=1e-11, atol=1e-11)
+            close(found, group.parts(expected, expected, 1)[0][0])
             assert x.grad is not None
-            torch.testing.assert_close(own.grad, group.parts(x.grad, x.grad, 1)[0][0], **close)
-            torch.testing.assert_close(gradients, [p.grad for p in whole.parameters()], **close)
-            torch.testing.assert_close(dict(shared.state_dict()), dict(whole.state_dict()), **close)
+            close(own.grad, group.parts(x.grad, x.grad, 1)[0][0])
+            close(gradients, [p.grad for p in whole.parameters()])
+            close(dict(shared.state_dict()), dict(whole.state_dict()))
             for parameter in (*whole.parameters(), *shared.parameters()):
                 parameter.grad = None
-        torch.testing.assert_close(shared.eval()(own), whole.eval()(own), rtol=1e-11, atol=1e-11)
+        close(shared.eval()(own), whole.eval()(own))
 
 
 if __name__ == "__main__":

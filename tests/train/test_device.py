@@ -18,11 +18,12 @@ from bnnedge.errors import ConfigError, MissingDependencyError
 from bnnedge.layers.binary_layers import binary_layers
 from bnnedge.methods import METHODS
 from bnnedge.models import MODELS
-from bnnedge.train import device as device_module
 from bnnedge.train import loop
 from bnnedge.train.checkpoint import read_checkpoint, write_atomically
-from bnnedge.train.device import check_compiler
+from bnnedge.train.device import check_compiler, prepare_device
+from bnnedge.train.distributed import ALONE, Group
 from bnnedge.train.loader import load_parts, one_ahead, to_device
+from bnnedge.train.metrics import evaluate
 from bnnedge.train.run import make_state, resolve, resume_run, start_run
 
 Config = Callable[..., RunConfig]
@@ -143,7 +144,7 @@ def test_bf16_is_in_the_forward_pass_and_not_in_evaluation(tiny_config: Config) 
     state.model.train()
     images, labels = next(state.dataset.batches("train", 20, loop.epoch_generator(0, 0), augment=True))
     loop.train_step(state, images, labels)
-    loop.evaluate(state.model, state.dataset, "val", state.device, state.method.predict)
+    evaluate(state.model, state.dataset, "val", state.device, state.method.predict)
     assert set(seen) == {(True, torch.bfloat16), (False, torch.float32)}
 
 
@@ -200,7 +201,7 @@ def test_items_are_made_one_ahead_in_another_thread() -> None:
 
 def test_parts_on_the_cpu_are_the_batches(tiny_config: Config) -> None:
     dataset, cpu = load_dataset("digits", 8), torch.device("cpu")
-    group = device_module.ALONE
+    group = ALONE
     batches = dataset.batches("train", 500, torch.Generator().manual_seed(0))
     for (parts, size), (images, labels) in zip(
         load_parts(batches, group, 3, cpu), dataset.batches("train", 500, torch.Generator().manual_seed(0)), strict=True
@@ -244,21 +245,21 @@ class FakeGpu:
 def test_gpus_that_cannot_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeGpu(monkeypatch)
     with pytest.raises(ConfigError, match="precision bf16: Tesla T4 computes in no bfloat16; use fp32"):
-        device_module.prepare_device(RunConfig(device="cuda", precision="bf16"))
+        prepare_device(RunConfig(device="cuda", precision="bf16"))
     with pytest.raises(ConfigError, match=r"process 3 of this machine has no GPU of its own: PyTorch sees 2"):
-        device_module.prepare_device(RunConfig(device="cuda"), device_module.Group(2, 3, 2))
+        prepare_device(RunConfig(device="cuda"), Group(2, 3, 2))
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
     with pytest.raises(MissingDependencyError, match="several GPUs need NCCL, which this PyTorch lacks"):
-        device_module.prepare_device(RunConfig(device="cuda"), device_module.Group(1, 2, 1))
+        prepare_device(RunConfig(device="cuda"), Group(1, 2, 1))
 
 
 def test_float32_on_a_gpu_is_ieee(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeGpu(monkeypatch)
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [backend.allow_tf32 for backend in backends]
     try:
         torch.backends.cudnn.allow_tf32 = True
-        device_module.prepare_device(RunConfig(device="cuda"))
+        prepare_device(RunConfig(device="cuda"))
         assert [backend.allow_tf32 for backend in backends] == [False, False]
         assert torch.get_float32_matmul_precision() == "highest"
     finally:

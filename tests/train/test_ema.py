@@ -20,14 +20,15 @@ from bnnedge.train import loop
 from bnnedge.train.checkpoint import read_checkpoint, write_atomically
 from bnnedge.train.ema import Ema
 from bnnedge.train.metrics import evaluate
-from bnnedge.train.run import load_run, resume_run, start_run
+from bnnedge.train.run import load_run, make_model, resume_run, start_run
 
 Config = Callable[..., RunConfig]
 
 
 def test_formula() -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).double()
-    model.register_buffer("turned", torch.zeros(2))
+    turned = torch.zeros(2)
+    model.register_buffer("turned", turned)
     ema = Ema(model, decay=0.5, averages=lambda name: name != "turned")
     expected = {k: v.clone() for k, v in model.state_dict().items()}
     for step in range(12):
@@ -43,7 +44,9 @@ def test_formula() -> None:
     for name, value in expected.items():
         # Values up to about 20 in float64, three roundings a step; copies are exact.
         torch.testing.assert_close(ema.weights[name], value, rtol=0, atol=12 * 3 * 20 * 2**-53, msg=name)
-    assert torch.equal(ema.weights["0.bias"], model[0].bias) and torch.equal(ema.weights["turned"], model.turned)
+    assert torch.equal(ema.weights["0.bias"], model.state_dict()["0.bias"]) and torch.equal(
+        ema.weights["turned"], turned
+    )
 
 
 def test_applied_is_undone() -> None:
@@ -86,8 +89,6 @@ def test_checkpoints_hold_the_average_and_training_does_not_see_it(
     for key in ("conv.weight", "bn.running_var", "classifier.bias"):
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
-            from bnnedge.train.run import make_model
-
             average = make_model(config, saved.dataset)[0].state_dict()[key].double()
         for step, weights in enumerate(seen):
             decay = min(0.8, (1 + step) / (10 + step))
