@@ -134,7 +134,7 @@ def train(
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16, of the training step. [default: fp32]")] = None,
     compile_: Annotated[bool, typer.Option("--compile", help="Train through torch.compile.")] = False,
     kernels: Annotated[
-        str | None, typer.Option(help="auto, triton or torch, of binary layers on a GPU. [default: auto]")
+        str | None, typer.Option(help="Of binary layers: auto, triton or torch. [default: auto]")
     ] = None,
     accumulate: Annotated[int | None, typer.Option(help="Micro-batches in one step. [default: 1]")] = None,
     ema: Annotated[

@@ -98,7 +98,7 @@ class RunConfig:
     compile: bool = False
     """Train through torch.compile."""
     kernels: Literal["auto", "triton", "torch"] = "auto"
-    """Kernels of the binary layers on a GPU: auto where packed bits pay, triton wherever they can, torch nowhere."""
+    """Binary layers on packed bits: auto where that pays, triton wherever a GPU kernel can, torch nowhere."""
     sync_batch_norm: bool = True
     """With several processes, batch normalisation over the images of all; else over each process's own."""
     threads: int | None = None

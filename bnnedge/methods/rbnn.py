@@ -110,7 +110,7 @@ class RbnnBinarizer(Binarizer):
         super().__init__()
         self.input_mode = "standardized" if options.a32 else "centered_sign"
         self.options = options
-        self.t, self.k = surrogate_schedule(0, 1, options.tmin, options.tmax)
+        self.set_surrogate(*surrogate_schedule(0, 1, options.tmin, options.tmax))
         channels, fan_in = layer.weight.shape[0], layer.weight[0].numel()
         if fan_in < 2:
             raise ConfigError(f"rbnn standardizes each filter and so needs at least 2 weights in it, got {fan_in}")
@@ -122,8 +122,12 @@ class RbnnBinarizer(Binarizer):
         self.register_buffer("r1", nn.init.orthogonal_(torch.empty(self.a, self.a)))
         self.register_buffer("r2", nn.init.orthogonal_(torch.empty(self.b, self.b)))
 
+    def set_surrogate(self, t: float, k: float) -> None:
+        """t and k of the weights' sign; the activations' has k = 1 and t at least 1."""
+        self.t, self.k, self.input_t = t, k, max(t, 1.0)
+
     def binarize_input(self, x: Tensor) -> Tensor:
-        return standardize(x) if self.input_mode == "standardized" else standardized_sign(x, max(self.t, 1.0))
+        return standardize(x) if self.input_mode == "standardized" else standardized_sign(x, self.input_t)
 
     def binarize_weight(self, weight: Tensor) -> Tensor:
         return error_decay(self.rotated(weight), t=self.t, k=self.k)
@@ -196,7 +200,7 @@ class Rbnn(Method[RbnnOptions]):
         for layer in binary_layers(model).values():
             binarizer = layer.binarizer
             assert isinstance(binarizer, RbnnBinarizer)
-            binarizer.t, binarizer.k = t, k
+            binarizer.set_surrogate(t, k)
             if epoch % self.options.rotation_update == 0:
                 binarizer.learn_rotation(layer.weight)
 

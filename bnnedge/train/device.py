@@ -34,6 +34,8 @@ def prepare_device(config: RunConfig, group: Group = ALONE) -> torch.device:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         if config.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise ConfigError(f"precision bf16: {torch.cuda.get_device_name()} computes in no bfloat16; use fp32")
+    elif config.kernels == "triton":
+        raise ConfigError("kernels triton needs an NVIDIA GPU, the run is on the CPU; use --kernels auto")
     if config.compile:
         check_compiler(device)
     return device

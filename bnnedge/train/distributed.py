@@ -27,6 +27,12 @@ from bnnedge.errors import BnnedgeError, ConfigError, MissingDependencyError
 T = TypeVar("T")
 
 
+class LostProcessError(BnnedgeError):
+    """Another process has ended in the middle of an exchange."""
+
+    exit_code = 1
+
+
 class Group:
     """The processes that train together, seen from one of them; by default it is alone, and nothing is exchanged."""
 
@@ -52,7 +58,8 @@ class Group:
         """Replace each tensor by its sum over the processes, the same bits in all; one exchange for each dtype."""
         if self.size > 1:
             for flat, own in _flattened(tensors):
-                dist.all_reduce(flat)
+                with _in_touch():
+                    dist.all_reduce(flat)
                 _write_back(flat, own)
 
     @torch.no_grad()
@@ -60,7 +67,8 @@ class Group:
         """Replace each tensor by that of the main process."""
         if self.size > 1:
             for flat, own in _flattened(tensors):
-                dist.broadcast(flat.view(torch.uint8), 0)  # bytes, since not every backend knows every dtype
+                with _in_touch():
+                    dist.broadcast(flat.view(torch.uint8), 0)  # bytes: not every backend knows every dtype
                 _write_back(flat, own)
 
     def everywhere(self, compute: Callable[[], T]) -> T:
@@ -69,7 +77,8 @@ class Group:
             return compute()
         outcome, error = _attempt(compute)
         errors: list[Exception | None] = [None] * self.size
-        dist.all_gather_object(errors, error)
+        with _in_touch():
+            dist.all_gather_object(errors, error)
         for found in errors:
             if found is not None:
                 raise found
@@ -80,7 +89,8 @@ class Group:
         if self.size == 1:
             return compute()
         message: list[Any] = [_attempt(compute) if self.is_main else None]
-        dist.broadcast_object_list(message, 0)
+        with _in_touch():
+            dist.broadcast_object_list(message, 0)
         outcome, error = message[0]
         if error is not None:
             raise error
@@ -112,6 +122,17 @@ def _flattened(tensors: Iterable[Tensor]) -> Iterator[tuple[Tensor, list[Tensor]
 def _write_back(flat: Tensor, own: list[Tensor]) -> None:
     for tensor, values in zip(own, torch.split(flat, [tensor.numel() for tensor in own]), strict=True):
         tensor.detach().copy_(values.view(tensor.shape))
+
+
+@contextmanager
+def _in_touch() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # the backends' own errors are subclasses
+        reason = " ".join(str(error).split())[:160]
+        raise LostProcessError(
+            f"another training process cannot be reached any more; go on with --resume ({reason})"
+        ) from error
 
 
 def _attempt(compute: Callable[[], T]) -> tuple[T | None, Exception | None]:

@@ -122,9 +122,8 @@ def _wait(running: Sequence[subprocess.Popen[bytes]]) -> int:
             if interrupted:
                 raise
             interrupted = True
-    failed = [(rank, code) for rank, code in enumerate(codes) if code]
-    if failed and failed[0][1] < 0:
-        rank, code = failed[0]
-        name = signal.Signals(-code).name
-        raise ProcessError(f"training process {rank} was ended by {name}; the run continues with --resume")
-    return failed[0][1] if failed else 0
+    for rank, code in enumerate(codes):
+        if code is not None and code < 0:
+            name = signal.Signals(-code).name
+            raise ProcessError(f"training process {rank} was ended by {name}; the run continues with --resume")
+    return next((code for code in codes if code), 0)

@@ -18,6 +18,7 @@ from bnnedge.config import RunConfig, fill, plain
 from bnnedge.data import DATASETS
 from bnnedge.data.dataset import Dataset, DatasetInfo, load_dataset
 from bnnedge.errors import CheckpointError, ConfigError
+from bnnedge.layers.binary_layers import use_kernels
 from bnnedge.methods import METHODS
 from bnnedge.methods.method import Method
 from bnnedge.models.create import check_model_name, create_model
@@ -179,6 +180,7 @@ def make_state(config: RunConfig, dataset: Dataset, *, fresh: bool = False, grou
         raise ConfigError(f"method {config.method} trains -1 and +1 themselves, which have no average; leave out --ema")
     if device.type == "cuda":
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    use_kernels(model, config.kernels)
     if config.sync_batch_norm:
         share_batch_norm(model, group)
     distillation = None if config.teacher is None else make_distillation(config, dataset.info, device)

@@ -79,7 +79,7 @@ def test_forward_is_the_paper_s_formula() -> None:
 @pytest.mark.parametrize("rule", ["paper", "authors"])
 def test_weight_gradient(rule: str) -> None:
     layer, binarizer = make(RbnnOptions(rotation_gradient=rule))  # type: ignore[arg-type]
-    binarizer.t, binarizer.k = 0.5, 2.0
+    binarizer.set_surrogate(0.5, 2.0)
     incoming = torch.randn_like(layer.weight)
     binarizer.binarize_weight(layer.weight).backward(incoming)
 
@@ -319,7 +319,7 @@ def test_rotation_angle() -> None:
 def test_activations_use_k_1_and_t_of_at_least_1() -> None:
     _, binarizer = make(RbnnOptions())
     for t, expected in ((0.1, 1.0), (3.0, 3.0)):
-        binarizer.t, binarizer.k = t, max(1 / t, 1)
+        binarizer.set_surrogate(t, max(1 / t, 1))
         x = torch.randn(2, 4, 3, 3, dtype=torch.float64, requires_grad=True)
         incoming = torch.randn_like(x)
         binarizer.binarize_input(x).backward(incoming)

@@ -274,6 +274,8 @@ def test_compiled_training_is_training_and_resumes_exactly(
 ) -> None:
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
+    source = (tmp_path / "net.py", (tmp_path / "tiny.py").read_text().replace("time.sleep", "float"))
+    source[0].write_text(source[1])
     config = tiny_config(method=method, epochs=6, batch_size=100, compile=True)
     start_run(config, tmp_path / "whole")
     # Two batch sizes; two phases or a freeze at most double them. Methods' schedules add none.

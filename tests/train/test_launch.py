@@ -66,6 +66,7 @@ def test_the_processes_get_the_command_line_without_launch_options() -> None:
         (["--processes", "2", "--method", "nope"], "unknown method 'nope'"),
         (["--precision", "fp8"], "precision must be one of fp32, bf16, got 'fp8'"),
         (["--kernels", "cuda"], "kernels must be one of auto, triton, torch, got 'cuda'"),
+        (["--kernels", "triton"], "kernels triton needs an NVIDIA GPU, the run is on the CPU; use --kernels auto"),
         (["--accumulate", "0"], "accumulate must be at least 1, got 0"),
         (["--ema", "1"], "ema must be above 0 and below 1"),
         (["--accumulate", "100"], "does not give 100 micro-batches on 1 processes"),
@@ -180,4 +181,6 @@ def test_no_process_is_left_behind(
     assert process.returncode == code
     assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
     if to_rank:
-        assert "error: training process 1 was ended by SIGKILL" in errors
+        own, launcher = errors.splitlines()
+        assert own.startswith("error: another training process cannot be reached any more; go on with --resume")
+        assert launcher == "error: training process 1 was ended by SIGKILL; the run continues with --resume"
