@@ -98,13 +98,13 @@ class Group:
 
     def check_sizes(self, batch_sizes: Iterable[int], pieces: int, sync_batch_norm: bool) -> None:
         """Raise ``ConfigError`` unless every batch gives each process enough of each of ``pieces`` micro-batches."""
+        least = max(self.size * (1 if sync_batch_norm else 2), 2)
         for size in batch_sizes:
-            micro_batch = size // pieces
-            if micro_batch // self.size < (1 if sync_batch_norm else 2) or micro_batch < 2:
-                least = "2 images" if self.size == 1 else f"{1 if sync_batch_norm else 2} images on each process"
+            if size // pieces < least:
                 raise ConfigError(
-                    f"a batch of {size} images (the last one of an epoch may be smaller than batch_size) does not give "
-                    f"{pieces} micro-batches on {self.size} processes: each needs {least}; choose another --batch-size"
+                    f"a batch of {size} images (an epoch's last one may be smaller than batch_size) has micro-batches "
+                    f"of {size // pieces} with accumulate {pieces}; {self.size} process{'es need' if self.size > 1 else ' needs'} "
+                    f"{least} images in each; choose another --batch-size"
                 )
 
 
