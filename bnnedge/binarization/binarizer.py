@@ -34,7 +34,7 @@ class Binarizer(nn.Module):
     @property
     def input_clip(self) -> float | None:
         """c where ``binarize_input`` is ``sign(x)`` with the gradient ``g 1{abs(x) <= c}``, infinite where it is
-        ``g``; None where it is anything else. With a c the layer may keep bits and run packed kernels instead of calling it.
+        ``g``; None where it is anything else. With a c the layer may keep bits and run packed kernels instead.
         """
         return 1.0 if type(self).binarize_input is Binarizer.binarize_input else None
 

@@ -169,7 +169,7 @@ def bconv2d(
     g = geometry
     images = BLOCK_PIXELS // (g.out_height * g.out_width) + 2
     if images * g.height * g.width * words.shape[3] >= 2**31:
-        raise ConfigError(f"{images} images of {g.height}x{g.width} pixels with {g.channels} channels exceed 2^31 words")
+        raise ConfigError(f"{images} images of {g.height}x{g.width}x{g.channels} exceed the 2^31 words of a tile")
     border_class, table = border_table(g, filter_counts)
     out = words.new_empty(g.output_shape, dtype=out_dtype)
     sums, squares = words.new_zeros((2, g.out_channels), dtype=torch.int64) if bn_sums else (None, None)

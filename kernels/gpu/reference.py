@@ -46,7 +46,8 @@ def pack_bits(bits: Tensor) -> Tensor:
     channels = bits.shape[-1]
     padded = F.pad(bits.to(torch.int64), (0, words_for(channels) * WORD_BITS - channels))
     weights = torch.ones((), dtype=torch.int64, device=bits.device) << torch.arange(WORD_BITS, device=bits.device)
-    return (padded.unflatten(-1, (-1, WORD_BITS)) * weights).sum(-1).to(torch.int32)  # 2^31 wraps to the sign bit
+    words: Tensor = (padded.unflatten(-1, (-1, WORD_BITS)) * weights).sum(-1)
+    return words.to(torch.int32)  # 2^31 wraps to the sign bit
 
 
 def unpack_bits(words: Tensor, channels: int) -> Tensor:

@@ -181,7 +181,7 @@ def test_layers_train_as_in_plain_pytorch_to_the_bit(method: str) -> None:
     instance.start_phase(model, 0)
     x, found = torch.randn(4, 3, 6, 6), []
     for kernels in ("torch", "auto"):
-        use_kernels(model, kernels)  # type: ignore[arg-type]
+        use_kernels(model, kernels)
         model.zero_grad()
         y = model(x)
         y.square().sum().backward()
@@ -230,7 +230,7 @@ def test_graphs_are_whole_and_give_the_same_gradients() -> None:
 
 @pytest.mark.slow
 def test_compiled_by_inductor() -> None:
-    model, x = Net().to(memory_format=torch.channels_last), torch.randn(2, 3, 6, 6)
+    model, x = Net(), torch.randn(2, 3, 6, 6).to(memory_format=torch.channels_last)
     expected = gradients(model, model, x)
     found = gradients(model, torch.compile(model, fullgraph=True), x)
     for a, b in zip(found, expected, strict=True):  # float32 sums in another order
