@@ -25,10 +25,12 @@ from bnnedge.models.create import check_model_name, create_model
 from bnnedge.train.checkpoint import Checkpoint, read_checkpoint, set_rng_state, write_atomically
 from bnnedge.train.device import find_device, prepare_device
 from bnnedge.train.distillation import Distillation
-from bnnedge.train.distributed import ALONE, Group, share_batch_norm
-from bnnedge.train.loop import TrainingState, fit, phase_of, restore
+from bnnedge.train.distributed import ALONE, Group
+from bnnedge.train.global_batch_norm import share_batch_norm
+from bnnedge.train.loop import fit
 from bnnedge.train.metrics import evaluate
 from bnnedge.train.run_folder import RunFolder
+from bnnedge.train.state import TrainingState, phase_of, restore
 
 PATHS = ("data_root", "init", "teacher")
 """Settings that name files; a run's config.yaml holds them as absolute paths."""

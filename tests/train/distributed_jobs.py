@@ -17,8 +17,10 @@ from torch import nn
 from bnnedge.config import RunConfig
 from bnnedge.errors import ConfigError
 from bnnedge.train import loop
-from bnnedge.train.distributed import Group, average_statistics, join, share_batch_norm
+from bnnedge.train.distributed import Group, join
+from bnnedge.train.global_batch_norm import average_statistics, share_batch_norm
 from bnnedge.train.run import resume_run, start_run
+from bnnedge.train.state import TrainingState
 
 
 def start(group: Group, out: str, settings: dict[str, Any]) -> None:
@@ -33,7 +35,7 @@ def interrupt(group: Group, out: str, settings: dict[str, Any]) -> None:
     """An interrupt in the second epoch, of the last process alone; the folder is then copied to ``out.copy``."""
     run_epoch = loop._run_epoch
 
-    def with_interrupt(state: loop.TrainingState, progress: Any) -> dict[str, Any]:
+    def with_interrupt(state: TrainingState, progress: Any) -> dict[str, Any]:
         if state.epoch == 1 and group.rank == group.size - 1:
             os.kill(os.getpid(), signal.SIGINT)
         return run_epoch(state, progress)
