@@ -14,6 +14,10 @@ keep: see ``stash.Bits``.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,11 +27,26 @@ from bnnedge.kernels.geometry import BConv2dGeometry, output_size
 from bnnedge.kernels.gpu.select import PACKED, LayerShape, select
 from bnnedge.layers import stash
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def on_device_of_first(function: _Function) -> _Function:
+    """Runs on the GPU of the first argument, as Triton launches on the current one whatever its arguments."""
+
+    @functools.wraps(function)
+    def guarded(*arguments: Any) -> Any:
+        with torch.cuda.device_of(arguments[0]):
+            return function(*arguments)
+
+    return guarded  # type: ignore[return-value]
+
+
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 """y; signs and mask of the input; signs and scale of a binary weight, else empty."""
 
 
 @torch.library.custom_op("bnnedge::packed_conv2d", mutates_args=())
+@on_device_of_first
 def packed_conv2d(
     x: Tensor,
     weight: Tensor,
@@ -45,20 +64,53 @@ def packed_conv2d(
     ``x`` [N, C, H, W]; ``weight`` [O, C / groups, kh, kw], with ``binary_weight`` of one magnitude in each output
     channel; ``clip``, infinite for none, bounds the inputs that the gradient passes; ``kernels`` is auto or triton.
     """
-    shape = LayerShape(x.shape[1], weight.shape[0], weight[0, 0].numel(), groups)
-    implementation = select("bconv2d", x.device, shape, kernels)
+    implementation = _implementation(x.shape, weight.shape, groups, x.device, kernels)
     gpu = stash.on_gpu(x.device, kernels)
     bits, filters = stash.pack_input(x, clip, gpu), _pack_weight(weight, binary_weight, gpu)
     if binary_weight and implementation in PACKED["bconv2d"]:
-        geometry = _geometry(x, weight, stride, padding, dilation)
-        bconv2d = PACKED["bconv2d"].load(implementation)
-        found = bconv2d(bits.signs, filters.signs, geometry, bits.counts, filters.counts, filters.scale, out_dtype)
-        y = stash.channels_first(found.y)
+        geometry = _geometry(x.shape, weight.shape, stride, padding, dilation)
+        y = _convolve_bits(implementation, bits, filters, geometry, out_dtype)
     else:
         signs = stash.unpack_input(bits.signs, x.shape, is_channels_last(x), out_dtype, gpu)
         y = F.conv2d(signs, _operand(weight, out_dtype, gpu), None, stride, padding, dilation, groups)
-        y = _in_format(y, gpu or is_channels_last(x))
+        y = in_format(y, gpu or is_channels_last(x))
     return y, bits.signs, bits.mask, filters.signs, filters.scale
+
+
+def conv2d_again(
+    x: Tensor,
+    weight: Tensor,
+    outputs: Outputs,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    kernels: str,
+) -> Callable[[], Tensor]:
+    """A function that computes the y of ``outputs``, which ``packed_conv2d`` returned, anew from the bits beside it.
+
+    It holds on to neither ``x`` nor y, nor to a ``weight`` that was packed. y is the same to the bit.
+    """
+    y, signs, _, filters, scale = (tensor.detach() for tensor in outputs)
+    out_dtype, x_shape, weight_shape, x_channels_last = y.dtype, x.shape, weight.shape, is_channels_last(x)
+    dense = weight.detach() if filters.numel() == 0 else None
+    gpu = stash.on_gpu(x.device, kernels)
+    del x, y, weight, outputs
+
+    @torch.no_grad()
+    def again() -> Tensor:
+        implementation = _implementation(x_shape, weight_shape, groups, signs.device, kernels)
+        with torch.cuda.device_of(signs):
+            if dense is None and implementation in PACKED["bconv2d"]:
+                geometry = _geometry(x_shape, weight_shape, stride, padding, dilation)
+                bits, packed = stash.recount(signs), stash.recount(filters)._replace(scale=scale)
+                return _convolve_bits(implementation, bits, packed, geometry, out_dtype)
+            operand = stash.unpack_weight(filters, scale, weight_shape, out_dtype, gpu) if dense is None else dense
+            values = stash.unpack_input(signs, x_shape, x_channels_last, out_dtype, gpu)
+            found = F.conv2d(values, _operand(operand, out_dtype, gpu), None, stride, padding, dilation, groups)
+            return in_format(found, gpu or x_channels_last)
+
+    return again
 
 
 @packed_conv2d.register_fake
@@ -80,6 +132,7 @@ def _(
 
 
 @torch.library.custom_op("bnnedge::packed_conv2d_backward", mutates_args=())
+@on_device_of_first
 def packed_conv2d_backward(
     g: Tensor,
     signs: Tensor,
@@ -119,7 +172,7 @@ def packed_conv2d_backward(
         [needs_x, needs_weight, False],
     )
     return (
-        _in_format(stash.mask_gradient(dx, mask, x_channels_last, gpu).to(x_dtype), gpu or x_channels_last)
+        in_format(stash.mask_gradient(dx, mask, x_channels_last, gpu).to(x_dtype), gpu or x_channels_last)
         if needs_x
         else g.new_empty(0),
         dw.to(weight_dtype).contiguous() if needs_weight else g.new_empty(0),
@@ -150,7 +203,7 @@ def _(
     gpu = stash.on_gpu(g.device, kernels)
     dx = g.new_empty(x_shape if needs_x else 0, dtype=x_dtype if needs_x else g.dtype)
     return (
-        _in_format(dx, gpu or x_channels_last) if needs_x else dx,
+        in_format(dx, gpu or x_channels_last) if needs_x else dx,
         g.new_empty(weight_shape if needs_weight else 0, dtype=weight_dtype if needs_weight else g.dtype),
     )
 
@@ -173,6 +226,7 @@ packed_conv2d.register_autograd(_conv2d_backward, setup_context=_conv2d_context)
 
 
 @torch.library.custom_op("bnnedge::packed_linear", mutates_args=())
+@on_device_of_first
 def packed_linear(
     x: Tensor, weight: Tensor, clip: float, binary_weight: bool, out_dtype: torch.dtype, kernels: str
 ) -> Outputs:
@@ -197,6 +251,7 @@ def _(x: Tensor, weight: Tensor, clip: float, binary_weight: bool, out_dtype: to
 
 
 @torch.library.custom_op("bnnedge::packed_linear_backward", mutates_args=())
+@on_device_of_first
 def packed_linear_backward(
     g: Tensor,
     signs: Tensor,
@@ -297,10 +352,12 @@ def _empty_output(
 ) -> Tensor:
     sizes = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
     y = x.new_empty((x.shape[0], weight.shape[0], *[output_size(*size) for size in sizes]), dtype=dtype)
-    return _in_format(y, channels_last)
+    return in_format(y, channels_last)
 
 
-def _in_format(y: Tensor, channels_last: bool) -> Tensor:
+def in_format(y: Tensor, channels_last: bool) -> Tensor:
+    """``y`` [N, C, H, W] laid out in ``channels_last`` or as its shape says; [N, C] as it is."""
+    channels_last = channels_last and y.dim() == 4
     return y.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
@@ -309,9 +366,26 @@ def _operand(weight: Tensor, dtype: torch.dtype, gpu: bool) -> Tensor:
     return weight.to(dtype, memory_format=torch.channels_last) if gpu else weight.to(dtype)
 
 
-def _geometry(x: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int]) -> BConv2dGeometry:
-    batch, channels, height, width = x.shape
-    out_channels, _, kernel_y, kernel_x = weight.shape
+def _implementation(
+    x_shape: Sequence[int], weight_shape: Sequence[int], groups: int, device: torch.device, kernels: str
+) -> str:
+    out_channels, _, kernel_y, kernel_x = weight_shape
+    return select("bconv2d", device, LayerShape(x_shape[1], out_channels, kernel_y * kernel_x, groups), kernels)
+
+
+def _convolve_bits(
+    implementation: str, bits: stash.Bits, filters: stash.Bits, geometry: BConv2dGeometry, out_dtype: torch.dtype
+) -> Tensor:
+    bconv2d = PACKED["bconv2d"].load(implementation)
+    found = bconv2d(bits.signs, filters.signs, geometry, bits.counts, filters.counts, filters.scale, out_dtype)
+    return stash.channels_first(found.y)
+
+
+def _geometry(
+    x_shape: Sequence[int], weight_shape: Sequence[int], stride: list[int], padding: list[int], dilation: list[int]
+) -> BConv2dGeometry:
+    batch, channels, height, width = x_shape
+    out_channels, _, kernel_y, kernel_x = weight_shape
     return BConv2dGeometry(
         batch=batch,
         height=height,

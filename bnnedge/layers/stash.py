@@ -37,6 +37,12 @@ def on_gpu(device: torch.device, kernels: str) -> bool:
     return device.type == "cuda" or kernels == "triton"
 
 
+def takes(x: Tensor) -> bool:
+    """Whether the bits of ``x`` can be packed: a CPU's or NVIDIA GPU's tensor of a shape and type as below."""
+    fits = x.dim() in (2, 4) and x.numel() > 0 and x.dtype.is_floating_point
+    return fits and (x.device.type == "cpu" or (x.device.type == "cuda" and x.dtype != torch.float64))
+
+
 def pack_input(x: Tensor, clip: float, gpu: bool) -> Bits:
     """The bits of ``x`` [N, C, H, W] or [N, C]; the mask is ``abs(x) <= clip``, empty for an infinite clip."""
     none = x.new_empty(0, dtype=torch.int32)
@@ -54,6 +60,14 @@ def pack_weight(weight: Tensor, gpu: bool) -> Bits:
     bits = pack_input(weight, math.inf, gpu)
     scale = weight.flatten(1)[:, 0].abs()
     return bits._replace(scale=scale.float() if gpu else scale)
+
+
+def recount(signs: Tensor) -> Bits:
+    """The bits of a GPU tensor from its signs alone, with new counts."""
+    from bnnedge.kernels.gpu.pack import count_bits
+
+    none = signs.new_empty(0)
+    return Bits(signs, none, count_bits(signs), none)
 
 
 def empty_bits(x: Tensor, clip: float, gpu: bool, is_weight: bool = False) -> Bits:

@@ -18,6 +18,7 @@ from bnnedge.kernels.layout import WORD_BITS, words_for
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 TILE_BITS = 8192
 """Elements of one program's tile: 64 per thread at 4 warps."""
+COUNT_ROWS = 256
 
 
 @triton.jit
@@ -50,6 +51,26 @@ def sign_pack_kernel(
         counts += tl.sum(popcount(signs), axis=1)
     all_rows = offsets64(BLOCK_ROWS, 0)
     tl.store(counts_ptr + all_rows, counts, mask=all_rows < rows)
+
+
+@triton.jit
+def count_bits_kernel(words_ptr, counts_ptr, rows, WORDS: tl.constexpr, BLOCK_ROWS: tl.constexpr):
+    row = offsets64(BLOCK_ROWS, 0)
+    counts = tl.zeros((BLOCK_ROWS,), tl.int32)
+    for word in range(0, WORDS):
+        counts += popcount(tl.load(words_ptr + row * WORDS + word, mask=row < rows, other=0))
+    tl.store(counts_ptr + row, counts, mask=row < rows)
+
+
+def count_bits(words: Tensor) -> Tensor:
+    """``reference.count_bits`` for contiguous int32 ``words`` [..., Cw]."""
+    if words.dtype != torch.int32 or not words.is_contiguous() or words.numel() == 0:
+        raise ConfigError(f"count_bits needs contiguous int32 words, got {words.dtype} {tuple(words.shape)}")
+    counts = words.new_empty(words.shape[:-1])
+    rows = counts.numel()
+    grid = (triton.cdiv(rows, COUNT_ROWS),)
+    count_bits_kernel[grid](words, counts, rows, WORDS=words.shape[-1], BLOCK_ROWS=COUNT_ROWS, num_warps=4)
+    return counts
 
 
 def sign_pack(x: Tensor, clip: float = 1.0) -> Packed:
@@ -109,4 +130,12 @@ COMPILE_CASES = [
     _case("bf16", 48),
     _case("fp16", 256),
     _case("fp32", 256),
+    CompileCase(
+        name="count_bits/256",
+        kernel=count_bits_kernel,
+        arguments={"words_ptr": "*i32", "counts_ptr": "*i32", "rows": "i64"},
+        constants={"WORDS": 8, "BLOCK_ROWS": COUNT_ROWS},
+        aligned=("rows",),
+        at_least={"POPC": 1},
+    ),
 ]

@@ -63,6 +63,11 @@ def sign_pack(x: Tensor, clip: float = 1.0) -> Packed:
     return Packed(pack_bits(negative), mask, negative.sum(-1).to(torch.int32))
 
 
+def count_bits(words: Tensor) -> Tensor:
+    """The counts of ``words`` [..., Cw] whose spare bits are 0: int32 [...]."""
+    return unpack_bits(words, words.shape[-1] * WORD_BITS).sum(-1).to(torch.int32)
+
+
 def bn_sign_pack(
     y: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None = None, clip: float = 1.0
 ) -> tuple[Tensor, Packed]:

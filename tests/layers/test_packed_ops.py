@@ -206,6 +206,16 @@ def test_only_clipped_identities_are_packed() -> None:
         assert ste(ste.Options(**options)).make_binarizer(clips["ste"]).input_clip == clip
 
 
+@pytest.mark.parametrize("frozen", ["input", "weight"])
+def test_frozen_side_gets_no_gradient(frozen: str) -> None:
+    x, weight = tensors("3x3")
+    inputs = {"input": x, "weight": weight}
+    for name, tensor in inputs.items():
+        tensor.requires_grad_(name != frozen)
+    packed_ops.packed_conv2d(x, weight, *arguments("3x3", 1.0, False, x.dtype))[0].sum().backward()
+    assert {name for name, tensor in inputs.items() if tensor.grad is None} == {frozen}
+
+
 def gradients(model: nn.Module, function: Any, x: Tensor) -> list[Tensor]:
     model.zero_grad()
     function(x).square().sum().backward()

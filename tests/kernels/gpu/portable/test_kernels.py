@@ -33,7 +33,10 @@ def assert_packed(found: Packed, expected: Packed) -> None:
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_sign_pack(device: torch.device, channels: int) -> None:
     x = awkward(2, 3, 5, channels)
-    assert_packed(pack.sign_pack(x.to(device)), reference.sign_pack(x))
+    expected = reference.sign_pack(x)
+    assert_packed(pack.sign_pack(x.to(device)), expected)
+    assert torch.equal(reference.count_bits(expected.signs), expected.counts)
+    assert torch.equal(pack.count_bits(expected.signs.to(device)).cpu(), expected.counts)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -17,6 +17,7 @@ from bnnedge.binarization.surrogate import clipped_identity
 from bnnedge.kernels.gpu import bits
 from bnnedge.layers import packed_ops
 from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear, use_kernels
+from bnnedge.layers.hardtanh import hardtanh_op
 
 CONVOLUTIONS: dict[str, tuple[Any, ...]] = {
     "3x3": ((2, 64, 5, 6), (33, 64, 3, 3), [1, 1], [1, 1], [1, 1], 1),
@@ -68,6 +69,46 @@ def test_convolution(device: torch.device, name: str, weights: str) -> None:
         return y
 
     compare(plain, packed, with_ties(*x_shape), torch.randint(-16, 17, weight_shape) / 16, device)
+
+
+@pytest.mark.parametrize("name", ["even_stride_2", "dense_33_channels"])
+@pytest.mark.parametrize("binary", [False, True])
+def test_convolution_run_again_from_its_bits(device: torch.device, name: str, binary: bool) -> None:
+    x_shape, weight_shape, *geometry = CONVOLUTIONS[name]
+    x, latent = with_ties(*x_shape).to(device), (torch.randint(-16, 17, weight_shape) / 16).to(device)
+    weight = binary_weight(latent, True) if binary else latent
+    outputs = packed_ops.packed_conv2d(x, weight, 1.0, binary, *geometry, x.dtype, "triton")
+    again = packed_ops.conv2d_again(x, weight, outputs, *geometry, "triton")
+    assert torch.equal(again(), outputs[0]) and again().stride() == outputs[0].stride()
+
+
+def test_hardtanh(device: torch.device) -> None:
+    found = []
+    x = with_ties(2, 33, 3, 2)
+    for function in (F.hardtanh, lambda x: hardtanh_op(x.to(device), "triton")[0].cpu()):
+        inputs = x.clone().requires_grad_()
+        y = function(inputs)
+        y.backward(torch.linspace(-1, 1, y.numel()).view(y.shape))
+        found.append((y, inputs.grad))
+    for ours, theirs in zip(*found, strict=True):
+        assert ours is not None and theirs is not None and torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("x_type", "y_type"), [(torch.float32, torch.float16), (torch.float16, torch.float16)])
+def test_half_precision(device: torch.device, x_type: torch.dtype, y_type: torch.dtype) -> None:
+    """As autocast asks for it; sums of at most 72 products of up to 4 are exact in float16's 11 bits."""
+
+    def packed(x: Tensor, latent: Tensor) -> Tensor:
+        geometry = ([1, 1], [1, 1], [1, 1], 1)
+        y: Tensor = packed_ops.packed_conv2d(x, binary_weight(latent, False), 1.0, True, *geometry, y_type, "triton")[0]
+        assert y.dtype == y_type
+        return y.float()
+
+    def plain(x: Tensor, latent: Tensor) -> Tensor:
+        return F.conv2d(clipped_identity(x).float(), binary_weight(latent, False), padding=1)
+
+    x = with_ties(1, 32, 4, 4).to(x_type)
+    compare(plain, packed, x, torch.randint(-16, 17, (8, 32, 3, 3)) / 16, device)
 
 
 @pytest.mark.parametrize("features", [32, 33, 320])
