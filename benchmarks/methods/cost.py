@@ -1,7 +1,7 @@
 """Time and memory of one training step of each method, as ratios to plain PyTorch STE on the same network.
 
-Times are taken in turns in one process. Memory is what training adds to a fresh process: on a GPU the allocator's peak,
-on a CPU the peak of resident memory (see ``bnnedge/benchmarks/memory.py``), each after one step of the same on two images.
+Times are taken in turns in one process. Memory is what training adds to a fresh process that has taken one step of the
+same on two images: on a GPU the allocator's peak, on a CPU that of resident memory (``bnnedge/benchmarks/memory.py``).
 """
 
 from __future__ import annotations

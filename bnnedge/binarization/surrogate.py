@@ -52,7 +52,7 @@ def sign_with_multiplier(x: Tensor, multiplier: Callable[[Tensor], Tensor]) -> T
 
 
 class _ClippedIdentity(torch.autograd.Function):
-    """``sign(x)`` forward, ``g 1{abs(x) <= clip}`` backward; keeps a parameter itself, of others one byte an element."""
+    """``sign(x)`` forward, ``g 1{abs(x) <= clip}`` backward; keeps a parameter itself, else one byte an element."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, clip: float) -> Tensor:

@@ -64,7 +64,7 @@ def standardize(x: Tensor) -> Tensor:
 
 
 def standardized_sign(x: Tensor, t: float) -> Tensor:
-    """``sign(x - mean)``, the sign of ``standardize(x)``, with ``error_decay_multiplier``'s gradient for k = 1 there."""
+    """``sign(x - mean)``, the sign of ``standardize(x)``, with ``error_decay_multiplier``'s gradient there, k = 1."""
     return _Standardize.apply(x, t)  # type: ignore[no-any-return, no-untyped-call]
 
 
