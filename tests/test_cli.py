@@ -142,7 +142,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["train", "--method", "bayesbinn", "--evaluate-steps"], "evaluate_steps must be a whole number, got 'true'"),
     (["train", "--method", "bnew", "--phases", "2,1"], "phases must be some of 1,2,3, in this order, got 2,1"),
     (["train", "--method", "reactnet", "--phases", "3"], "phases must be some of 1,2, in this order, got 3"),
-    (["train", "--method", "rbnn", "--phases", "1,2"], "method rbnn has no option 'phases'; its options: rotation_update"),
+    (["train", "--method", "rbnn", "--phases", "1,2"], "method rbnn has no option 'phases'; its options: rotation"),
     (["train", "--teacher", "nowhere"], "nowhere"),
     (["train", "--teacher", "net.py"], "net.py"),
     (["train", "--distill-weight", "0.5"], "distill_weight and distill_temperature need a teacher"),
@@ -234,7 +234,7 @@ def test_methods_run_with_their_own_options_and_log_their_metrics(
 def test_a_teacher_is_a_run_or_a_checkpoint(tmp_path: Path) -> None:
     """Both teach the same, and something."""
     assert cli.main(train("--epochs", "1", "--batch-size", "512", "--out", "teacher")) == 0
-    results = []
+    results: list[str] = []
     for name in ("teacher", "teacher/best.ckpt", None):
         given = ["--teacher", name, "--distill-weight", "0.9", "--distill-temperature", "2"] if name else []
         out = f"run{len(results)}"

@@ -72,7 +72,7 @@ class _ClippedIdentity(torch.autograd.Function):
 def within(x: Tensor, clip: float) -> Tensor:
     """``1{abs(x) <= clip}`` in the dtype of ``x``."""
     magnitude = x.abs()
-    return torch.le(magnitude, clip, out=magnitude)  # type: ignore[no-any-return, call-overload]
+    return torch.le(magnitude, clip, out=magnitude)
 
 
 class _SignIdentity(torch.autograd.Function):

@@ -375,3 +375,23 @@ def test_dense_layers_and_filters_that_are_too_small() -> None:
 def test_bad_options(bad: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(bad))):
         RbnnOptions(**bad)  # type: ignore[arg-type]
+
+
+def test_memory_format_and_autocast_change_no_sign() -> None:
+    """Signs of channels-last tensors and under autocast are those of the plain evaluation."""
+    layer, binarizer = make(RbnnOptions())
+    layer.float()
+    x = torch.randn(3, 4, 6, 5)
+    signs, weight = binarizer.binarize_input(x), binarizer.eval().binarize_weight(layer.weight)
+    binarizer.train()
+    with torch.no_grad():
+        scaled = weight * binarizer.alpha.view(-1, 1, 1, 1)
+        assert torch.equal(binarizer.binarize_weight(layer.weight), scaled)
+        assert torch.equal(binarizer.binarize_input(x.to(memory_format=torch.channels_last)), signs)
+        layer.weight.data = layer.weight.data.to(memory_format=torch.channels_last)
+        assert layer.weight.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(binarizer.binarize_weight(layer.weight), scaled)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(binarizer.binarize_weight(layer.weight), scaled)
+            half = x.bfloat16()
+            assert torch.equal(binarizer.binarize_input(half).float(), binarizer.binarize_input(half.float()))
