@@ -9,7 +9,9 @@ from torch import Tensor
 def sign(x: Tensor) -> Tensor:
     """``-1`` where ``x < 0``, else ``+1``; same shape and dtype as ``x``, never 0.
 
-    So 0.0, -0.0 and NaN give +1, as the packing rule of Larq Compute Engine does. No gradient flows.
+    So 0.0, -0.0 and NaN give +1, as the packing rule of Larq Compute Engine does. No gradient flows. Differs from the
+    published code of RBNN, ReActNet and BNEW, where a weight or an activation of exactly 0 stays 0, and from
+    BayesBiNN's, where the mode of lambda = 0 is -1.
     """
     return sign_around(x, 0)
 

@@ -91,7 +91,10 @@ def identity(x: Tensor) -> Tensor:
 
 
 def clipped_identity(x: Tensor, clip: float = 1.0) -> Tensor:
-    """``sign(x)`` whose gradient passes where ``abs(x) <= clip``, bounds included."""
+    """``sign(x)`` whose gradient passes where ``abs(x) <= clip``, bounds included, as Larq's does.
+
+    BNEW's code leaves out the upper bound, PyTorch's hardtanh both.
+    """
     return _ClippedIdentity.apply(x, clip)  # type: ignore[no-any-return, no-untyped-call]
 
 

@@ -171,7 +171,8 @@ class Bop(Method[BopOptions]):
     other parameters belong to the run's optimizer. The memory of a weight is w, g and m.
 
     Differs from the published code: weights are binarized before the first step, there in it, so that its gradient is
-    of the float initial weights; and where ``w m = tau`` exactly nothing flips, as in the paper, there w becomes +1.
+    of the float initial weights; where ``w m = tau`` exactly nothing flips, as in the paper, there w becomes +1; and
+    an epoch of a schedule is the steps that the run makes in it, there the images over the batch size, not rounded.
 
     The defaults are those published for ImageNet (with batch 1024, 150 epochs and Adam from 2.5e-3 to 5e-6 for the
     rest). For CIFAR-10 it is ``--gamma 1e-4 --gamma-decay 0.1 --decay-epochs 100`` with batch 50 and 500 epochs; BNEW's

@@ -285,6 +285,10 @@ class Rbnn(Method[RbnnOptions]):
 
     Weight decay applies to alpha and beta too, as published.
 
+    Differs from the published code: the weight's gradient (above); the rotations are learnt outside the forward pass,
+    there in the first one of an epoch, where several GPUs lose them; a constant sample or filter becomes 0, there NaN;
+    and after ``--warm-up 5`` the cosine falls from epoch 5 on to 0, there from epoch 8 on and not quite to 0.
+
     Lin et al. 2020, "Rotated Binary Neural Network", NeurIPS, arXiv:2009.13055.
     """
 

@@ -191,7 +191,9 @@ def numpy_sgn(x: Array) -> Array:
 class SlowLayer:
     """One dense RBNN layer with its state, forward and backward pass."""
 
-    def __init__(self, layer: BinaryLinear) -> None:
+    def __init__(self, layer: BinaryLinear, a32: bool) -> None:
+        self.quantize = (lambda z: z) if a32 else numpy_sgn
+        self.a32 = a32
         binarizer = layer.binarizer
         assert isinstance(binarizer, RbnnBinarizer)
         self.values = {
@@ -209,13 +211,13 @@ class SlowLayer:
     def forward(self, x: Array) -> Array:
         self.x, self.z = x, numpy_standardize(x)
         self.w3 = numpy_rotated(self.values["weight"], self.values["beta"], self.r1, self.r2)
-        self.sums = numpy_sgn(self.z) @ numpy_sgn(self.w3).T
+        self.sums = self.quantize(self.z) @ numpy_sgn(self.w3).T
         return np.asarray(self.sums * self.values["alpha"])
 
     def backward(self, dy: Array, t: float, rule: str) -> tuple[Array, dict[str, Array]]:
         k, root = max(1 / t, 1.0), math.sqrt(2)
         ds = dy * self.values["alpha"]
-        g = (ds.T @ numpy_sgn(self.z)) * np.maximum(k * (root * t - t * t * np.abs(self.w3)), 0)
+        g = (ds.T @ self.quantize(self.z)) * np.maximum(k * (root * t - t * t * np.abs(self.w3)), 0)
         x2 = self.matrices()
         g2 = g.reshape(x2.shape)
         strength = np.abs(np.sin(self.values["beta"]))
@@ -230,7 +232,9 @@ class SlowLayer:
             "beta": (g * (rotated - x2.reshape(len(g), -1))).sum(1) * np.cos(beta) * np.sign(np.sin(beta)),
         }
         ta = max(t, 1.0)  # activations: k = 1
-        da = (ds @ numpy_sgn(self.w3)) * np.maximum(root * ta - ta * ta * np.abs(self.z), 0)
+        da = ds @ numpy_sgn(self.w3)
+        if not self.a32:
+            da = da * np.maximum(root * ta - ta * ta * np.abs(self.z), 0)
         return standardize_backward(self.x, da), gradients
 
     def step(self, gradients: dict[str, Array], lr: float) -> None:
@@ -240,10 +244,10 @@ class SlowLayer:
             self.values[name] = self.values[name] - lr * self.momentum[name]
 
 
-@pytest.mark.parametrize("rule", ["paper", "authors"])
-def test_trajectory(rule: Literal["paper", "authors"]) -> None:
+@pytest.mark.parametrize(("rule", "a32"), [("paper", False), ("authors", False), ("paper", True)])
+def test_trajectory(rule: Literal["paper", "authors"], a32: bool) -> None:
     """Six epochs of two steps: t crosses 1, the rotations are learnt in every second epoch."""
-    method = Rbnn(RbnnOptions(rotation_gradient=rule, rotation_update=2, tmin=0.1, tmax=5.0))
+    method = Rbnn(RbnnOptions(rotation_gradient=rule, rotation_update=2, tmin=0.1, tmax=5.0, a32=a32))
     first, second = BinaryLinear(12, 20), BinaryLinear(20, 3)
     model = nn.Sequential(first, second).double()
     method.attach(model)
@@ -251,7 +255,7 @@ def test_trajectory(rule: Literal["paper", "authors"]) -> None:
     with torch.no_grad():
         for layer in (first, second):
             layer.binarizer.beta.mul_(torch.linspace(-0.9, 0.9, len(layer.weight)))  # type: ignore[operator]
-    slow = [SlowLayer(first), SlowLayer(second)]
+    slow = [SlowLayer(first, a32), SlowLayer(second, a32)]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4)
     random = np.random.default_rng(3)
     x, target = random.normal(size=(7, 12)), random.normal(size=(7, 3)) * 3
@@ -343,8 +347,9 @@ def test_activations_use_k_1_and_t_of_at_least_1(monkeypatch: pytest.MonkeyPatch
 
 
 def test_constant_samples_give_plus_one_and_finite_gradients() -> None:
-    layer, _ = make(RbnnOptions())
-    x = torch.full((2, 4, 3, 3), 0.3, dtype=torch.float64, requires_grad=True)
+    layer, binarizer = make(RbnnOptions())
+    x = torch.full((2, 4, 3, 3), 0.25, dtype=torch.float64, requires_grad=True)
+    assert torch.equal(binarizer.binarize_input(x), torch.ones_like(x))
     layer(x).sum().backward()
     assert x.grad is not None and torch.isfinite(x.grad).all()
     assert torch.equal(sign(standardize(torch.zeros(1, 5))), torch.ones(1, 5))
@@ -369,6 +374,19 @@ def test_dense_layers_and_filters_that_are_too_small() -> None:
     assert RbnnBinarizer(dense, RbnnOptions()).binarize_weight(dense.weight).shape == (3, 35)
     with pytest.raises(ConfigError, match="at least 2 weights"):
         RbnnBinarizer(BinaryConv2d(4, 4, 1, groups=4), RbnnOptions())
+
+
+def test_alpha_starts_at_the_mean_magnitude_of_the_framework_s_own_initialization() -> None:
+    """Uniform in +-1 / sqrt(n), n = 36 weights in a filter; the mean of 40,000 filters within five deviations."""
+    layer = BinaryConv2d(4, 40_000, 3)
+    nn.init.constant_(layer.weight, 7.0)  # a network's own initialization plays no part
+    binarizer = RbnnBinarizer(layer, RbnnOptions())
+    bound = 1 / 6
+    deviation = bound / math.sqrt(12 * 36 * 40_000)
+    alpha = binarizer.alpha.detach().double()
+    assert abs(float(alpha.mean()) - bound / 2) < 5 * deviation
+    assert 0 < float(alpha.min()) < float(alpha.max()) < bound
+    assert torch.equal(binarizer.beta, torch.full((40_000,), math.pi / 2))
 
 
 @pytest.mark.parametrize("bad", [{"rotation_update": 0}, {"tmin": 1.0, "tmax": 0.1}, {"rotation_gradient": "mine"}])
