@@ -274,11 +274,11 @@ def test_compiled_training_is_training_and_resumes_exactly(
 ) -> None:
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    source = (tmp_path / "net.py", (tmp_path / "tiny.py").read_text().replace("time.sleep", "float"))
-    source[0].write_text(source[1])
-    config = tiny_config(method=method, epochs=6, batch_size=100, compile=True)
+    config = tiny_config(method=method, epochs=6, batch_size=100, compile=True, model=f"{tmp_path / 'net.py'}:Tiny")
+    source = (tmp_path / "tiny.py").read_text()
+    (tmp_path / "net.py").write_text(source.replace("time.sleep", "float"))  # which torch.compile warns of
     start_run(config, tmp_path / "whole")
-    # Two batch sizes; two phases or a freeze at most double them. Methods' schedules add none.
+    # One of check_compiler, two batch sizes in each of three phases at most. Methods' schedules add none.
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 7
     plain = RunConfig.from_dict({**config.to_dict(), "compile": False})
     start_run(plain, tmp_path / "plain")
