@@ -105,6 +105,7 @@ def _ending(running: list[subprocess.Popen[bytes]]) -> Iterator[None]:
                 process.wait(GRACE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
         signal.signal(signal.SIGTERM, before)
 
 
@@ -126,4 +127,7 @@ def _wait(running: Sequence[subprocess.Popen[bytes]]) -> int:
         if code is not None and code < 0:
             name = signal.Signals(-code).name
             raise ProcessError(f"training process {rank} was ended by {name}; the run continues with --resume")
-    return next((code for code in codes if code), 0)
+    failed = next((rank for rank, code in enumerate(codes) if code), 0)
+    if failed > 0 and codes[0] is None:  # else the main process has said why
+        raise ProcessError(f"training process {failed} ended with exit code {codes[failed]} and the others wait for it")
+    return codes[failed] or 0
