@@ -95,7 +95,7 @@ def together(*jobs: tuple[str, Path, dict[str, Any]], processes: int = 2) -> Non
         for rank in range(processes)
     ]
     try:
-        said = [process.communicate(timeout=300)[0] for process in started]
+        said = [process.communicate(timeout=1200)[0] for process in started]
     finally:
         for process in started:
             process.kill()
