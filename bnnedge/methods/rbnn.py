@@ -90,7 +90,7 @@ class _Standardize(torch.autograd.Function):
             g = grads[0][rows].to(centered.dtype)
             if ctx.t is not None:
                 g = error_decay_multiplier(centered, ctx.t, 1.0, inverse).mul_(g)
-            _through_standardization(g, centered, inverse, out=found[rows])
+            _through_standardization(g, centered, inverse, inverse, out=found[rows])
         return found, None
 
 
@@ -121,14 +121,14 @@ class _RotatedSign(torch.autograd.Function):
         weight_grad, alpha_grad, strength_grad = map(torch.empty_like, (weight, alpha, beta))
         for rows in _row_blocks(weight):
             x, inverse = _centered(weight[rows], mean[rows])
-            alpha_grad[rows] = _row_dots(grads[0][rows], sign(w3[rows]))
+            alpha_grad[rows] = sign(w3[rows]).mul_(grads[0][rows]).flatten(1).sum(1)
             factor = inverse * scale[rows]  # comes in at the end, as all that follows is linear in g
             g = error_decay_multiplier(w3[rows], ctx.t, ctx.k, inverse).mul_(grads[0][rows])
             # The product of g with r1^T X r2 - X is that of X with r1 g r2^T - g.
             turned = _rotate(g, r1.T, r2.T).sub_(g)
             strength_grad[rows] = _row_dots(turned, x) * factor.flatten()
             g = g.addcmul_(turned, strength[rows]) if ctx.whole else g.mul_(1 - strength[rows])
-            _through_standardization(g, x, inverse, out=weight_grad[rows], scale=scale[rows])
+            _through_standardization(g, x, inverse, factor, out=weight_grad[rows])
         beta_grad = strength_grad * beta.cos() * beta.sin().sgn()
         return weight_grad, alpha_grad, beta_grad, None, None, None, None, None
 
@@ -160,15 +160,13 @@ def _centered(x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     return centered, torch.where(std <= rounding, 0, 1 / std)
 
 
-def _through_standardization(
-    g: Tensor, centered: Tensor, inverse: Tensor, out: Tensor, scale: float | Tensor = 1.0
-) -> None:
-    """``scale dL/dx`` for ``g = dL/dz``, n elements in a row of z = centered inverse; spoils ``centered``.
+def _through_standardization(g: Tensor, centered: Tensor, inverse: Tensor, factor: Tensor, out: Tensor) -> None:
+    """``factor (g - mean(g) - z sum(g z) / (n - 1))``, n elements in a row; spoils ``centered``.
 
-    ``dL/dx = (g - mean(g) - z sum(g z) / (n - 1)) / std``
+    That is ``dL/dx`` for ``g = dL/dz`` with z = centered inverse, if ``factor`` is ``inverse``, which is 1 / std.
     """
     along = _column(_row_dots(g, centered), g) * inverse**2 / (g[0].numel() - 1)
-    torch.mul(centered.mul_(-along).sub_(_mean(g)).add_(g), inverse * scale, out=out)
+    torch.mul(torch.addcmul(g, centered, -along, out=centered).sub_(_mean(g)), factor, out=out)
 
 
 def _rotate(x: Tensor, r1: Tensor, r2: Tensor) -> Tensor:
@@ -181,7 +179,7 @@ def _rotate(x: Tensor, r1: Tensor, r2: Tensor) -> Tensor:
 
 def _rotate_partly(x: Tensor, strength: Tensor, r1: Tensor, r2: Tensor, out: Tensor | None = None) -> Tensor:
     """``X + strength (r1^T X r2 - X)`` in the shape of ``x``."""
-    return torch.add(x, _rotate(x, r1, r2).sub_(x).mul_(strength), out=out)
+    return torch.lerp(x, _rotate(x, r1, r2), strength, out=out)
 
 
 def _strength(beta: Tensor, like: Tensor) -> Tensor:

@@ -58,6 +58,9 @@ def test_cost_rows_and_table(net: str) -> None:
     rows = cost.measure(["pytorch ste", "reactnet/binary weights"], setting, warmup=0, runs=2)
     assert [row.contender for row in rows] == ["pytorch ste", "reactnet/binary weights"]
     assert all(0 < row.p20_ms <= row.p50_ms <= row.p80_ms for row in rows)
+    assert rows[0].time_ratio == 1
+    assert rows[1].time_ratio is not None and rows[1].time_ratio > 0
+    assert cost.measure(["ste"], setting, warmup=0, runs=1)[0].time_ratio is None
     lines = cost.table(rows).splitlines()
     assert lines[2].startswith("| pytorch ste | 1 |") and "| 1.00 |" in lines[2]
     with pytest.raises(BenchmarkError, match="needs a row of pytorch ste"):
@@ -67,7 +70,7 @@ def test_cost_rows_and_table(net: str) -> None:
 def cost_row(contender: str, ms: float, mib: int | None) -> cost.CostRow:
     environment = {"cpu": "Abacus 3000", "versions": {"torch": "2.9"}, "date_utc": "2027-01-02T03:04:05"}
     setting = {"model": "net", "image_size": 8, "batch_size": 4, "device": "cpu", "threads": 2}
-    return cost.CostRow(contender, 1, ms, ms, ms, 0.0, mib and mib * 2**20, setting, environment)
+    return cost.CostRow(contender, 1, ms, ms, ms, ms / 100, 0.0, mib and mib * 2**20, setting, environment)
 
 
 def test_the_cost_report_explains_what_is_above_the_limits_as_the_table_rounds() -> None:
