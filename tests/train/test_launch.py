@@ -99,7 +99,7 @@ def command(config: RunConfig, out: Path, *more: str) -> list[str]:
 def test_two_processes_of_one_command(
     tiny_config: Config, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A training, said once; and a mistake that only the processes find, once too."""
+    """The main process alone prints and writes."""
     monkeypatch.setenv("PYTHONPATH", str(Path(cli.__file__).parents[1]))
     arguments = command(tiny_config(epochs=1), tmp_path / "run", "--processes", "2")
     assert cli.main(arguments) == 0
@@ -107,10 +107,25 @@ def test_two_processes_of_one_command(
     assert said.err == "" and said.out.count("epoch 1/1") == 1 and said.out.count("test top-1") == 1
     assert "training on 2 processes" in (tmp_path / "run" / "log.txt").read_text()
     assert {p.name for p in tmp_path.iterdir()} == {"run", "tiny.py"}
-    assert cli.main(arguments) == 2
-    said = capfd.readouterr()
-    assert said.out == "" and said.err.startswith("error: ") and "exists already" in said.err
-    assert said.err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_mistake_that_the_processes_find_is_one_line(
+    tiny_config: Config, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(cli.__file__).parents[1]))
+    config = tiny_config(epochs=1)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine").touch()
+    for more, message in (
+        (["--out", str(tmp_path / "run")], "exists already"),
+        (["--out", str(tmp_path / "new"), "--dataset", "cifar10", "--data-root", str(tmp_path)], "cifar"),
+    ):
+        assert cli.main(["train", "--model", config.model, "--device", "cpu", "--processes", "2", *more]) == 2
+        said = capfd.readouterr()
+        assert said.out == "" and said.err.startswith("error: ") and message in said.err.lower()
+        assert said.err.count("\n") == 1
+        assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.slow
