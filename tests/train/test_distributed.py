@@ -217,7 +217,7 @@ def test_batches_too_small_to_share_are_refused(size: int, pieces: int, sync: bo
     if fits:
         Group(0, size).check_sizes([100, 8], pieces, sync)
     else:
-        with pytest.raises(ConfigError, match=rf"a batch of 8 images .* processes \\({size}\\)"):
+        with pytest.raises(ConfigError, match=rf"a batch of 8 images .* processes \({size}\)"):
             Group(0, size).check_sizes([100, 8], pieces, sync)
 
 
