@@ -71,14 +71,17 @@ def cost(
     warmup: Annotated[int, typer.Option(min=0, help="Steps of each contender before the measured ones.")] = 2,
     runs: Annotated[int, typer.Option(min=1, help="Measured steps of each contender.")] = 7,
     json: Json = None,
+    markdown: Annotated[Path | None, typer.Option(help="Markdown file to write.")] = None,
 ) -> None:
     """Time one training step of every method, and what memory training takes, next to plain PyTorch STE."""
     setting = costs.Setting(model, image_size, batch_size, device, threads)
     rows = costs.measure(costs.labels(method or list(METHODS)), setting, warmup, runs)
     if json is not None:
         json.write_text("".join(json_lines.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
-    what = f"{model}, {image_size}x{image_size}, batch {batch_size}, {device}, {threads} thread{'s' * (threads > 1)}"
-    print(f"{what}: {rows[0].environment['cpu']}, {rows[0].environment['date_utc'][:10]}\n\n{costs.table(rows)}")
+    report = costs.report(rows, " ".join(["python -m bnnedge.benchmarks.methods", *sys.argv[1:]]))
+    if markdown is not None:
+        markdown.write_text(report, encoding="utf-8")
+    print(report)
 
 
 if __name__ == "__main__":

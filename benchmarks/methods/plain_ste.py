@@ -14,7 +14,7 @@ class _Sign(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return torch.where(x < 0, -1.0, 1.0).to(x.dtype)
+        return x.sign()
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:

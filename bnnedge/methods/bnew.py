@@ -235,7 +235,7 @@ class Bnew(Method[BnewOptions]):
         for layer in binary_layers(model).values():
             w = layer.weight
             if w.requires_grad:
-                w.copy_((self._regularizer(w, self._rho) if self._phase == 2 else w).clamp(-1, 1))
+                torch.clamp(self._regularizer(w, self._rho) if self._phase == 2 else w, -1, 1, out=w)
 
     @torch.no_grad()
     def _freeze(self, model: nn.Module) -> None:

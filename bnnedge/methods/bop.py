@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bnnedge.binarization.activation import ActivationBinarizer, ActivationOptions
 from bnnedge.binarization.binarizer import Binarizer
-from bnnedge.binarization.sign import sign
+from bnnedge.binarization.sign import sign, sign_around
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
 from bnnedge.methods import schedule
@@ -157,10 +157,10 @@ class BopOptimizer(torch.optim.Optimizer):
 
     def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
         assert parameter.grad is not None
-        flip = parameter * self.evidence(parameter, parameter.grad, group) > group["threshold"]
-        binary = sign(parameter)
-        parameter.copy_(torch.where(flip, -binary, binary))
-        self.flips[parameter] = self.flips.get(parameter, 0) + flip.sum()
+        held = (parameter * self.evidence(parameter, parameter.grad, group)).neg_()
+        factor = sign_around(held, -group["threshold"])  # -1 where w m > tau
+        parameter.copy_(sign(parameter).mul_(factor))
+        self.flips[parameter] = self.flips.get(parameter, 0) + torch.count_nonzero(factor < 0)
 
 
 class Bop(Method[BopOptions]):
@@ -189,6 +189,7 @@ class Bop(Method[BopOptions]):
     paper = "Helwegen et al. 2019, Latent Weights Do Not Exist, arXiv:1906.02107"
     Options = BopOptions
     recipe = Recipe(optimizer="adam", lr=1e-2)
+    has_latent_weights = False
 
     _plan: Plan
     _optimizer: BopOptimizer | None = None

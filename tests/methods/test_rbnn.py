@@ -73,20 +73,31 @@ def test_forward_is_the_paper_s_formula() -> None:
     x = torch.randn(3, 4, 5, 6, dtype=torch.float64)
     a = torch.from_numpy(np.where(numpy_standardize(x.numpy()) < 0, -1.0, 1.0))
     expected = torch.nn.functional.conv2d(a, torch.from_numpy(np.where(w3 < 0, -1.0, 1.0)), padding=1)
-    assert torch.equal(layer(x), expected * binarizer.alpha.view(-1, 1, 1))
+    expected = expected * binarizer.alpha.view(-1, 1, 1)
+    assert torch.equal(layer.eval()(x), expected)
+    # In training alpha is in the weight: at most 36 summands of magnitude alpha are rounded in another order.
+    torch.testing.assert_close(layer.train()(x), expected, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("rule", ["paper", "authors"])
-def test_weight_gradient(rule: str) -> None:
+@pytest.mark.parametrize("block", [1, 80, 10**6], ids=["row", "rows", "all"])
+def test_weight_gradient(rule: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bnnedge.methods.rbnn.BLOCK", block)
     layer, binarizer = make(RbnnOptions(rotation_gradient=rule))  # type: ignore[arg-type]
-    binarizer.t, binarizer.k = 0.5, 2.0
+    with torch.no_grad():
+        binarizer.alpha[1] = 0  # alpha's own gradient needs no alpha
+    binarizer.set_surrogate(0.5, 2.0)
     incoming = torch.randn_like(layer.weight)
     binarizer.binarize_weight(layer.weight).backward(incoming)
 
     w, beta = layer.weight.detach().numpy(), binarizer.beta.detach().numpy()
     r1, r2 = binarizer.r1.numpy(), binarizer.r2.numpy()
     w3 = numpy_rotated(w, beta, r1, r2)
-    g = incoming.numpy() * np.maximum(2.0 * (math.sqrt(2) * 0.5 - 0.25 * np.abs(w3)), 0)
+    alpha = binarizer.alpha.detach().numpy()[:, None, None, None]  # binarize_weight gives alpha sign(w3)
+    assert binarizer.alpha.grad is not None
+    alpha_gradient = (incoming.numpy() * numpy_sgn(w3)).sum((1, 2, 3))
+    np.testing.assert_allclose(binarizer.alpha.grad.numpy(), alpha_gradient, rtol=1e-10, atol=1e-12)
+    g = alpha * incoming.numpy() * np.maximum(2.0 * (math.sqrt(2) * 0.5 - 0.25 * np.abs(w3)), 0)
     strength = np.abs(np.sin(beta))[:, None, None]
     g2 = g.reshape(len(w), *r1.shape[:1], r2.shape[0])
     x_gradient = (1 - strength) * g2
@@ -320,10 +331,11 @@ def test_rotation_angle() -> None:
     assert 0 < angle < 90
 
 
-def test_activations_use_k_1_and_t_of_at_least_1() -> None:
+def test_activations_use_k_1_and_t_of_at_least_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bnnedge.methods.rbnn.BLOCK", 40)  # one sample of 36 in each
     _, binarizer = make(RbnnOptions())
     for t, expected in ((0.1, 1.0), (3.0, 3.0)):
-        binarizer.t, binarizer.k = t, max(1 / t, 1)
+        binarizer.set_surrogate(t, max(1 / t, 1))
         x = torch.randn(2, 4, 3, 3, dtype=torch.float64, requires_grad=True)
         incoming = torch.randn_like(x)
         binarizer.binarize_input(x).backward(incoming)
@@ -341,6 +353,20 @@ def test_constant_samples_give_plus_one_and_finite_gradients() -> None:
     layer(x).sum().backward()
     assert x.grad is not None and torch.isfinite(x.grad).all()
     assert torch.equal(sign(standardize(torch.zeros(1, 5))), torch.ones(1, 5))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, -7e5, 1e-9])
+def test_constant_rows_become_0_with_zero_gradient(value: float) -> None:
+    """Also where the mean of many equal numbers is rounded; the row beside them is as ever."""
+    x = torch.full((3, 1001), value)
+    x[1] = torch.linspace(1, 2, 1001)
+    x.requires_grad_()
+    z = standardize(x)
+    z.backward(torch.randn(3, 1001))
+    assert x.grad is not None
+    assert not z[0].any() and not z[2].any() and not x.grad[0].any() and not x.grad[2].any()
+    assert float(z[1].detach().std()) == pytest.approx(1, abs=1e-5)
+    assert x.grad[1].any()
 
 
 def test_dense_layers_and_filters_that_are_too_small() -> None:
@@ -367,3 +393,23 @@ def test_alpha_starts_at_the_mean_magnitude_of_the_framework_s_own_initializatio
 def test_bad_options(bad: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(bad))):
         RbnnOptions(**bad)  # type: ignore[arg-type]
+
+
+def test_memory_format_and_autocast_change_no_sign() -> None:
+    """Signs of channels-last tensors and under autocast are those of the plain evaluation."""
+    layer, binarizer = make(RbnnOptions())
+    layer.float()
+    x = torch.randn(3, 4, 6, 5)
+    signs, weight = binarizer.binarize_input(x), binarizer.eval().binarize_weight(layer.weight)
+    binarizer.train()
+    with torch.no_grad():
+        scaled = weight * binarizer.alpha.view(-1, 1, 1, 1)
+        assert torch.equal(binarizer.binarize_weight(layer.weight), scaled)
+        assert torch.equal(binarizer.binarize_input(x.to(memory_format=torch.channels_last)), signs)
+        layer.weight.data = layer.weight.data.to(memory_format=torch.channels_last)
+        assert layer.weight.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(binarizer.binarize_weight(layer.weight), scaled)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(binarizer.binarize_weight(layer.weight), scaled)
+            half = x.bfloat16()
+            assert torch.equal(binarizer.binarize_input(half).float(), binarizer.binarize_input(half.float()))
