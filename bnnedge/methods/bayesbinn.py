@@ -86,7 +86,7 @@ class _RelaxedSample(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, natural: Tensor, noise: Tensor, mean_source: Tensor, temperature: float) -> Tensor:
-        w = torch.tanh((natural + noise) / temperature)
+        w = (natural + noise).div_(temperature).tanh_()
         ctx.save_for_backward(w, mean_source)
         ctx.temperature = temperature
         return w
@@ -95,8 +95,9 @@ class _RelaxedSample(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         w, mean_source = ctx.saved_tensors
         # Not simplified: in float32 both numerators reach EPSILON alone, and the published settings rely on it.
-        s = (1 - w.square() + EPSILON) / ctx.temperature / (1 - mean_source.tanh().square() + EPSILON)
-        return grads[0] * s, None, None, None
+        s = w.square().neg_().add_(1).add_(EPSILON).div_(ctx.temperature)
+        s.div_(mean_source.tanh().square_().neg_().add_(1).add_(EPSILON))
+        return s.mul_(grads[0]), None, None, None
 
 
 class _MeanWithoutJacobian(torch.autograd.Function):
@@ -115,7 +116,7 @@ def logistic_noise(like: Tensor) -> Tensor:
     """``delta = log(u / (1 - u)) / 2`` with u uniform in (0, 1), so that ``sign(lambda + delta)`` is a sample of q."""
     smallest = 1e-7  # the generator may give 0, whose noise would be infinite
     u = torch.rand_like(like).clamp_(smallest, 1 - smallest)
-    return (u / (1 - u)).log_().mul_(0.5)
+    return u.div_(1 - u).log_().mul_(0.5)
 
 
 class BayesbinnBinarizer(ActivationBinarizer):

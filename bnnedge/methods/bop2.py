@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from bnnedge.errors import ConfigError
@@ -58,7 +59,8 @@ class Bop2Optimizer(BopOptimizer):
         v = self._average("v", parameter, gradient.square(), group["sigma"])
         if self._unbiased:
             m, v = m / group["gamma"], v / group["sigma"]
-        return m / v.sqrt().add_(EPSILON)
+        root = v.sqrt().add_(EPSILON)
+        return torch.div(m, root, out=root)
 
 
 class Bop2(Bop):
