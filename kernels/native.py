@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.resources import as_file, files
@@ -376,8 +376,8 @@ class Conv:
         if not words.flags.c_contiguous or self(words, out, residual=residual, bits=bits) is not out:
             raise ConfigError("bind needs contiguous words")
         pointers = _run_pointers(words, out, residual, bits)
-        run = partial(self._library.bnnedge_conv_run, self._handle, *pointers, None, 0)
-        return _bound(run, self, words, out, residual, bits)
+        arguments = (self._handle, *pointers, None, 0)
+        return _bound(self._library.bnnedge_conv_run, arguments, self, words, out, residual, bits)
 
 
 def _run_pointers(
@@ -413,7 +413,7 @@ def bind_pack_nhwc(values: NDArray[Any], words: Words, *, kernel: str | None = N
         raise ConfigError("bind_pack_nhwc needs contiguous arrays")
     channels = values.shape[-1]
     sizes = (values.ctypes.data, values.size, 0, 1, values.size // channels, channels, words.ctypes.data, words.size)
-    return _bound(partial(load_library().bnnedge_pack, 0, _encoded(kernel), *sizes, None, 0), values, words)
+    return _bound(load_library().bnnedge_pack, (0, _encoded(kernel), *sizes, None, 0), values, words)
 
 
 def pack_nchw(values: NDArray[np.float32], *, kernel: str | None = None) -> Words:
@@ -497,11 +497,13 @@ def peak(rounds: int, kernel: str | None = None) -> int:
     return int(load_library().bnnedge_peak(_encoded(kernel), rounds))
 
 
-def _bound(function: Callable[[], int], *alive: object) -> Callable[[], None]:
-    """``function`` with what its pointers point to; its arguments have been accepted once."""
+def _bound(function: Any, arguments: Sequence[Any], *alive: object) -> Callable[[], None]:
+    """``function`` with arguments that have been accepted once, as C values, and with what its pointers point to."""
+    types = function.argtypes
+    call = partial(function, *(t(a) if type(a) is int else a for t, a in zip(types, arguments, strict=True)))
 
     def run(_alive: tuple[object, ...] = alive) -> None:
-        function()
+        call()
 
     return run
 
