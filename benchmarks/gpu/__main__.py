@@ -1,0 +1,189 @@
+"""``python -m bnnedge.benchmarks.gpu gemm|conv|pack``: a table of microseconds, and a JSON line a number.
+
+On a CPU the kernels run in Triton's interpreter (``TRITON_INTERPRET=1``): that tries the commands, and times nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bnnedge.benchmarks.gpu import conv as convs
+from bnnedge.benchmarks.gpu import gemm as gemms
+from bnnedge.benchmarks.gpu import pack as packs
+from bnnedge.benchmarks.gpu.clock import clock_for
+from bnnedge.benchmarks.gpu.measure import Amount, Contender, measure
+from bnnedge.benchmarks.gpu.row import GpuRow, append, environment_of
+from bnnedge.benchmarks.ops.shapes import read_shapes
+from bnnedge.errors import BenchmarkError, BnnedgeError
+from bnnedge.kernels.gpu.select import PACKED, Op, for_capability
+
+app = typer.Typer(add_completion=False)
+Device = Annotated[str, typer.Option(help="cuda, or cuda:1 and so on; cpu for the interpreter.")]
+Turns = Annotated[int, typer.Option(min=1, help="Times that every contender has its turn.")]
+Json = Annotated[Path | None, typer.Option(help="JSON lines file to add to.")]
+Implementation = Annotated[
+    list[str] | None, typer.Option(help="Kernel, several times for several; the GPU's own and the portable if left out.")
+]
+Case = tuple[str, Callable[[], tuple[Amount, list[Contender]]]]
+
+UNITS = {"ops": ("TOPS", 1e12), "bytes": ("GB/s", 1e9), "images": ("images/s", 1.0)}
+"""Unit of an amount to the name and size of the unit of its rate."""
+
+
+@app.command()
+def gemm(
+    size: Annotated[list[int] | None, typer.Option(help="Rows, columns and products; 1024 to 16384 if left out.")] = None,
+    implementation: Implementation = None,
+    device: Device = "cuda",
+    turns: Turns = 21,
+    json: Json = None,
+) -> None:
+    """Binary matrix product of packed operands against cuBLAS's in bf16 and int8."""
+    place, names = _place(device), _implementations("xnor_gemm", implementation, device)
+    sizes = size or [1024, 2048, 4096, 8192, 16384]
+    for value in sizes:
+        if value < 32 or value % 32:
+            raise BenchmarkError(f"--size must be a multiple of 32 from 32, got {value}")
+    cases: list[Case] = [
+        (" x ".join([str(value)] * 3), lambda value=value: gemms.contenders(value, place, names)) for value in sizes
+    ]
+    _run("gemm", cases, place, turns, json)
+
+
+@app.command()
+def conv(
+    network: Annotated[
+        list[str] | None, typer.Option(help="Table of shapes; resnet18_imagenet and resnet34_imagenet if left out.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    implementation: Implementation = None,
+    device: Device = "cuda",
+    turns: Turns = 21,
+    json: Json = None,
+) -> None:
+    """Binary convolution layers, forward, against cuDNN's in bf16."""
+    place, names = _place(device), _implementations("bconv2d", implementation, device)
+    cases: list[Case] = [
+        (f"{table} {shape.name}", lambda shape=shape: convs.contenders(shape, batch_size, place, names))
+        for table in network or ["resnet18_imagenet", "resnet34_imagenet"]
+        for shape in read_shapes(table)
+    ]
+    _run("conv", cases, place, turns, json)
+
+
+@app.command()
+def pack(
+    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    size: Annotated[list[str] | None, typer.Option(help="Map as PIXELSxCHANNELS, such as 56x64.")] = None,
+    device: Device = "cuda",
+    turns: Turns = 21,
+    json: Json = None,
+) -> None:
+    """Packing kernels against a copy of as many bytes."""
+    place = _place(device)
+    cases: list[Case] = []
+    for text in size or ["56x64", "28x128", "14x256", "7x512"]:
+        pixels, _, channels = text.partition("x")
+        if not (pixels.isdigit() and channels.isdigit() and int(pixels) and int(channels)):
+            raise BenchmarkError(f"--size must be like 56x64 (pixels, channels), got {text!r}")
+        for op in packs.OPS:
+            cases.append(
+                (
+                    f"{op} {text}",
+                    lambda op=op, p=int(pixels), c=int(channels): packs.contenders(op, batch_size, p, c, place),
+                )
+            )
+    _run("pack", cases, place, turns, json)
+
+
+def _place(device: str) -> torch.device:
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise BenchmarkError(f"--device must be cuda, cuda:N or cpu, got {device!r}") from None
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise BenchmarkError(f"no {device} here: PyTorch sees {torch.cuda.device_count()} GPUs")
+    if place.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise BenchmarkError("on a CPU the kernels run in Triton's interpreter only: set TRITON_INTERPRET=1")
+    if place.type not in ("cuda", "cpu"):
+        raise BenchmarkError(f"--device must be cuda, cuda:N or cpu, got {device!r}")
+    return place
+
+
+def _implementations(op: Op, names: Sequence[str] | None, device: str) -> list[str]:
+    if names:
+        for name in names:
+            PACKED[op].load(name)  # an unknown name raises here
+        return list(names)
+    place = torch.device(device)
+    own = for_capability(torch.cuda.get_device_capability(place)) if place.type == "cuda" else "triton_popcount"
+    return list(dict.fromkeys([own, "triton_popcount"]))
+
+
+def _run(benchmark: str, cases: Sequence[Case], device: torch.device, turns: int, json: Path | None) -> None:
+    console, notes = Console(), Console(stderr=True)
+    environment = environment_of(device)
+    rows: list[GpuRow] = []
+    for number, (case, make) in enumerate(cases, start=1):
+        notes.print(f"{number}/{len(cases)}  {case}", highlight=False)
+        amount, contenders = make()
+        measured = measure(benchmark, case, amount, contenders, clock_for(device), turns, environment, notes.print)
+        if json is not None:
+            append(json, measured)
+        rows += measured
+    console.print(table(benchmark, rows))
+
+
+def table(benchmark: str, rows: Sequence[GpuRow]) -> Table:
+    """Microseconds, rate, how many times as long as the first contender of its case each takes, and the model."""
+    gpu = rows[0].environment["gpu"]
+    versions = rows[0].environment["versions"]
+    machine = "Triton's interpreter: no timings" if gpu is None else f"{gpu['name']}, driver {gpu['driver_version']}"
+    result = Table(
+        title=benchmark,
+        caption=f"{machine}, torch {versions['torch']}, {rows[0].environment['date_utc'][:10]}",
+        caption_justify="left",
+    )
+    for column in ("case", "contender"):
+        result.add_column(column, no_wrap=True)
+    name, unit = UNITS[rows[0].unit]
+    for column in ("p20", "p50 us", "p80", name, "times", "modelled us"):
+        result.add_column(column, justify="right", no_wrap=True)
+    first: dict[str, GpuRow] = {}
+    for row in rows:
+        new = row.case not in first
+        own = first.setdefault(row.case, row)
+        times = [f"{value:.1f}" for value in (row.p20_us, row.p50_us, row.p80_us)]
+        modelled = "" if row.modelled_us is None else f"{row.modelled_us:.1f}"
+        result.add_row(
+            row.case if new else "", row.contender, *times, f"{row.rate / unit:.4g}", f"{row.p50_us / own.p50_us:.2f}",
+            modelled,
+        )  # fmt: skip
+    return result
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user's is one line and exit code 2."""
+    try:
+        app(standalone_mode=False)
+    except BnnedgeError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(2) from None
+    except Exception as error:
+        # The parser's own errors come from click or, in newer versions, from typer's copy of it.
+        if not hasattr(error, "format_message"):
+            raise
+        typer.echo(f"error: {error.format_message()}", err=True)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()
