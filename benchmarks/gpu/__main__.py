@@ -30,7 +30,8 @@ Device = Annotated[str, typer.Option(help="cuda, or cuda:1 and so on; cpu for th
 Turns = Annotated[int, typer.Option(min=1, help="Times that every contender has its turn.")]
 Json = Annotated[Path | None, typer.Option(help="JSON lines file to add to.")]
 Implementation = Annotated[
-    list[str] | None, typer.Option(help="Kernel, several times for several; the GPU's own and the portable if left out.")
+    list[str] | None,
+    typer.Option(help="Kernel, several times for several; the GPU's own and the portable if left out."),
 ]
 Case = tuple[str, Callable[[], tuple[Amount, list[Contender]]]]
 
@@ -40,7 +41,9 @@ UNITS = {"ops": ("TOPS", 1e12), "bytes": ("GB/s", 1e9), "images": ("images/s", 1
 
 @app.command()
 def gemm(
-    size: Annotated[list[int] | None, typer.Option(help="Rows, columns and products; 1024 to 16384 if left out.")] = None,
+    size: Annotated[
+        list[int] | None, typer.Option(help="Rows, columns and products; 1024 to 16384 if left out.")
+    ] = None,
     implementation: Implementation = None,
     device: Device = "cuda",
     turns: Turns = 21,
@@ -155,18 +158,15 @@ def table(benchmark: str, rows: Sequence[GpuRow]) -> Table:
     for column in ("case", "contender"):
         result.add_column(column, no_wrap=True)
     name, unit = UNITS[rows[0].unit]
-    for column in ("p20", "p50 us", "p80", name, "times", "modelled us"):
+    for column in ("p50 us", name, "times", "model us"):
         result.add_column(column, justify="right", no_wrap=True)
     first: dict[str, GpuRow] = {}
     for row in rows:
-        new = row.case not in first
+        case = "" if row.case in first else row.case
         own = first.setdefault(row.case, row)
-        times = [f"{value:.1f}" for value in (row.p20_us, row.p50_us, row.p80_us)]
         modelled = "" if row.modelled_us is None else f"{row.modelled_us:.1f}"
-        result.add_row(
-            row.case if new else "", row.contender, *times, f"{row.rate / unit:.4g}", f"{row.p50_us / own.p50_us:.2f}",
-            modelled,
-        )  # fmt: skip
+        numbers = (f"{row.p50_us:.1f}", f"{row.rate / unit:.4g}", f"{row.p50_us / own.p50_us:.2f}", modelled)
+        result.add_row(case, row.contender, *numbers)
     return result
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bnnedge.benchmarks.gpu.gemm import counts_of, random_words
+from bnnedge.benchmarks.gpu.gemm import counts_of, output_dtype, random_words
 from bnnedge.benchmarks.gpu.measure import Amount, Contender, require_equal
 from bnnedge.benchmarks.ops.shapes import ConvShape
 from bnnedge.kernels.geometry import BConv2dGeometry
@@ -70,13 +70,15 @@ def _ours(
     bconv2d = PACKED["bconv2d"].load(name)
 
     def work() -> Tensor:
-        y: Tensor = bconv2d(words, filters, g, counts, filter_counts, alpha, torch.bfloat16).y
+        y: Tensor = bconv2d(words, filters, g, counts, filter_counts, alpha, output_dtype(words.device)).y
         return y
 
     def check() -> None:
         ends = torch.tensor(sorted({0, g.batch - 1}), device=words.device)
         few = BConv2dGeometry(**{**vars(g), "batch": len(ends)})
-        expected = reference.bconv2d(words[ends], filters, few, counts[ends], filter_counts, alpha, torch.bfloat16)
+        expected = reference.bconv2d(
+            words[ends], filters, few, counts[ends], filter_counts, alpha, output_dtype(words.device)
+        )
         require_equal(f"bconv2d by {name}", work()[ends], expected.y)
 
     return Contender(name, work, check, None if models is None else models.conv_us(name, g))

@@ -17,6 +17,11 @@ CHECKED = 64
 """Rows and columns of the product that are compared with the reference: the first, the last and others between."""
 
 
+def output_dtype(device: torch.device) -> torch.dtype:
+    """bf16, as training has it; float32 in the interpreter, which truncates where a GPU rounds to bf16."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
 def random_words(rows: int, k: int, device: torch.device) -> Tensor:
     """Random signs, int32 [rows, k / 32]."""
     shape = (rows, k // WORD_BITS)
@@ -53,14 +58,14 @@ def _ours(
     gemm = PACKED["xnor_gemm"].load(name)
 
     def work() -> Tensor:
-        product: Tensor = gemm(a, b, k, a_counts, b_counts, alpha, torch.bfloat16)
+        product: Tensor = gemm(a, b, k, a_counts, b_counts, alpha, output_dtype(a.device))
         return product
 
     def check() -> None:
         rows = torch.linspace(0, len(a) - 1, min(CHECKED, len(a)), device=a.device).long()
         columns = torch.linspace(0, len(b) - 1, min(CHECKED, len(b)), device=a.device).long()
         expected = reference.xnor_gemm(
-            a[rows], b[columns], k, a_counts[rows], b_counts[columns], alpha[columns], torch.bfloat16
+            a[rows], b[columns], k, a_counts[rows], b_counts[columns], alpha[columns], output_dtype(a.device)
         )
         require_equal(f"xnor_gemm by {name}", work()[rows][:, columns], expected)
 

@@ -95,5 +95,6 @@ def require_equal(what: str, found: torch.Tensor, expected: torch.Tensor) -> Non
     wrong = int((found != expected).sum())
     if wrong:
         raise BenchmarkError(
-            f"{what}: {wrong} of {expected.numel()} numbers differ from the reference; no time is taken of wrong results"
+            f"{what}: {wrong} of {expected.numel()} numbers differ from the reference's; "
+            "no time is taken of wrong results"
         )
