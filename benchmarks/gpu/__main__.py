@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -56,7 +57,7 @@ def gemm(
         if value < 32 or value % 32:
             raise BenchmarkError(f"--size must be a multiple of 32 from 32, got {value}")
     cases: list[Case] = [
-        (" x ".join([str(value)] * 3), lambda value=value: gemms.contenders(value, place, names)) for value in sizes
+        (" x ".join([str(value)] * 3), partial(gemms.contenders, value, place, names)) for value in sizes
     ]
     _run("gemm", cases, place, turns, json)
 
@@ -75,7 +76,7 @@ def conv(
     """Binary convolution layers, forward, against cuDNN's in bf16."""
     place, names = _place(device), _implementations("bconv2d", implementation, device)
     cases: list[Case] = [
-        (f"{table} {shape.name}", lambda shape=shape: convs.contenders(shape, batch_size, place, names))
+        (f"{table} {shape.name}", partial(convs.contenders, shape, batch_size, place, names))
         for table in network or ["resnet18_imagenet", "resnet34_imagenet"]
         for shape in read_shapes(table)
     ]
@@ -98,12 +99,8 @@ def pack(
         if not (pixels.isdigit() and channels.isdigit() and int(pixels) and int(channels)):
             raise BenchmarkError(f"--size must be like 56x64 (pixels, channels), got {text!r}")
         for op in packs.OPS:
-            cases.append(
-                (
-                    f"{op} {text}",
-                    lambda op=op, p=int(pixels), c=int(channels): packs.contenders(op, batch_size, p, c, place),
-                )
-            )
+            work = partial(packs.contenders, op, batch_size, int(pixels), int(channels), place)
+            cases.append((f"{op} {text}", work))
     _run("pack", cases, place, turns, json)
 
 

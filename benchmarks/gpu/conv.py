@@ -50,7 +50,7 @@ def contenders(
     alpha = torch.rand(g.out_channels, device=device) + 0.5
     found = [_ours(name, words, filters, g, counts, filter_counts, alpha, models) for name in implementations]
 
-    x = torch.cat([reference.unpack_signs(part, g.channels, torch.bfloat16) for part in words.split(16)])
+    x = torch.cat([reference.unpack_signs(part, g.channels, torch.bfloat16) for part in torch.split(words, 16)])
     weight = reference.unpack_signs(filters, g.channels, torch.bfloat16)
     x, weight = x.permute(0, 3, 1, 2), weight.permute(0, 3, 1, 2)  # channels last in memory
     found.append(Contender("torch bf16", lambda: F.conv2d(x, weight, None, g.stride, g.padding)))

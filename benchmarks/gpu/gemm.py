@@ -30,7 +30,7 @@ def random_words(rows: int, k: int, device: torch.device) -> Tensor:
 
 def counts_of(words: Tensor) -> Tensor:
     """Bits that are 1 in each row, int32 [rows]; a few rows at a time, since the reference spreads every bit."""
-    chunks = words.split(max(1, 2**22 // words.shape[1]))
+    chunks = torch.split(words, max(1, 2**22 // words.shape[1]))
     return torch.cat([reference.unpack_bits(c, c.shape[1] * WORD_BITS).sum(-1, dtype=torch.int32) for c in chunks])
 
 
