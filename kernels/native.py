@@ -387,13 +387,18 @@ def _run_pointers(
     return (words.ctypes.data, words.size, out.ctypes.data, out.nbytes, *tail[0], *tail[1])
 
 
-def pack_nhwc(values: NDArray[Any], *, zero_point: int = 0, kernel: str | None = None) -> Words:
-    """``layout.pack`` of float32 or int8 [..., C]; int8 values are compared with ``zero_point`` instead of 0."""
+def pack_nhwc(
+    values: NDArray[Any], *, zero_point: int = 0, kernel: str | None = None, out: Words | None = None
+) -> Words:
+    """``layout.pack`` of float32 or int8 [..., C]; int8 values are compared with ``zero_point`` instead of 0.
+
+    ``out`` takes the words if it is given.
+    """
     values = np.ascontiguousarray(values)
     if values.dtype not in (np.float32, np.int8) or values.ndim == 0 or values.size == 0:
         raise ConfigError(f"pack_nhwc takes float32 or int8 [..., C], got {values.dtype} {values.shape}")
     channels = values.shape[-1]
-    words = np.empty((*values.shape[:-1], words_for(channels)), np.uint32)
+    words = _buffer(out, (*values.shape[:-1], words_for(channels)), np.uint32)
     source = 1 if values.dtype == np.int8 else 0
     _pack(source, kernel, values, zero_point, 1, values.size // channels, channels, words)
     return words
@@ -447,12 +452,14 @@ def _pack(
     )
 
 
-def unpack_nhwc(words: Words, channels: int, *, kernel: str | None = None) -> NDArray[np.float32]:
-    """``layout.unpack`` to float32."""
+def unpack_nhwc(
+    words: Words, channels: int, *, kernel: str | None = None, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """``layout.unpack`` to float32; ``out`` takes the values if it is given."""
     words = _typed("words", words, np.uint32)
     if words.ndim == 0 or channels < 1 or words.shape[-1] != words_for(channels):
         raise ConfigError(f"{channels} channels do not take words of shape {words.shape}")
-    values = np.empty((*words.shape[:-1], channels), np.float32)
+    values = _buffer(out, (*words.shape[:-1], channels), np.float32)
     pixels = values.size // channels
     _checked(
         load_library().bnnedge_unpack,
@@ -506,6 +513,14 @@ def _encoded(kernel: str | None) -> bytes | None:
 def _check_array(name: str, array: NDArray[Any], dtype: type[np.generic], shape: tuple[int, ...]) -> None:
     if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
         raise ConfigError(f"{name} must be contiguous {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
+
+
+def _buffer(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+    """``out`` if it is fit to be written, a new array without one."""
+    if out is None:
+        return np.empty(shape, dtype)
+    _check_array("out", out, dtype, shape)
+    return out
 
 
 def _typed(name: str, array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:

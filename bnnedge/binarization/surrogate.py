@@ -116,6 +116,17 @@ SURROGATES: dict[str, Surrogate] = {
     "tanh": tanh,
 }
 
+
+def clip_of(surrogate: Surrogate) -> float | None:
+    """The c of a surrogate whose multiplier is 1 where ``abs(x) <= c`` and else 0: infinite for ``identity``, 1 or what
+    was given for ``clipped_identity``, None for any other."""
+    if surrogate is identity:
+        return math.inf
+    if isinstance(surrogate, functools.partial) and surrogate.func is clipped_identity:
+        return float(surrogate.keywords["clip"])
+    return 1.0 if surrogate is clipped_identity else None
+
+
 _CLIPPED = {"clipped_identity": "clip"}
 _SLOPED = {"swish_sign": "beta", "tanh": "t"}
 

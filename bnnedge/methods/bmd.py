@@ -76,6 +76,10 @@ class BmdBinarizer(ActivationBinarizer):
         negative = torch.zeros_like(layer.weight) if options.variant == "softmax" else None
         self.register_parameter("negative", None if negative is None else nn.Parameter(negative))
 
+    @property
+    def has_binary_weight(self) -> bool:
+        return not self.training or self.frozen
+
     def binarize_weight(self, weight: Tensor) -> Tensor:
         return self.primal(weight) if self.training and not self.frozen else sign(self._difference(weight))
 

@@ -110,6 +110,10 @@ class BopOptions(ActivationOptions):
 class BopBinarizer(ActivationBinarizer):
     """``sign(x)``; the weight is binary already, and eval mode vouches for it."""
 
+    @property
+    def has_binary_weight(self) -> bool:
+        return True
+
     def binarize_weight(self, weight: Tensor) -> Tensor:
         return weight if self.training else sign(weight)
 

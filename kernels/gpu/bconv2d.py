@@ -22,13 +22,14 @@ from torch import Tensor
 
 from bnnedge.errors import ConfigError
 from bnnedge.kernels.geometry import BConv2dGeometry
-from bnnedge.kernels.gpu.bits import offsets64, popcount
+from bnnedge.kernels.gpu.bits import popcount
 from bnnedge.kernels.gpu.compile_gate import CompileCase
 from bnnedge.kernels.gpu.reference import Convolved
 from bnnedge.kernels.gpu.xnor_gemm import check_output, check_vector
 from bnnedge.kernels.layout import words_for
 
 BLOCK_PIXELS, BLOCK_OUT = 64, 64
+NUM_WARPS = 8
 BLOCK_WINDOW = 256
 
 
@@ -51,24 +52,34 @@ def window_counts_kernel(
     KERNEL_X: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    pixel = offsets64(BLOCK, 0)
-    image, top, left = window_corner(pixel, out_height, out_width, stride_y, stride_x, pad_y, pad_x)
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    valid = tl.arange(0, BLOCK) < pixels - first
+    image0, image, top, left, _ = window_corner(
+        first, BLOCK, out_height, out_width, stride_y, stride_x, pad_y, pad_x
+    )
+    counts_ptr += image0 * height * width
     total = tl.zeros((BLOCK,), tl.int32)
     for ky in range(KERNEL_Y):
         for kx in range(KERNEL_X):
             y, x = top + ky * dilation_y, left + kx * dilation_x
-            inside = (pixel < pixels) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
+            inside = valid & (y >= 0) & (y < height) & (x >= 0) & (x < width)
             total += tl.load(counts_ptr + (image * height + y) * width + x, mask=inside, other=0)
-    tl.store(out_ptr + pixel, total, mask=pixel < pixels)
+    tl.store(out_ptr + first + tl.arange(0, BLOCK), total, mask=valid)
 
 
 @triton.jit
-def window_corner(pixel, out_height, out_width, stride_y, stride_x, pad_y, pad_x):
-    """(image, top row, left column) of the window of each output pixel; rows and columns may be outside the image."""
-    image = pixel // (out_height * out_width)
-    top = (pixel // out_width % out_height) * stride_y - pad_y
-    left = pixel % out_width * stride_x - pad_x
-    return image, top, left
+def window_corner(first, BLOCK: tl.constexpr, out_height, out_width, stride_y, stride_x, pad_y, pad_x):
+    """Where the windows of output pixels ``first`` (int64) to ``first + BLOCK - 1`` begin.
+
+    Returns the image of the first pixel (int64), and in int32 each pixel's image counted from that one, its window's
+    top row and left column, which may lie outside the image, and its place [OH * OW] in the image.
+    """
+    in_image = (first % (out_height * out_width)).to(tl.int32) + tl.arange(0, BLOCK)
+    image = in_image // (out_height * out_width)
+    place = in_image % (out_height * out_width)
+    top = (place // out_width) * stride_y - pad_y
+    left = place % out_width * stride_x - pad_x
+    return first // (out_height * out_width), image, top, left, place
 
 
 @triton.jit
@@ -102,34 +113,39 @@ def bconv2d_kernel(
     BLOCK_PIXELS: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
 ):
-    pixel = offsets64(BLOCK_PIXELS, 0)
-    channel = offsets64(BLOCK_OUT, 1)
-    image, top, left = window_corner(pixel, out_height, out_width, stride_y, stride_x, pad_y, pad_x)
+    first = tl.program_id(0).to(tl.int64) * BLOCK_PIXELS
+    pixel = tl.arange(0, BLOCK_PIXELS)
+    channel = tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    image0, image, top, left, place = window_corner(
+        first, BLOCK_PIXELS, out_height, out_width, stride_y, stride_x, pad_y, pad_x
+    )
+    words_ptr += image0 * height * width * words
+    corner = ((image * height + top) * width + left) * words
+    filter_at = channel * (KERNEL_Y * KERNEL_X) * words
     both = tl.zeros((BLOCK_PIXELS, BLOCK_OUT), tl.int32)
-    for ky in range(KERNEL_Y):
-        for kx in range(KERNEL_X):
-            y, x = top + ky * dilation_y, left + kx * dilation_x
-            inside = (pixel < pixels) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
-            a_at = words_ptr + ((image * height + y) * width + x) * words
-            b_at = filters_ptr + (channel * (KERNEL_Y * KERNEL_X) + ky * KERNEL_X + kx) * words
-            for word in range(0, words):
-                a = tl.load(a_at + word, mask=inside, other=0)
-                b = tl.load(b_at + word, mask=channel < out_channels, other=0)
-                both += popcount(a[:, None] & b[None, :])
+    for k in range(0, KERNEL_Y * KERNEL_X * words):
+        tap = k // words
+        y, x = tap // KERNEL_X * dilation_y, tap % KERNEL_X * dilation_x
+        inside = (top + y >= 0) & (top + y < height) & (left + x >= 0) & (left + x < width) & (pixel < pixels - first)
+        a = tl.load(words_ptr + (corner + (y * width + x) * words + k % words), mask=inside, other=0)
+        b = tl.load(filters_ptr + (filter_at + k), mask=channel < out_channels, other=0)
+        both += popcount(a[:, None] & b[None, :])
 
-    stored = (pixel < pixels)[:, None] & (channel < out_channels)[None, :]
-    window = tl.load(window_counts_ptr + pixel, mask=pixel < pixels, other=0)
-    border = tl.load(border_class_ptr + pixel % (out_height * out_width), mask=pixel < pixels, other=0)
-    at = border[:, None] * out_channels + channel[None, :]
-    v = 4 * both - 2 * window[:, None] + tl.load(table_ptr + at, mask=stored, other=0)
+    valid, wanted = pixel < pixels - first, channel < out_channels
+    stored = valid[:, None] & wanted[None, :]
+    window = tl.load(window_counts_ptr + first + pixel, mask=valid, other=0)
+    border = tl.load(border_class_ptr + place, mask=valid, other=0)
+    table = tl.load(table_ptr + (border * out_channels)[:, None] + channel[None, :], mask=stored, other=0)
+    v = 4 * both - 2 * window[:, None] + table
     if BN_SUMS:
         counted = tl.where(stored, v, 0).to(tl.int64)
-        tl.atomic_add(sums_ptr + channel, tl.sum(counted, axis=0), mask=channel < out_channels, sem="relaxed")
+        tl.atomic_add(sums_ptr + channel, tl.sum(counted, axis=0), mask=wanted, sem="relaxed")
         squares = tl.sum(counted * counted, axis=0)
-        tl.atomic_add(squares_ptr + channel, squares, mask=channel < out_channels, sem="relaxed")
-    at = pixel[:, None] * out_channels + channel[None, :]
+        tl.atomic_add(squares_ptr + channel, squares, mask=wanted, sem="relaxed")
+    out_ptr += first * out_channels
+    at = (pixel * out_channels)[:, None] + channel[None, :]
     if HAS_ALPHA:
-        alpha = tl.load(alpha_ptr + channel, mask=channel < out_channels, other=0.0)
+        alpha = tl.load(alpha_ptr + channel, mask=wanted, other=0.0)
         tl.store(out_ptr + at, (v.to(tl.float32) * alpha[None, :]).to(out_ptr.dtype.element_ty), mask=stored)
     elif out_ptr.dtype.element_ty == tl.int32:
         tl.store(out_ptr + at, v, mask=stored)
@@ -174,7 +190,7 @@ def bconv2d(
         BN_SUMS=bn_sums,
         BLOCK_PIXELS=BLOCK_PIXELS,
         BLOCK_OUT=BLOCK_OUT,
-        num_warps=4,
+        num_warps=NUM_WARPS,
     )
     return Convolved(out, sums, squares)
 
@@ -287,6 +303,7 @@ def _case(out: str, has_alpha: bool, bn_sums: bool, kernel: int = 3) -> CompileC
         | {"BLOCK_PIXELS": BLOCK_PIXELS, "BLOCK_OUT": BLOCK_OUT}
         | {name: None for name, (_, used) in optional.items() if not used},
         aligned=("pixels", "out_channels"),
+        num_warps=NUM_WARPS,
         at_least={"POPC": 1, "MEMBAR": 0} | ({"REDG": 1} if bn_sums else {}),
         quick=bn_sums,
     )

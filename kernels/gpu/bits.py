@@ -20,10 +20,10 @@ def popcount(words):
 
 @triton.jit
 def pack_words(bits, ROWS: tl.constexpr, WORDS: tl.constexpr):
-    """Booleans [ROWS, WORDS * 32] to int32 [ROWS, WORDS], element j at bit j % 32."""
+    """Booleans [ROWS, WORDS * 32] to int32 [ROWS, WORDS], element j at bit j % 32; the sum of 32 different bits."""
     lanes = tl.arange(0, 32)[None, None, :]
     placed = tl.reshape(bits.to(tl.int32), (ROWS, WORDS, 32)) << lanes
-    return tl.xor_sum(placed, axis=2)
+    return tl.sum(placed, axis=2)
 
 
 @triton.jit

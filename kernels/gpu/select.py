@@ -11,8 +11,9 @@ An implementation is one of
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -22,6 +23,7 @@ from bnnedge.registry import Registry
 
 Op = Literal["bconv2d", "xnor_gemm"]
 Kernels = Literal["auto", "triton", "torch"]
+KERNELS: tuple[Kernels, ...] = get_args(Kernels)
 
 PACKED = {
     "bconv2d": Registry(
@@ -59,21 +61,21 @@ class LayerShape:
     groups: int = 1
 
 
-def select(op: Op, device: torch.device, shape: LayerShape, kernels: Kernels = "auto") -> str:
+def select(op: Op, device: torch.device, shape: LayerShape, kernels: str = "auto") -> str:
     """Name of the implementation for this layer.
 
-    ``kernels``: ``auto`` takes the dense path where the packed one cannot pay, ``triton`` only where no packed kernel
-    can compute the layer, ``torch`` always. Raises ``ConfigError`` for ``triton`` on a CPU, and for an unknown word.
+    ``kernels`` is ``auto``, which takes the dense path where the packed one cannot pay, or ``triton``, which takes it
+    only where no packed kernel can compute the layer; on a CPU, ``triton`` runs in Triton's interpreter. Raises
+    ``ConfigError`` where there is no GPU and no interpreter.
     """
-    if kernels not in ("auto", "triton", "torch"):
-        raise ConfigError(f"kernels must be auto, triton or torch, got {kernels!r}")
     if device.type != "cuda":
-        if kernels == "triton":
+        if kernels != "triton":
+            return "host"
+        if os.environ.get("TRITON_INTERPRET") != "1":
             raise ConfigError(f"kernels triton needs an NVIDIA GPU, the model is on {device}; take auto")
-        return "host"
-    if kernels == "torch" or not packable(shape) or (kernels == "auto" and not pays(shape)):
+    if not packable(shape) or (kernels == "auto" and not pays(shape)):
         return "dense"
-    return for_capability(torch.cuda.get_device_capability(device))
+    return for_capability(torch.cuda.get_device_capability(device)) if device.type == "cuda" else "triton_popcount"
 
 
 def packable(shape: LayerShape) -> bool:
