@@ -216,6 +216,7 @@ class Bayesbinn(Method[BayesbinnOptions]):
     paper = "Meng et al. 2020, BayesBiNN, arXiv:2002.10778"
     Options = BayesbinnOptions
     recipe = Recipe(optimizer="adam", lr=1e-2)
+    samples_weights = True
 
     @property
     def passes(self) -> int:

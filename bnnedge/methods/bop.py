@@ -188,6 +188,7 @@ class Bop(Method[BopOptions]):
     paper = "Helwegen et al. 2019, Latent Weights Do Not Exist, arXiv:1906.02107"
     Options = BopOptions
     recipe = Recipe(optimizer="adam", lr=1e-2)
+    has_latent_weights = False
 
     _plan: Plan
     _optimizer: BopOptimizer | None = None

@@ -76,10 +76,11 @@ class _Standardize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, t: float | None) -> Tensor:
         dims = tuple(range(1, x.dim()))
-        std, mean = torch.std_mean(x, dim=dims, keepdim=True)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        std, mean = torch.std_mean(wide, dim=dims, keepdim=True)
         ctx.save_for_backward(x, mean, std)
         ctx.t = t
-        z = (x - mean).div_(std.clamp_min(torch.finfo(x.dtype).tiny))
+        z = (wide - mean).div_(std.clamp_min(torch.finfo(wide.dtype).tiny)).to(x.dtype)
         return z if t is None else sign(z)
 
     @staticmethod
@@ -90,7 +91,7 @@ class _Standardize(torch.autograd.Function):
         z = (x - mean).mul_(inverse)
         g = grads[0] if ctx.t is None else grads[0] * error_decay_multiplier(z, ctx.t, 1.0)
         along = (g * z).sum(dims, keepdim=True) / (x[0].numel() - 1)
-        return (g - g.mean(dims, keepdim=True)).sub_(z.mul_(along)).mul_(inverse), None
+        return (g - g.mean(dims, keepdim=True)).sub_(z.mul_(along)).mul_(inverse).to(x.dtype), None
 
 
 class RbnnBinarizer(Binarizer):
@@ -130,8 +131,9 @@ class RbnnBinarizer(Binarizer):
     def rotated(self, weight: Tensor) -> Tensor:
         """w3 above, in the shape of ``weight``."""
         w2 = standardize(weight)
-        x = w2.view(-1, self.a, self.b)
-        rotated = (self.r1.T @ x @ self.r2).view_as(w2)
+        x = w2.reshape(-1, self.a, self.b)
+        with torch.autocast(weight.device.type, enabled=False):  # signs of bf16 products are not those of evaluation
+            rotated = (self.r1.T @ x @ self.r2).view(w2.shape)
         if self.options.rotation_gradient == "authors":
             rotated = rotated.detach()
         strength = self.beta.sin().abs().view(-1, *[1] * (weight.dim() - 1))
@@ -143,7 +145,7 @@ class RbnnBinarizer(Binarizer):
     @torch.no_grad()
     def learn_rotation(self, weight: Tensor, sweeps: int = 3) -> None:
         """Alternate ``sweeps`` times over B, r1, r2 so that ``sum |r1^T X r2|`` never falls; in place."""
-        x = standardize(weight).view(-1, self.a, self.b)
+        x = standardize(weight).reshape(-1, self.a, self.b)
         for _ in range(sweeps):
             b = sign(self.r1.T @ x @ self.r2)
             u, _, vh = torch.linalg.svd((b @ self.r2.T @ x.mT).sum(0))
@@ -184,6 +186,10 @@ class Rbnn(Method[RbnnOptions]):
 
     def make_binarizer(self, layer: BinaryLayer) -> Binarizer:
         return RbnnBinarizer(layer, self.options)
+
+    def averages(self, name: str) -> bool:
+        """All but the rotations, of which an average is none."""
+        return not name.endswith((".r1", ".r2"))
 
     def start_epoch(self, model: nn.Module, epoch: int, epochs: int) -> None:
         t, k = surrogate_schedule(epoch, epochs, self.options.tmin, self.options.tmax)
