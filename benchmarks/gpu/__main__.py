@@ -1,10 +1,12 @@
-"""``python -m bnnedge.benchmarks.gpu gemm|conv|pack``: a table of microseconds, and a JSON line a number.
+"""``python -m bnnedge.benchmarks.gpu gemm|conv|pack|step``: a table of microseconds, and a JSON line a number.
 
 On a CPU the kernels run in Triton's interpreter (``TRITON_INTERPRET=1``): that tries the commands, and times nothing.
+A training step on a CPU is the real one.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,6 +21,7 @@ from rich.table import Table
 from bnnedge.benchmarks.gpu import conv as convs
 from bnnedge.benchmarks.gpu import gemm as gemms
 from bnnedge.benchmarks.gpu import pack as packs
+from bnnedge.benchmarks.gpu import step as steps
 from bnnedge.benchmarks.gpu.clock import clock_for
 from bnnedge.benchmarks.gpu.measure import Amount, Contender, measure
 from bnnedge.benchmarks.gpu.row import GpuRow, append, environment_of
@@ -104,14 +107,52 @@ def pack(
     _run("pack", cases, place, turns, json)
 
 
-def _place(device: str) -> torch.device:
+@app.command()
+def step(
+    model: Annotated[str, typer.Option(help="Network; see `bnnedge list models`.")] = "resnet18_1w1a",
+    image_size: Annotated[int, typer.Option(min=1, help="Pixels.")] = 224,
+    num_classes: Annotated[int, typer.Option(min=2)] = 1000,
+    batch_size: Annotated[int, typer.Option(min=2)] = 256,
+    precision: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
+    compiled: Annotated[bool, typer.Option(help="The compiled contenders too; compilation takes minutes.")] = True,
+    check_steps: Annotated[int, typer.Option(min=1, help="Steps over which ours must learn as the peer does.")] = 20,
+    device: Device = "cuda",
+    turns: Turns = 11,
+    json: Json = None,
+) -> None:
+    """A whole training step, STE with Adam, against plain PyTorch's: images a second, memory, what backward keeps."""
+    if precision not in ("bf16", "fp32"):
+        raise BenchmarkError(f"--precision must be bf16 or fp32, got {precision!r}")
+    place, notes = _place(device, kernels=False), Console(stderr=True)
+    setting = steps.Setting(model, image_size, num_classes, batch_size, precision, str(place), compiled)
+    made = steps.trainings(setting)
+    amount, contenders = steps.contenders(setting, made, check_steps)
+    case = f"{model}, {image_size}x{image_size}, batch {batch_size}, {precision}"
+    clock, environment = clock_for(place, graphs=False), environment_of(place)
+    measured = measure("step", case, amount, contenders, clock, turns, environment, notes.print)
+    memory = {training.name: training for training in made}
+    rows = [
+        dataclasses.replace(
+            row,
+            peak_memory_bytes=memory[row.contender].peak_memory_bytes,
+            kept_bytes=memory[row.contender].kept_bytes,
+        )
+        for row in measured
+    ]
+    if json is not None:
+        append(json, rows)
+    Console().print(table("step", rows))
+
+
+def _place(device: str, kernels: bool = True) -> torch.device:
+    """The device; on a CPU the ``kernels`` of this folder need the interpreter, training does not."""
     try:
         place = torch.device(device)
     except RuntimeError:
         raise BenchmarkError(f"--device must be cuda, cuda:N or cpu, got {device!r}") from None
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise BenchmarkError(f"no {device} here: PyTorch sees {torch.cuda.device_count()} GPUs")
-    if place.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+    if place.type == "cpu" and kernels and os.environ.get("TRITON_INTERPRET") != "1":
         raise BenchmarkError("on a CPU the kernels run in Triton's interpreter only: set TRITON_INTERPRET=1")
     if place.type not in ("cuda", "cpu"):
         raise BenchmarkError(f"--device must be cuda, cuda:N or cpu, got {device!r}")
@@ -143,27 +184,29 @@ def _run(benchmark: str, cases: Sequence[Case], device: torch.device, turns: int
 
 
 def table(benchmark: str, rows: Sequence[GpuRow]) -> Table:
-    """Microseconds, rate, how many times as long as the first contender of its case each takes, and the model."""
-    gpu = rows[0].environment["gpu"]
-    versions = rows[0].environment["versions"]
-    machine = "Triton's interpreter: no timings" if gpu is None else f"{gpu['name']}, driver {gpu['driver_version']}"
-    result = Table(
-        title=benchmark,
-        caption=f"{machine}, torch {versions['torch']}, {rows[0].environment['date_utc'][:10]}",
-        caption_justify="left",
-    )
+    """Microseconds, rate, how many times as long as the first contender of its case each takes, the model or memory."""
+    environment = rows[0].environment
+    machine = environment["cpu"]
+    if environment["gpu"] is not None:
+        machine = f"{environment['gpu']['name']}, driver {environment['gpu']['driver_version']}"
+    elif benchmark != "step":
+        machine = "Triton's interpreter: no timings"
+    caption = f"{machine}, torch {environment['versions']['torch']}, {environment['date_utc'][:10]}"
+    result = Table(title=benchmark, caption=caption, caption_justify="left")
     for column in ("case", "contender"):
-        result.add_column(column, no_wrap=True)
+        result.add_column(column, overflow="fold")
     name, unit = UNITS[rows[0].unit]
-    for column in ("p50 us", name, "times", "model us"):
+    extra = ("peak MiB", "kept MiB") if benchmark == "step" else ("model us",)
+    for column in ("p50 us", name, "times", *extra):
         result.add_column(column, justify="right", no_wrap=True)
     first: dict[str, GpuRow] = {}
     for row in rows:
         case = "" if row.case in first else row.case
         own = first.setdefault(row.case, row)
-        modelled = "" if row.modelled_us is None else f"{row.modelled_us:.1f}"
-        numbers = (f"{row.p50_us:.1f}", f"{row.rate / unit:.4g}", f"{row.p50_us / own.p50_us:.2f}", modelled)
-        result.add_row(case, row.contender, *numbers)
+        memory = [None if n is None else n / 2**20 for n in (row.peak_memory_bytes, row.kept_bytes)]
+        last = memory if benchmark == "step" else [row.modelled_us]
+        numbers = (f"{row.p50_us:.1f}", f"{row.rate / unit:.4g}", f"{row.p50_us / own.p50_us:.2f}")
+        result.add_row(case, row.contender, *numbers, *("" if n is None else f"{n:.1f}" for n in last))
     return result
 
 

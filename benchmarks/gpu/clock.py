@@ -41,11 +41,14 @@ class CudaClock:
     """Two events around the work. Kernels of some microseconds are shorter than their launch, so work is recorded as a
     CUDA graph first; work that cannot be recorded raises what CUDA says of it."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, graphs: bool = True) -> None:
+        """``graphs`` False for work that cannot be recorded, and is long enough to hide its launches."""
+        self._device, self._graphs = device, graphs
         self._flush = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device=device)
 
     def record(self, work: Work) -> Work:
+        if not self._graphs:
+            return work
         stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream):
@@ -67,6 +70,6 @@ class CudaClock:
         return float(first.elapsed_time(last)) / 1e3
 
 
-def clock_for(device: torch.device) -> Clock:
-    """The clock of ``device``."""
-    return CudaClock(device) if device.type == "cuda" else WallClock()
+def clock_for(device: torch.device, graphs: bool = True) -> Clock:
+    """The clock of ``device``; ``graphs`` as in ``CudaClock``."""
+    return CudaClock(device, graphs) if device.type == "cuda" else WallClock()

@@ -79,7 +79,6 @@ def measure(
                 amount=amount.value,
                 unit=amount.unit,
                 modelled_us=contender.modelled_us,
-                peak_memory_bytes=None,
                 environment=environment,
             )
         )

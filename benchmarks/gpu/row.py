@@ -37,8 +37,11 @@ class GpuRow:
     """ops (two for each multiply-add), bytes (read and written) or images."""
     modelled_us: float | None
     """What the roofline of the GPU allows; None for a GPU or a contender that is not modelled."""
-    peak_memory_bytes: int | None
-    """Of the allocator while it ran; None where that was not asked for."""
+    peak_memory_bytes: int | None = None
+    """What a training step adds to the allocator's peak; None for other work and on a CPU."""
+    kept_bytes: int | None = None
+    """What autograd keeps of the binary layers of a training step between forward and backward; None for other work
+    and where it is compiled."""
     environment: dict[str, Any]
 
     @property

@@ -309,9 +309,7 @@ def _operand(weight: Tensor, dtype: torch.dtype, gpu: bool) -> Tensor:
     return weight.to(dtype, memory_format=torch.channels_last) if gpu else weight.to(dtype)
 
 
-def _geometry(
-    x: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int]
-) -> BConv2dGeometry:
+def _geometry(x: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int]) -> BConv2dGeometry:
     batch, channels, height, width = x.shape
     out_channels, _, kernel_y, kernel_x = weight.shape
     return BConv2dGeometry(

@@ -54,9 +54,7 @@ def window_counts_kernel(
 ):
     first = tl.program_id(0).to(tl.int64) * BLOCK
     valid = tl.arange(0, BLOCK) < pixels - first
-    image0, image, top, left, _ = window_corner(
-        first, BLOCK, out_height, out_width, stride_y, stride_x, pad_y, pad_x
-    )
+    image0, image, top, left, _ = window_corner(first, BLOCK, out_height, out_width, stride_y, stride_x, pad_y, pad_x)
     counts_ptr += image0 * height * width
     total = tl.zeros((BLOCK,), tl.int32)
     for ky in range(KERNEL_Y):

@@ -39,7 +39,20 @@ SHARED_LIMIT_BYTES = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 10
 
 REGISTERS_PER_SM = 65536
 
-COLUMNS = ("BMMA", "IGMMA", "IMMA", "QGMMA", "HMMA", "LDSM", "LDGSTS.128", "LDG.128", "STG.128", "POPC", "REDG", "ATOMG")
+COLUMNS = (
+    "BMMA",
+    "IGMMA",
+    "IMMA",
+    "QGMMA",
+    "HMMA",
+    "LDSM",
+    "LDGSTS.128",
+    "LDG.128",
+    "STG.128",
+    "POPC",
+    "REDG",
+    "ATOMG",
+)
 """Instructions that the table counts."""
 
 

@@ -94,7 +94,12 @@ def check_gemm(
 ) -> None:
     """Raises ``ConfigError`` for arguments that are not those of ``reference.xnor_gemm``."""
     for name, words in (("a", a), ("b", b)):
-        if words.dtype != torch.int32 or words.dim() != 2 or words.shape[1] != words_for(k) or not words.is_contiguous():
+        if (
+            words.dtype != torch.int32
+            or words.dim() != 2
+            or words.shape[1] != words_for(k)
+            or not words.is_contiguous()
+        ):
             raise ConfigError(
                 f"{name} must be contiguous int32 [rows, {words_for(k)}] for k={k}, got {words.dtype} {tuple(words.shape)}"
             )

@@ -104,7 +104,9 @@ def close_to_one_ulp(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found.cpu(), expected, rtol=ulp, atol=0)
 
 
-@pytest.mark.parametrize(("m", "n", "k"), [(1, 1, 1), (3, 65, 31), (65, 3, 32), (33, 7, 33), (70, 66, 100), (2, 2, 1056)])
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(1, 1, 1), (3, 65, 31), (65, 3, 32), (33, 7, 33), (70, 66, 100), (2, 2, 1056)]
+)
 def test_xnor_gemm(device: torch.device, m: int, n: int, k: int) -> None:
     a, b = reference.sign_pack(torch.randn(m, k)), reference.sign_pack(torch.randn(n, k))
     operands = (a.signs, b.signs, k, a.counts, b.counts)
