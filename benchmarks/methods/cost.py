@@ -129,7 +129,7 @@ def make_training(label: str, setting: Setting) -> _Training:
     name, _, phase = label.partition("/")
     config = resolve(RunConfig(method=name, model=setting.model, batch_size=setting.batch_size, epochs=60,
                                device=setting.device, threads=setting.threads))  # type: ignore[arg-type] # fmt: skip
-    state = make_state(config, _noise(setting))
+    state = make_state(config, noise(setting.image_size, 10))
     if phase:
         state.enter_phase([p.name for p in state.phases].index(phase))
     state.model.train()
@@ -232,11 +232,11 @@ def _over_the_limits(rows: Sequence[CostRow]) -> dict[str, str]:
     return found
 
 
-def _noise(setting: Setting) -> Dataset:
+def noise(image_size: int, num_classes: int) -> Dataset:
     """Just enough of a data set for a training state: its shapes and its number of classes."""
-    raw = torch.rand(20, 3, setting.image_size, setting.image_size, generator=torch.Generator().manual_seed(0))
-    split = (raw, torch.arange(20) % 10)
-    names = tuple(map(str, range(10)))
+    raw = torch.rand(20, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    split = (raw, torch.arange(20) % num_classes)
+    names = tuple(map(str, range(num_classes)))
     return Dataset("noise", names, {"train": split, "val": split, "test": split}, lambda x, generator: x)
 
 
