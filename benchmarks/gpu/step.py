@@ -131,7 +131,8 @@ def _plain(setting: Setting, compiled: bool) -> Training:
     torch.manual_seed(0)
     device = torch.device(setting.device)
     model = create_model(setting.model, num_classes=setting.num_classes, in_channels=3, image_size=setting.image_size)
-    training = PlainSteTraining(model.to(memory_format=torch.channels_last), device, setting.precision, compiled)
+    channels_last = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    training = PlainSteTraining(channels_last, device, setting.precision, compiled)
     layers = [m for m in training.model.modules() if isinstance(m, PlainConv2d | PlainLinear)]
     images, _ = setting.batch()
     kept = None if compiled else kept_bytes(layers, training.model, lambda: _forward(training.model, images, setting))

@@ -58,8 +58,9 @@ def _twin(layer: BinaryConv2d | BinaryLinear) -> nn.Module:
     bias = layer.bias is not None
     if isinstance(layer, BinaryLinear):
         return PlainLinear(layer.in_features, layer.out_features, bias)
-    geometry: Any = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
-    return PlainConv2d(layer.in_channels, layer.out_channels, *geometry, bias)
+    size: Any = layer.kernel_size
+    window: dict[str, Any] = {name: getattr(layer, name) for name in ("stride", "padding", "dilation", "groups")}
+    return PlainConv2d(layer.in_channels, layer.out_channels, size, **window, bias=bias)
 
 
 class PlainSteTraining:
