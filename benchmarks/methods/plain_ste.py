@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear
+from bnnedge.layers.hardtanh import Hardtanh
 
 
 class _Sign(torch.autograd.Function):
@@ -37,7 +38,7 @@ class PlainLinear(nn.Linear):
 
 
 def plain_twin(model: nn.Module) -> nn.Module:
-    """``model`` with every binary layer replaced, in place."""
+    """``model`` with every binary layer and every hardtanh that keeps bits replaced, in place."""
     for name, layer in list(model.named_modules()):
         if isinstance(layer, BinaryConv2d):
             bias = layer.bias is not None
@@ -56,6 +57,8 @@ def plain_twin(model: nn.Module) -> nn.Module:
             )
         elif isinstance(layer, BinaryLinear):
             model.set_submodule(name, PlainLinear(layer.in_features, layer.out_features, layer.bias is not None))
+        elif isinstance(layer, Hardtanh):
+            model.set_submodule(name, nn.Hardtanh())
     return model
 
 

@@ -35,7 +35,7 @@ def on_device_of_first(function: _Function) -> _Function:
 
     @functools.wraps(function)
     def guarded(*arguments: Any) -> Any:
-        with torch.cuda.device_of(arguments[0]):
+        with torch.cuda.device_of(arguments[0]):  # type: ignore[no-untyped-call]
             return function(*arguments)
 
     return guarded  # type: ignore[return-value]
@@ -100,7 +100,7 @@ def conv2d_again(
     @torch.no_grad()
     def again() -> Tensor:
         implementation = _implementation(x_shape, weight_shape, groups, signs.device, kernels)
-        with torch.cuda.device_of(signs):
+        with torch.cuda.device_of(signs):  # type: ignore[no-untyped-call]
             if dense is None and implementation in PACKED["bconv2d"]:
                 geometry = _geometry(x_shape, weight_shape, stride, padding, dilation)
                 bits, packed = stash.recount(signs), stash.recount(filters)._replace(scale=scale)

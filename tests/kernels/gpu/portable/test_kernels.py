@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from bnnedge.kernels.geometry import BConv2dGeometry, output_size
-from bnnedge.kernels.gpu import bconv2d, bn_pack, pack, reference, unpack, xnor_gemm
+from bnnedge.kernels.gpu import bconv2d, bn_pack, int8_dot, pack, reference, unpack
 from bnnedge.kernels.gpu.reference import Packed
+from bnnedge.kernels.gpu.select import PACKED, for_capability
 
 CHANNELS = [1, 3, 31, 32, 33, 63, 64, 65, 544]
 TIES = (0.0, -0.0, 1.0, -1.0, 0.5, -0.5, math.nan, math.inf, -math.inf, 1e-45, -1e-45)
@@ -108,21 +109,42 @@ def close_to_one_ulp(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found.cpu(), expected, rtol=ulp, atol=0)
 
 
+def implementations() -> list[str]:
+    """What runs here: in the interpreter all plain ``tl`` ones, on a GPU those it has the instructions for."""
+    if not torch.cuda.is_available():
+        return ["triton_popcount", "int8_dot", "fp8_dot"]
+    capability = torch.cuda.get_device_capability()
+    fp8 = ["fp8_dot"] if capability >= (8, 9) else []
+    return ["triton_popcount", "int8_dot", *fp8, *({for_capability(capability)} & {"bmma"})]
+
+
+@pytest.fixture(params=implementations())
+def packed_ops(request: pytest.FixtureRequest, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Op to function, of one implementation."""
+    name = str(request.param)
+    on_gpu = device.type == "cuda"
+    monkeypatch.setattr(int8_dot, "operand_kind", lambda device: {"FP8": name == "fp8_dot", "ASM": on_gpu})
+    if not on_gpu:  # the interpreter computes whole tiles
+        monkeypatch.setattr(int8_dot, "TILE", {"BLOCK_M": 64, "BLOCK_N": 32, "BLOCK_BYTES": 32})
+    return {op: PACKED[op].load(name.replace("fp8", "int8")) for op in PACKED}
+
+
 @pytest.mark.parametrize(
     ("m", "n", "k"), [(1, 1, 1), (3, 65, 31), (65, 3, 32), (33, 7, 33), (70, 66, 100), (2, 2, 544)]
 )
-def test_xnor_gemm(device: torch.device, m: int, n: int, k: int) -> None:
+def test_xnor_gemm(device: torch.device, packed_ops: dict[str, Any], m: int, n: int, k: int) -> None:
+    xnor_gemm = packed_ops["xnor_gemm"]
     a, b = reference.sign_pack(torch.randn(m, k)), reference.sign_pack(torch.randn(n, k))
     operands = (a.signs, b.signs, k, a.counts, b.counts)
     there: Any = tuple(t.to(device) if isinstance(t, Tensor) else t for t in operands)
     expected: Tensor = reference.xnor_gemm(*operands)
-    assert torch.equal(xnor_gemm.xnor_gemm(*there).cpu(), expected)
+    assert torch.equal(xnor_gemm(*there).cpu(), expected)
     assert torch.equal(expected, (torch.where(reference.unpack_bits(a.signs, k), -1, 1)
                                   @ torch.where(reference.unpack_bits(b.signs, k), -1, 1).T).int())  # fmt: skip
     alpha = torch.randn(n)
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         for scale in (None, alpha):
-            found = xnor_gemm.xnor_gemm(*[*there, None if scale is None else scale.to(device), dtype])
+            found = xnor_gemm(*[*there, None if scale is None else scale.to(device), dtype])
             close_to_one_ulp(found, reference.xnor_gemm(*operands, scale, dtype))
 
 
@@ -162,21 +184,22 @@ def operands(g: BConv2dGeometry) -> tuple[Packed, Packed]:
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)
-def test_bconv2d(device: torch.device, name: str) -> None:
+def test_bconv2d(device: torch.device, packed_ops: dict[str, Any], name: str) -> None:
+    conv = packed_ops["bconv2d"]
     g = GEOMETRIES[name]
     x, weights = operands(g)
     here = (x.signs, weights.signs, g, x.counts, weights.counts)
     there: Any = tuple(t.to(device) if isinstance(t, Tensor) else t for t in here)
     expected: Any = reference.bconv2d(*here, bn_sums=True)
-    found = bconv2d.bconv2d(*[*there, None, torch.int32, True])
+    found = conv(*[*there, None, torch.int32, True])
     for a, b in zip(found, expected, strict=True):
         assert a is not None and a.dtype == b.dtype and torch.equal(a.cpu(), b)
     alpha = torch.randn(g.out_channels)
     for dtype in (torch.float32, torch.bfloat16):
-        scaled = bconv2d.bconv2d(*[*there, alpha.to(device), dtype])
+        scaled = conv(*[*there, alpha.to(device), dtype])
         assert scaled.sums is None
         close_to_one_ulp(scaled.y, reference.bconv2d(*here, alpha, dtype).y)
-    plain = bconv2d.bconv2d(*[*there, None, torch.float32])
+    plain = conv(*[*there, None, torch.float32])
     assert torch.equal(plain.y.cpu(), expected.y.float())
 
 

@@ -78,7 +78,7 @@ def test_convolution_run_again_from_its_bits(device: torch.device, name: str, bi
     x, latent = with_ties(*x_shape).to(device), (torch.randint(-16, 17, weight_shape) / 16).to(device)
     weight = binary_weight(latent, True) if binary else latent
     outputs = packed_ops.packed_conv2d(x, weight, 1.0, binary, *geometry, x.dtype, "triton")
-    again = packed_ops.conv2d_again(x, weight, outputs, *geometry, "triton")
+    again = packed_ops.conv2d_again(x, weight, outputs, *[*geometry, "triton"])
     assert torch.equal(again(), outputs[0]) and again().stride() == outputs[0].stride()
 
 
