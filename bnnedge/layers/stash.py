@@ -57,7 +57,7 @@ def pack_input(x: Tensor, clip: float, gpu: bool) -> Bits:
 
 def pack_weight(weight: Tensor, gpu: bool) -> Bits:
     """The bits of ``weight`` [O, ...], whose values have one magnitude in each output channel: ``scale`` [O]."""
-    bits = pack_input(weight, math.inf, gpu)
+    bits = pack_input(weight if gpu else weight.contiguous(), math.inf, gpu)  # in the order of its shape
     scale = weight.flatten(1)[:, 0].abs()
     return bits._replace(scale=scale.float() if gpu else scale)
 
