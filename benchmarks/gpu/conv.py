@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bnnedge.benchmarks.gpu.gemm import counts_of, output_dtype, random_words
+from bnnedge.benchmarks.gpu.gemm import counts_of, modelled_gpu, output_dtype, random_words
 from bnnedge.benchmarks.gpu.measure import Amount, Contender, require_equal
 from bnnedge.benchmarks.ops.shapes import ConvShape
 from bnnedge.kernels.geometry import BConv2dGeometry
-from bnnedge.kernels.gpu import reference
+from bnnedge.kernels.gpu import reference, roofline
+from bnnedge.kernels.gpu.bmma import config_for
 from bnnedge.kernels.gpu.select import PACKED
 
 
@@ -37,7 +37,7 @@ def geometry_of(shape: ConvShape, batch: int) -> BConv2dGeometry:
 
 
 def contenders(
-    shape: ConvShape, batch: int, device: torch.device, implementations: Sequence[str], models: Any = None
+    shape: ConvShape, batch: int, device: torch.device, implementations: Sequence[str]
 ) -> tuple[Amount, list[Contender]]:
     """Packed signs in, bf16 times ``alpha`` out; the peer has its signs in bf16, channels last, already."""
     g = geometry_of(shape, batch)
@@ -48,7 +48,7 @@ def contenders(
     filter_counts = counts_of(filters).view(g.out_channels, *g.kernel)
     filters = filters.view(g.out_channels, *g.kernel, -1)
     alpha = torch.rand(g.out_channels, device=device) + 0.5
-    found = [_ours(name, words, filters, g, counts, filter_counts, alpha, models) for name in implementations]
+    found = [_ours(name, words, filters, g, counts, filter_counts, alpha) for name in implementations]
 
     x = torch.cat([reference.unpack_signs(part, g.channels, torch.bfloat16) for part in torch.split(words, 16)])
     weight = reference.unpack_signs(filters, g.channels, torch.bfloat16)
@@ -65,7 +65,6 @@ def _ours(
     counts: Tensor,
     filter_counts: Tensor,
     alpha: Tensor,
-    models: Any,
 ) -> Contender:
     bconv2d = PACKED["bconv2d"].load(name)
 
@@ -81,4 +80,8 @@ def _ours(
         )
         require_equal(f"bconv2d by {name}", work()[ends], expected.y)
 
-    return Contender(name, work, check, None if models is None else models.conv_us(name, g))
+    gpu = modelled_gpu(words.device)
+    if gpu is None or name != "bmma":
+        return Contender(name, work, check)
+    tile = config_for("bconv2d", words.device, g.batch * g.out_height * g.out_width, g.out_channels, 4).tile
+    return Contender(name, work, check, roofline.bconv2d(gpu, g, tile, 2).seconds * 1e6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bnnedge.benchmarks.gpu.gemm import modelled_gpu
 from bnnedge.benchmarks.gpu.measure import Amount, Contender, require_equal
 from bnnedge.kernels.gpu import reference
 from bnnedge.kernels.gpu.bn_pack import bn_sign_pack
@@ -34,5 +35,7 @@ def contenders(op: str, batch: int, size: int, channels: int, device: torch.devi
     nbytes = sum(tensor.numel() * tensor.element_size() for tensor in touched if tensor is not None)
     source = torch.zeros(nbytes // 2, dtype=torch.int8, device=device)
     target = torch.empty_like(source)
-    copy = Contender("torch copy", lambda: target.copy_(source))
-    return Amount(float(nbytes), "bytes"), [Contender(op, work, check), copy]
+    gpu = modelled_gpu(device)
+    least_us = None if gpu is None else nbytes / gpu.memory_bytes_per_s * 1e6
+    copy = Contender("torch copy", lambda: target.copy_(source), None, least_us)
+    return Amount(float(nbytes), "bytes"), [Contender(op, work, check, least_us), copy]
