@@ -38,15 +38,16 @@ def accuracy(
 ) -> None:
     """Train every method on every model and compare test top-1 with the float32 twin's."""
     configs = [
-        RunConfig(
-            method=method_name,
-            model=model_name,
-            dataset=dataset,
-            image_size=image_size,
-            epochs=epochs or acc.EPOCHS.get(model_name, 40),
-            batch_size=batch_size,
-            seed=seed,
-            method_options=acc.OPTIONS.get(method_name, {}),
+        acc.short_run(
+            RunConfig(
+                method=method_name,
+                model=model_name,
+                dataset=dataset,
+                image_size=image_size,
+                epochs=epochs or acc.EPOCHS.get(model_name, 40),
+                batch_size=batch_size,
+                seed=seed,
+            )
         )
         for seed, model_name, method_name in itertools.product(
             range(seeds), model or ["vgg_small_1w1a", "resnet20_1w1a"], method or METHODS
