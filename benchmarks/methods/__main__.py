@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from bnnedge.benchmarks.environment import read_environment
 from bnnedge.benchmarks.methods import accuracy as acc
 from bnnedge.benchmarks.methods import cost as costs
 from bnnedge.config import RunConfig
@@ -58,7 +59,9 @@ def accuracy(
         trials.append(trial)
         if json is not None:
             acc.write_rows(trials, json)
-    print(f"{acc.caption(trials)}\n\n{acc.table(trials)}")
+    machine = read_environment()
+    print(f"{acc.caption(trials)} {machine.cpu}, torch {machine.versions['torch']}, {machine.date_utc[:10]}.\n")
+    print(acc.table(trials))
 
 
 @app.command()

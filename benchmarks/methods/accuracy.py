@@ -21,13 +21,13 @@ EPOCHS = {"vgg_small_1w1a": 8, "resnet20_1w1a": 40}
 """Sized for the digits at 8 x 8 pixels on one core."""
 
 SHORT_RUNS: dict[str, dict[str, dict[str, Any]]] = {
-    "vgg_small_1w1a": {"bayesbinn": {"posterior_lr": 0.01}},
+    "vgg_small_1w1a": {"bayesbinn": {"posterior_lr": 0.01}, "bnew": {"rho": 0.04}},
     "resnet20_1w1a": {
         **{method: {"lr": 0.03} for method in ("ste", "xnor", "bop", "bop2", "bmd", "float")},
         "bayesbinn": {"lr": 0.03, "posterior_lr": 0.01},
-        "bnew": {"lr": 0.03, "rho": 0.008},
+        "bnew": {"lr": 0.05, "rho": 0.005},
         "reactnet": {"lr": 0.03},
-        "rbnn": {"lr": 0.05, "warm_up": 5},
+        "rbnn": {"warm_up": 5},
     },
 }
 """By model and method: settings in place of published ones that are meant for far longer runs, of 10^5 steps, or far

@@ -46,7 +46,7 @@ def test_settings_of_two_models_stand_apart_where_they_differ() -> None:
     settings = [row.split(" | ")[-1] for row in accuracy.table([Trial(c, 0.5) for c in configs]).splitlines()[2:]]
     assert settings == [
         "adam 0.01, cos, decay 0, posterior_lr 0.01 |",
-        "vgg_small_1w1a: sgd 0.1, cos, decay 0.0001; resnet20_1w1a: sgd 0.05, cos, warm-up 5, decay 0.0001 |",
+        "vgg_small_1w1a: sgd 0.1, cos, decay 0.0001; resnet20_1w1a: sgd 0.1, cos, warm-up 5, decay 0.0001 |",
     ]
 
 
