@@ -110,8 +110,8 @@ def table(trials: Sequence[Trial]) -> str:
 
 
 def _score(values: Sequence[float]) -> str:
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.2f} ± {spread:.2f}"
+    mean = f"{statistics.mean(values):.2f}"
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
 def _settings(configs: Sequence[RunConfig]) -> str:
