@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from bnnedge.benchmarks.environment import read_environment
 from bnnedge.benchmarks.methods import accuracy as acc
 from bnnedge.benchmarks.methods import cost as costs
 from bnnedge.config import RunConfig
@@ -38,15 +39,16 @@ def accuracy(
 ) -> None:
     """Train every method on every model and compare test top-1 with the float32 twin's."""
     configs = [
-        RunConfig(
-            method=method_name,
-            model=model_name,
-            dataset=dataset,
-            image_size=image_size,
-            epochs=epochs or acc.EPOCHS.get(model_name, 40),
-            batch_size=batch_size,
-            seed=seed,
-            method_options=acc.OPTIONS.get(method_name, {}),
+        acc.short_run(
+            RunConfig(
+                method=method_name,
+                model=model_name,
+                dataset=dataset,
+                image_size=image_size,
+                epochs=epochs or acc.EPOCHS.get(model_name, 40),
+                batch_size=batch_size,
+                seed=seed,
+            )
         )
         for seed, model_name, method_name in itertools.product(
             range(seeds), model or ["vgg_small_1w1a", "resnet20_1w1a"], method or METHODS
@@ -57,7 +59,9 @@ def accuracy(
         trials.append(trial)
         if json is not None:
             acc.write_rows(trials, json)
-    print(f"{acc.caption(trials)}\n\n{acc.table(trials)}")
+    machine = read_environment()
+    print(f"{acc.caption(trials)} {machine.cpu}, torch {machine.versions['torch']}, {machine.date_utc[:10]}.\n")
+    print(acc.table(trials))
 
 
 @app.command()
