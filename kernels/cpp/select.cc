@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "bnnedge/conv_kernel.h"
+#include "bnnedge/stem_kernel.h"
 
 #ifdef BNNEDGE_X86_64
 #include <cpuid.h>
@@ -56,6 +57,11 @@ bool HasAvx512() {
   return HasPopcnt() && SystemSaves(0xe6) &&
          HasAll(AskCpu(7).ebx, bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL) &&
          HasAll(AskCpu(7).ecx, bit_AVX512VPOPCNTDQ);
+}
+bool HasAvx512Vnni() {
+  return HasAvx2() && SystemSaves(0xe6) &&
+         HasAll(AskCpu(7).ebx, bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL) &&
+         HasAll(AskCpu(7).ecx, bit_AVX512VNNI);
 }
 #endif
 
@@ -137,6 +143,24 @@ constexpr Candidate kCompiled[] = {
     {&kConvPortable, Always},
 };
 
+// The same for stems, with the kernel above whose instructions suffice.
+struct StemCandidate {
+  const StemKernel* kernel;
+  bool (*supported)();
+  const ConvKernel* like;
+};
+
+constexpr StemCandidate kCompiledStems[] = {
+#ifdef BNNEDGE_X86_64
+    {&kStemAvx512Vnni, HasAvx512Vnni, &kConvAvx512},
+    {&kStemAvx2, HasAvx2, &kConvAvx2},
+#endif
+#ifdef BNNEDGE_NEON_DOT
+    {&kStemNeonDot, HasDot, &kConvNeonDot},
+#endif
+    {&kStemPortable, Always, &kConvPortable},
+};
+
 std::vector<const char*> FindSupported() {
   std::vector<const char*> names;
   for (const Candidate& candidate : kCompiled) {
@@ -171,6 +195,17 @@ const ConvKernel* FindConvKernel(const char* name) {
     if (std::strcmp(candidate.kernel->name, name) == 0) return candidate.kernel;
   }
   return nullptr;
+}
+
+const StemKernel* FindStemKernel(const char* name) {
+  if (std::strcmp(name, kReference) == 0) return nullptr;
+  const bool is_fastest = std::strcmp(name, ConvKernelNames().front()) == 0;
+  bool suffices = is_fastest;  // candidates are in the same order
+  for (const StemCandidate& candidate : kCompiledStems) {
+    suffices |= std::strcmp(candidate.like->name, name) == 0;
+    if (suffices && candidate.supported()) return candidate.kernel;
+  }
+  return &kStemPortable;
 }
 
 }  // namespace bnnedge
