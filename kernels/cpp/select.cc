@@ -1,4 +1,5 @@
 // The only place that looks at CPU features and at BNNEDGE_KERNEL.
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
@@ -7,6 +8,10 @@
 
 #ifdef BNNEDGE_X86_64
 #include <cpuid.h>
+#endif
+#ifdef BNNEDGE_AMX
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 #if defined(BNNEDGE_NEON) && defined(__linux__)
 #include <asm/hwcap.h>
@@ -62,6 +67,16 @@ bool HasAvx512Vnni() {
   return HasAvx2() && SystemSaves(0xe6) &&
          HasAll(AskCpu(7).ebx, bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL) &&
          HasAll(AskCpu(7).ecx, bit_AVX512VNNI);
+}
+#endif
+
+#ifdef BNNEDGE_AMX
+// The system keeps the tiles of a process that asked for them.
+bool HasAmx() {
+  constexpr unsigned kTiles = 1u << 17 | 1u << 18, kTileAndInt8 = 1u << 24 | 1u << 25;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // of arch_prctl
+  return HasAvx512Vnni() && SystemSaves(kTiles) && HasAll(AskCpu(7).edx, kTileAndInt8) &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 #endif
 
@@ -151,6 +166,9 @@ struct StemCandidate {
 };
 
 constexpr StemCandidate kCompiledStems[] = {
+#ifdef BNNEDGE_AMX
+    {&kStemAmx, HasAmx, &kConvAvx512},
+#endif
 #ifdef BNNEDGE_X86_64
     {&kStemAvx512Vnni, HasAvx512Vnni, &kConvAvx512},
     {&kStemAvx2, HasAvx2, &kConvAvx2},
@@ -197,13 +215,26 @@ const ConvKernel* FindConvKernel(const char* name) {
   return nullptr;
 }
 
+const std::vector<const StemKernel*>& StemKernels() {
+  static const std::vector<const StemKernel*> kernels = [] {
+    std::vector<const StemKernel*> supported;
+    for (const StemCandidate& candidate : kCompiledStems) {
+      if (candidate.supported()) supported.push_back(candidate.kernel);
+    }
+    return supported;
+  }();
+  return kernels;
+}
+
 const StemKernel* FindStemKernel(const char* name) {
   if (std::strcmp(name, kReference) == 0) return nullptr;
-  const bool is_fastest = std::strcmp(name, ConvKernelNames().front()) == 0;
-  bool suffices = is_fastest;  // candidates are in the same order
+  const auto& supported = StemKernels();
+  bool suffices = std::strcmp(name, ConvKernelNames().front()) == 0;  // candidates are in the same order
   for (const StemCandidate& candidate : kCompiledStems) {
     suffices |= std::strcmp(candidate.like->name, name) == 0;
-    if (suffices && candidate.supported()) return candidate.kernel;
+    if (suffices && std::find(supported.begin(), supported.end(), candidate.kernel) != supported.end()) {
+      return candidate.kernel;
+    }
   }
   return &kStemPortable;
 }

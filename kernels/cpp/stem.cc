@@ -7,7 +7,6 @@
 #include <new>
 #include <utility>
 
-#include "bnnedge/conv_kernel.h"
 #include "bnnedge/stem_kernel.h"
 #include "reference/stem_reference.h"
 
@@ -240,9 +239,9 @@ class PackedStem : public Stem {
   // Where things are in the workspace. The image of codes, with its border, is that of one image of the batch.
   struct Layout2d {
     int64_t rows, columns, row_bytes, image_bytes;
-    // Of a piece: rows of the convolution, one of the pool, one of floats, pointers. The planes of an image row lie in
-    // the same place before.
-    int64_t ring_rows, ring_bytes, pooled_bytes, value_bytes, piece_bytes;
+    // Of a piece: rows of the convolution, the kernel's scratch, one row of the pool, one of floats, pointers. The
+    // planes of an image row lie in the same place before.
+    int64_t ring_rows, ring_bytes, scratch_bytes, pooled_bytes, value_bytes, piece_bytes;
     bool is_too_large;
   };
 
@@ -320,13 +319,18 @@ class PackedStem : public Stem {
     const int64_t ring = Product({at.ring_rows, size.conv_width, padded_});
     const int64_t pooled = Product({size.out_width, padded_}), values = Product({size.out_width, p_.out_channels, 4});
     const int64_t planes = Product({size.in_width, p_.channels}), pointers = Product({at.ring_rows, sizeof(void*)});
-    for (const int64_t bytes : {image, ring, pooled, values, planes, pointers}) at.is_too_large |= bytes > kMaxBytes / kMaxPieces;
+    const int64_t scratch =
+        kernel_.scratch_bytes == nullptr ? 0 : kernel_.scratch_bytes(size.conv_width, kernel_size_[0] * row_steps_);
+    for (const int64_t bytes : {image, ring, scratch, pooled, values, planes, pointers}) {
+      at.is_too_large |= bytes > kMaxBytes / kMaxPieces;
+    }
     if (at.is_too_large) return at;
-    at.image_bytes = RoundUp(image + kStemTaps, kAlignment);
+    at.image_bytes = RoundUp(image + kStemSlack, kAlignment);
     at.ring_bytes = RoundUp(ring, kAlignment);
+    at.scratch_bytes = RoundUp(scratch, kAlignment);
     at.pooled_bytes = RoundUp(pooled, kAlignment);
     at.value_bytes = RoundUp(values, kAlignment);
-    at.piece_bytes = RoundUp(std::max(planes, at.ring_bytes + at.pooled_bytes + at.value_bytes + pointers), kAlignment);
+    at.piece_bytes = RoundUp(std::max(planes, at.ring_bytes + at.scratch_bytes + at.pooled_bytes + at.value_bytes + pointers), kAlignment);
     return at;
   }
 
@@ -336,7 +340,7 @@ class PackedStem : public Stem {
     const Layout2d& at = job.layout;
     const int64_t first = at.rows * piece / job.pieces, last = at.rows * (piece + 1) / job.pieces;
     for (int64_t row = first; row < last; ++row) EnterRow(job, row, job.Scratch(piece));
-    if (last == at.rows) std::memset(job.workspace + at.rows * at.row_bytes, 0, kStemTaps);
+    if (last == at.rows) std::memset(job.workspace + at.rows * at.row_bytes, 0, kStemSlack);
   }
 
   void EnterRow(const Job& job, int64_t row, uint8_t* planes) const {
@@ -374,9 +378,10 @@ class PackedStem : public Stem {
     const Layout2d& at = job.layout;
     uint8_t* const scratch = job.Scratch(piece);
     auto* const ring = reinterpret_cast<int8_t*>(scratch);
-    auto* const pooled = reinterpret_cast<int8_t*>(scratch + at.ring_bytes);
-    auto* const values = reinterpret_cast<float*>(scratch + at.ring_bytes + at.pooled_bytes);
-    auto** const rows = reinterpret_cast<const int8_t**>(scratch + at.ring_bytes + at.pooled_bytes + at.value_bytes);
+    uint8_t* const behind = scratch + at.ring_bytes + at.scratch_bytes;
+    auto* const pooled = reinterpret_cast<int8_t*>(behind);
+    auto* const values = reinterpret_cast<float*>(behind + at.pooled_bytes);
+    auto** const rows = reinterpret_cast<const int8_t**>(behind + at.pooled_bytes + at.value_bytes);
     const int64_t first = size.out_height * piece / job.pieces, last = size.out_height * (piece + 1) / job.pieces;
     int64_t next = 0;  // row of the convolution
     for (int64_t y = first; y < last; ++y) {
@@ -386,7 +391,7 @@ class PackedStem : public Stem {
       for (int64_t row = begin; row < end; ++row) {
         int8_t* const codes = ring + row % at.ring_rows * size.conv_width * padded_;
         rows[row - begin] = codes;
-        if (row >= next) ConvolveRow(job, row, codes);
+        if (row >= next) ConvolveRow(job, row, scratch + at.ring_bytes, codes);
       }
       next = std::max(next, end);
       if (p_.pools) PoolRow(size, rows, end - begin, pooled);
@@ -394,7 +399,7 @@ class PackedStem : public Stem {
     }
   }
 
-  void ConvolveRow(const Job& job, int64_t y, int8_t* codes) const {
+  void ConvolveRow(const Job& job, int64_t y, void* scratch, int8_t* codes) const {
     StemRow row{};
     row.input = job.workspace + y * strides_[0] * job.layout.row_bytes;
     row.pixels = job.size->conv_width;
@@ -408,6 +413,7 @@ class PackedStem : public Stem {
     row.codes = {p_.arithmetic,        multiplier_.data(),    mantissa_.data(), left_shift_.data(),
                  right_shift_.data(), p_.target.zero_point, p_.low_code,      p_.high_code};
     row.output = codes;
+    row.scratch = scratch;
     kernel_.convolve(row);
   }
 
@@ -481,7 +487,7 @@ class PackedStem : public Stem {
     const StemSize& size = *job.size;
     auto* const codes = reinterpret_cast<int8_t*>(job.Scratch(0));
     for (int64_t y = 0; y < size.conv_height; ++y) {
-      ConvolveRow(job, y, codes);
+      ConvolveRow(job, y, job.Scratch(0) + job.layout.ring_bytes, codes);
       const int64_t pixel = (job.image * size.conv_height + y) * size.conv_width;
       Unpad(codes, size.conv_width, job.tensors->convolved + pixel * p_.out_channels);
     }
@@ -539,7 +545,12 @@ std::unique_ptr<Stem> Stem::Create(const StemParams& params, const StemWeights& 
   if (name == nullptr) return nullptr;
   const StemKernel* const table = FindStemKernel(name);
   if (table == nullptr) return MakeReferenceStem(params, weights, tail);
-  return std::make_unique<PackedStem>(*table, *FindConvKernel(name), params, weights, tail);
+  return MakeStem(*table, *FindConvKernel(name), params, weights, tail);
+}
+
+std::unique_ptr<Stem> MakeStem(const StemKernel& kernel, const ConvKernel& finisher, const StemParams& params,
+                               const StemWeights& weights, const Tail& tail) {
+  return std::make_unique<PackedStem>(kernel, finisher, params, weights, tail);
 }
 
 }  // namespace bnnedge

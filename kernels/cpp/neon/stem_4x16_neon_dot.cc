@@ -72,7 +72,7 @@ void Convolve(const StemRow& row) {
 
 }  // namespace
 
-const StemKernel kStemNeonDot = {"neon_dot",       true,     PackedBytes,        PackWeights,    QuantizeSigned,
+const StemKernel kStemNeonDot = {"neon_dot",       true,     PackedBytes,        PackWeights, nullptr, QuantizeSigned,
                                  InterleavePlanes, Convolve, PoolRow<NeonBytes>, DequantizeCodes};
 
 }  // namespace bnnedge

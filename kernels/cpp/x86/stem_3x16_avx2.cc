@@ -81,7 +81,7 @@ void Convolve(const StemRow& row) {
 
 }  // namespace
 
-const StemKernel kStemAvx2 = {"avx2",     false,    PackedBytes,       PackWeights,    QuantizeValues,
+const StemKernel kStemAvx2 = {"avx2",     false,    PackedBytes,       PackWeights, nullptr, QuantizeValues,
                               Interleave, Convolve, PoolRow<SseBytes>, DequantizeCodes};
 
 }  // namespace bnnedge

@@ -5,12 +5,15 @@
 
 #include <cstdint>
 
+#include "bnnedge/conv_kernel.h"
 #include "bnnedge/stem.h"
 
 namespace bnnedge {
 
 constexpr int64_t kStemBlock = 16;
 constexpr int64_t kStemTaps = 4;  // bytes of the image that are multiplied in one step
+// So many bytes behind what a row needs may be read of its input.
+constexpr int64_t kStemSlack = 64;
 
 // How sums become codes; arrays have an element a padded channel. The codes are signed.
 struct Requantization {
@@ -35,6 +38,7 @@ struct StemRow {
   const int32_t* base;  // where the sums start
   Requantization codes;
   int8_t* output;  // [pixels][16 * blocks]
+  void* scratch;   // scratch_bytes, 64-byte aligned
 };
 
 struct StemPoolRow {
@@ -53,6 +57,8 @@ struct StemKernel {
   int64_t (*packed_bytes)(int64_t blocks, int64_t steps);
   // filter [16 * blocks][4 * steps]
   void (*pack_weights)(const int8_t* filter, int64_t blocks, int64_t steps, void* packed);
+  // Bytes of scratch for rows of `pixels` pixels; nullptr: none.
+  int64_t (*scratch_bytes)(int64_t pixels, int64_t steps);
   // Step 2 of stem.h, to bytes q + 128.
   void (*quantize)(const float* values, int64_t count, Arithmetic arithmetic, const Codes& codes, uint8_t* bytes);
   // [channels][plane_step] -> [pixels][channels]
@@ -69,12 +75,22 @@ extern const StemKernel kStemPortable;
 extern const StemKernel kStemAvx2;
 extern const StemKernel kStemAvx512Vnni;
 #endif
+#ifdef BNNEDGE_AMX
+extern const StemKernel kStemAmx;
+#endif
 #ifdef BNNEDGE_NEON_DOT
 extern const StemKernel kStemNeonDot;
 #endif
 
+// Those that this CPU supports, fastest first.
+const std::vector<const StemKernel*>& StemKernels();
+
 // The fastest that needs no more than kernel `name` of SelectConvKernel; for the fastest of these the fastest of all.
 // nullptr for "reference".
 const StemKernel* FindStemKernel(const char* name);
+
+// A Stem on `kernel`, whose Tail is finished by `finisher`. The arguments have been checked.
+std::unique_ptr<Stem> MakeStem(const StemKernel& kernel, const ConvKernel& finisher, const StemParams& params,
+                               const StemWeights& weights, const Tail& tail);
 
 }  // namespace bnnedge
