@@ -205,6 +205,7 @@ class PackedStem : public Stem {
     if (tail_.writes_bits && tail_.limit.empty()) tail_.limit.assign(static_cast<size_t>(p_.out_channels), 0.0f);
   }
 
+  const StemParams& params() const override { return p_; }
   const char* kernel_name() const override { return kernel_.name; }
 
   std::string Fit(StemSize* size) const override {

@@ -26,6 +26,7 @@ class ReferenceStem : public Stem {
     bias_.assign(weights.bias, weights.bias + outputs);
   }
 
+  const StemParams& params() const override { return p_; }
   const char* kernel_name() const override { return "reference"; }
 
   std::string Fit(StemSize* size) const override {

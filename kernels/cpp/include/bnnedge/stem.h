@@ -102,6 +102,7 @@ class Stem {
   // `workspace`: 64-byte aligned. Does not allocate.
   virtual void Run(const StemSize& size, const StemTensors& tensors, void* workspace,
                    const Parallel& parallel) const = 0;
+  virtual const StemParams& params() const = 0;
   virtual const char* kernel_name() const = 0;
 };
 
