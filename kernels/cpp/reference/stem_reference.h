@@ -9,9 +9,6 @@ namespace bnnedge {
 // Straight from the steps of bnnedge/stem.h, one value at a time. The arguments have been checked.
 std::unique_ptr<Stem> MakeReferenceStem(const StemParams& params, const StemWeights& weights, const Tail& tail);
 
-// What both implementations agree on: the rest of `size`, but for workspace_bytes. Returns what is wrong.
-std::string FitStem(const StemParams& params, StemSize* size);
-
 // The float factor, or m and shift, of the rounding of step 4.
 float FloatMultiplier(const StemParams& params, float filter_scale);
 void FixedPointMultiplier(const StemParams& params, float filter_scale, int32_t* mantissa, int32_t* shift);

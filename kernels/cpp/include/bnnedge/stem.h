@@ -88,6 +88,9 @@ struct StemTensors {
   int8_t* pooled = nullptr;
 };
 
+// Returns an empty string and all of `size` but workspace_bytes, for its batch, height and width, or what is wrong.
+std::string FitStem(const StemParams& params, StemSize* size);
+
 // Immutable: Run may be called from several threads at once with separate workspaces.
 class Stem {
  public:
@@ -97,7 +100,7 @@ class Stem {
                                       const char* kernel, std::string* error);
   virtual ~Stem() = default;
 
-  // Returns an empty string and the rest of `size` for its batch, height and width, or what is wrong with them.
+  // As FitStem, with workspace_bytes.
   virtual std::string Fit(StemSize* size) const = 0;
   // `workspace`: 64-byte aligned. Does not allocate.
   virtual void Run(const StemSize& size, const StemTensors& tensors, void* workspace,
