@@ -27,7 +27,7 @@ from bnnedge.export.passes.fuse_block import BinarizeBelow
 class Stem(Node):
     """These nodes, in this order, those after ``conv`` only where they are set, rounded one by one:
 
-    1. ``SpaceToDepth`` if ``folds``, ``Quantize`` with ``source``, ``conv``, and ``pool``, which give codes of ``target``
+    1. ``SpaceToDepth`` if ``folds``, ``Quantize`` with ``source``, ``conv``, ``pool``, which give codes of ``target``
     2. ``Dequantize``, ``y = y + lowest``, the ``output``
     3. ``signs``, a second output of ``bits``: -1 where ``y < limit``, else +1
     """

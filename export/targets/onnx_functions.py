@@ -25,11 +25,11 @@ All convolutions have W uint8 [O, kh, kw, 4 * words] with the channels of one gr
 
 ``QuantizedConv2d(X, x_scale, x_zero_point, W, w_scale, y_scale, y_zero_point, bias, lowest) -> Y`` is an int8 stem: X
 float32 [N, C, H, W], Y float32 [N, OH, OW, O]. Its steps round as ONNX Runtime's operators do: ``QuantizeLinear`` of X;
-``QLinearConv`` with W int8 [O, C, kh, kw] of zero point 0, w_scale float32 [O], bias int32 [O] and attributes
-``strides`` and ``pads``, pads below the kernel, without saturation of intermediate sums, where float32 products of a sum
-with ``x_scale * w_scale / y_scale`` are rounded, halves to even; ``DequantizeLinear``; addition of lowest, float32 [O].
+``QLinearConv`` with W int8 [O, C, kh, kw] with zero point 0, w_scale float32 [O], bias int32 [O], attributes
+``strides`` and ``pads``, pads below the kernel; no intermediate sum saturates, and its float32 product with
+``x_scale * w_scale / y_scale`` is rounded, halves to even; ``DequantizeLinear``; addition of lowest, float32 [O].
 Zero points are uint8. ``SpaceToDepth`` before its name folds X 2x2 first; ``MaxPool`` after it takes maxima of the
-codes (attributes ``pool_shape``, ``pool_strides``, ``pool_pads``, pads below the kernel), then ``Sign`` as above.
+codes (attributes ``pool_shape``, ``pool_strides``, ``pool_pads``, pads below the kernel), ``Sign`` is as above.
 
 A runtime with the bnnedge kernels runs these nodes itself. Any other runtime inlines the function, whose body is
 standard operators only; constant folding then leaves float ``Conv`` nodes.

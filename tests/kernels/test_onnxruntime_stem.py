@@ -1,4 +1,4 @@
-"""The int8 stem's ONNX Runtime operator against stock ONNX Runtime, which runs the function that the same file carries."""
+"""The int8 stem's operator against stock ONNX Runtime, which runs the function that the same file carries."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ class Stem:
         outputs = {"Y": TensorProto.FLOAT, "Q": TensorProto.UINT8}
         if not self.signs:
             del outputs["Q"]
-        nodes = [helper.make_node(self.op_type, ["X", *constants], list(outputs), "stem", domain=f.DOMAIN, **attributes)]
+        nodes = [
+            helper.make_node(self.op_type, ["X", *constants], list(outputs), "stem", domain=f.DOMAIN, **attributes)
+        ]
         images = [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["N", self.channels, *self.size])]
         if computed:
             value = constants.pop(computed)
@@ -125,7 +127,8 @@ def test_channels(channels: int, outputs: int, kernel: str, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(("kernel", "strides", "pads", "size"), [
-    ((7, 7), (2, 2), (3, 3, 3, 3), (31, 30)), ((1, 1), (1, 1), (0, 0, 0, 0), (1, 1)), ((1, 5), (1, 3), (0, 4, 0, 0), (2, 9)),
+    ((7, 7), (2, 2), (3, 3, 3, 3), (31, 30)), ((1, 1), (1, 1), (0, 0, 0, 0), (1, 1)),
+    ((1, 5), (1, 3), (0, 4, 0, 0), (2, 9)),
     ((4, 2), (3, 1), (1, 1, 3, 0), (7, 1)), ((3, 3), (2, 2), (2, 2, 2, 2), (1, 1)),
 ])  # fmt: skip
 def test_windows(

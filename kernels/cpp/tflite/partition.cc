@@ -65,9 +65,9 @@ Partition::Partition(Context* context, const DelegateParams& params, std::shared
 }
 
 void Partition::AddStem(Context* context, const StemChain& chain) {
-  const auto input = [&](int32_t tensor) { return tensor == kOptionalTensor ? nullptr : Input(context, tensor); };
   const auto output = [&](int32_t tensor) { return tensor == kOptionalTensor ? nullptr : Output(context, tensor); };
-  const std::vector<Value*> inputs{input(chain.image), input(chain.filter), input(chain.bias)};
+  const std::vector<Value*> inputs{Input(context, chain.image), Input(context, chain.filter),
+                                   Input(context, chain.bias)};
   StemValues values{output(chain.entered), output(chain.convolved), output(chain.pooled), {}};
   for (const int32_t tensor : chain.inner) values.inner.push_back(output(tensor));
   Value* const floats = output(chain.floats);

@@ -43,9 +43,8 @@ class StemOp : public ConvOp {
 
   void Plan(const char* kernel) override {
     std::string error;
-    const std::vector<int32_t> zeros(static_cast<size_t>(params_.out_channels), 0);
-    const int32_t* const bias = inputs[kBias] == nullptr ? zeros.data() : inputs[kBias]->As<const int32_t>();
-    const StemWeights weights{inputs[kFilter]->As<const int8_t>(), chain_.filter_scale.data(), bias};
+    const StemWeights weights{inputs[kFilter]->As<const int8_t>(), chain_.filter_scale.data(),
+                              inputs[kBias]->As<const int32_t>()};
     stem_ = Stem::Create(params_, weights, fusion.steps.tail(), kernel, &error);
     Require(stem_ != nullptr, error);
     error = stem_->Fit(&size_);

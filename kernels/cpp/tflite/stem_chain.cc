@@ -151,7 +151,7 @@ class Finder {
     StemParams& p = chain->params;
     int32_t source = chain->entered;
     const Step* const conv = BehindPad(&source, p.source, p.conv.pads, chain);
-    if (!Is(conv, kConv2d, 2, 3) || Input(*conv, 0) != source || conv->node->builtin_data == nullptr) return false;
+    if (!Is(conv, kConv2d, 3, 3) || Input(*conv, 0) != source || conv->node->builtin_data == nullptr) return false;
     chain->filter = Input(*conv, 1);
     chain->bias = Input(*conv, 2);
     chain->convolved = Output(*conv);
@@ -176,12 +176,10 @@ class Finder {
     }
     p.out_channels = filter->dims->data[0];
     if (p.channels < 1 || p.out_channels < 1 || filter->dims->data[kRank - 1] != p.FilterChannels()) return false;
-    if (chain->bias != kOptionalTensor) {
-      const Tensor* const bias = TensorAt(chain->bias);
-      if (bias == nullptr || bias->type != static_cast<int>(Type::kInt32) || !IsConstant(*bias) ||
-          bias->bytes != static_cast<size_t>(p.out_channels) * sizeof(int32_t)) {
-        return false;
-      }
+    const Tensor* const bias = TensorAt(chain->bias);
+    if (bias == nullptr || bias->type != static_cast<int>(Type::kInt32) || !IsConstant(*bias) ||
+        bias->bytes != static_cast<size_t>(p.out_channels) * sizeof(int32_t)) {
+      return false;
     }
     const auto& quantization = *static_cast<const AffineQuantization*>(filter->quantization);
     const int32_t scales = quantization.scale == nullptr ? 0 : quantization.scale->size;
