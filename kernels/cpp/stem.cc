@@ -259,10 +259,6 @@ class PackedStem : public Stem {
   };
 
   static void InPieces(const Parallel& parallel, Job* job, void (*body)(const Job&, int64_t)) {
-    if (job->pieces == 1) {
-      body(*job, 0);
-      return;
-    }
     job->body = body;
     const auto run = [](void* context, int64_t piece) {
       const Job& its = *static_cast<const Job*>(context);
@@ -520,20 +516,23 @@ std::string FitStem(const StemParams& p, StemSize* size) {
       return "batch, height and width must be in [1, 2^31 - 1], found " + std::to_string(value);
     }
   }
-  const std::string found = "an input of " + std::to_string(size->in_height) + " x " + std::to_string(size->in_width);
-  if (size->in_height % p.fold != 0 || size->in_width % p.fold != 0) return found + " cannot be folded";
+  // Made for an error only: this runs before each inference.
+  const auto found = [size] {
+    return "an input of " + std::to_string(size->in_height) + " x " + std::to_string(size->in_width);
+  };
+  if (size->in_height % p.fold != 0 || size->in_width % p.fold != 0) return found() + " cannot be folded";
   size->folded_height = size->in_height / p.fold;
   size->folded_width = size->in_width / p.fold;
   size->conv_height = p.conv.Count(0, size->folded_height);
   size->conv_width = p.conv.Count(1, size->folded_width);
-  if (size->conv_height < 1 || size->conv_width < 1) return "the filter does not fit into " + found;
+  if (size->conv_height < 1 || size->conv_width < 1) return "the filter does not fit into " + found();
   size->out_height = p.pools ? p.pool.Count(0, size->conv_height) : size->conv_height;
   size->out_width = p.pools ? p.pool.Count(1, size->conv_width) : size->conv_width;
-  if (size->out_height < 1 || size->out_width < 1) return "the pool does not fit behind " + found;
+  if (size->out_height < 1 || size->out_width < 1) return "the pool does not fit behind " + found();
   if (Product({size->batch, size->in_height, size->in_width, p.channels}) > kMaxBytes ||
       Product({size->batch, size->conv_height, size->conv_width, p.out_channels}) > kMaxBytes ||
       Product({size->batch, size->out_height, size->out_width, p.out_channels}) > kMaxBytes) {
-    return found + " is too large";
+    return found() + " is too large";
   }
   return {};
 }

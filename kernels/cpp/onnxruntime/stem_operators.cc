@@ -43,34 +43,48 @@ class Workspaces {
     int64_t size = 0;
   };
 
-  // With room for `size` bytes.
-  Buffer Take(int64_t size) {
-    Buffer buffer;
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      ++taken_;
-      idle_.reserve(static_cast<size_t>(taken_));  // so that Return needs no memory
-      if (!idle_.empty()) {
-        buffer = std::move(idle_.back());
-        idle_.pop_back();
+  // Holds a buffer for the time of one run.
+  class Lease {
+   public:
+    explicit Lease(Workspaces* all) : all_(all), buffer_(all->Take()) {}
+    Lease(const Lease&) = delete;
+    Lease& operator=(const Lease&) = delete;
+    ~Lease() { all_->Return(std::move(buffer_)); }
+    void* Bytes(int64_t size) {
+      if (buffer_.size < size) {
+        buffer_.size = 0;
+        buffer_.bytes.reset();
+        buffer_.bytes.reset(::operator new(static_cast<size_t>(size), std::align_val_t{64}));
+        buffer_.size = size;
       }
+      return buffer_.bytes.get();
     }
-    if (buffer.size < size) {
-      buffer.bytes.reset();
-      buffer.bytes.reset(::operator new(static_cast<size_t>(size), std::align_val_t{64}));
-      buffer.size = size;
+
+   private:
+    Workspaces* all_;
+    Buffer buffer_;
+  };
+
+ private:
+  Buffer Take() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    idle_.reserve(idle_.size() + static_cast<size_t>(++leases_));  // so that Return needs no memory
+    Buffer buffer;
+    if (!idle_.empty()) {
+      buffer = std::move(idle_.back());
+      idle_.pop_back();
     }
     return buffer;
   }
 
   void Return(Buffer buffer) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (idle_.size() < idle_.capacity()) idle_.push_back(std::move(buffer));
+    --leases_;
+    idle_.push_back(std::move(buffer));
   }
 
- private:
   std::mutex mutex_;
-  int64_t taken_ = 0;
+  int64_t leases_ = 0;
   std::vector<Buffer> idle_;
 };
 
@@ -175,10 +189,9 @@ class QuantizedConv : public Kernel {
     tensors.output = static_cast<float*>(Output(context, 0, values));
     if (Has(kSigns)) tensors.bits = static_cast<uint32_t*>(Output(context, 1, bytes));
     if (x.shape[0] == 0) return;
-    Workspaces::Buffer workspace = workspaces_.Take(size.workspace_bytes);
+    Workspaces::Lease workspace(&workspaces_);
     ThreadPool pool(site().api, context);
-    stem.Run(size, tensors, workspace.bytes.get(), pool.AsParallel());
-    workspaces_.Return(std::move(workspace));
+    stem.Run(size, tensors, workspace.Bytes(size.workspace_bytes), pool.AsParallel());
   }
 
   const Operator& op_;

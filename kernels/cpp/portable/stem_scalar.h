@@ -1,5 +1,5 @@
 // The parts of a StemKernel that compilers make vectors of, in an unnamed namespace: see epilogue.h. Lanes are 16 bytes
-// of codes that each instruction set supplies, with Load, Store and Max.
+// of codes that each instruction set supplies, with Load, Store and Max; kBytes where they are more.
 #pragma once
 
 #include <algorithm>
@@ -14,6 +14,7 @@ namespace {
 constexpr int32_t kCodeToByte = 128;
 
 struct ScalarBytes {
+  static constexpr int64_t kBytes = kStemBlock;
   struct Value {
     int8_t code[kStemBlock];
   };
@@ -30,20 +31,26 @@ struct ScalarBytes {
 };
 
 template <typename Bytes>
-inline void PoolRow(const StemPoolRow& row) {
-  const int64_t padded = row.blocks * kStemBlock;
-  for (int64_t i = 0; i < row.pixels; ++i) {
-    const int64_t start = i * row.stride - row.pad;
-    const int64_t first = std::max<int64_t>(start, 0), last = std::min(start + row.kernel, row.columns);
-    int8_t* const to = row.output + i * padded;
-    for (int64_t c = 0; c < padded; c += kStemBlock) {
-      auto best = Bytes::Load(row.rows[0] + first * padded + c);
-      for (int64_t r = 0; r < row.row_count; ++r) {
-        const int8_t* from = row.rows[r] + first * padded + c;
-        for (int64_t x = first; x < last; ++x, from += padded) best = Bytes::Max(best, Bytes::Load(from));
-      }
-      Bytes::Store(to + c, best);
+inline int64_t PoolChannels(const StemPoolRow& row, int64_t pixel, int64_t channel) {
+  const int64_t padded = row.blocks * kStemBlock, start = pixel * row.stride - row.pad;
+  const int64_t first = std::max<int64_t>(start, 0), last = std::min(start + row.kernel, row.columns);
+  for (; channel + Bytes::kBytes <= padded; channel += Bytes::kBytes) {
+    auto best = Bytes::Load(row.rows[0] + first * padded + channel);
+    for (int64_t r = 0; r < row.row_count; ++r) {
+      const int8_t* from = row.rows[r] + first * padded + channel;
+      for (int64_t x = first; x < last; ++x, from += padded) best = Bytes::Max(best, Bytes::Load(from));
     }
+    Bytes::Store(row.output + pixel * padded + channel, best);
+  }
+  return channel;
+}
+
+// In vectors of Bytes, what is left in those of Rest.
+template <typename Bytes, typename Rest = Bytes>
+inline void PoolRow(const StemPoolRow& row) {
+  for (int64_t i = 0; i < row.pixels; ++i) {
+    const int64_t done = PoolChannels<Bytes>(row, i, 0);
+    PoolChannels<Rest>(row, i, done);
   }
 }
 

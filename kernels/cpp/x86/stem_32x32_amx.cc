@@ -2,6 +2,8 @@
 // so the windows of a row of pixels are copied to be neighbours first: [pixels][bytes], rounded up to tiles. What the
 // copy holds behind the last byte does not matter, as the filter is 0 there.
 // Tiles at 32 x 32: 4 of sums, 2 of the image, 2 of the filter.
+#include <utility>
+
 #include "stem_avx512.h"
 
 namespace bnnedge {
@@ -20,11 +22,11 @@ void PackWeights(const int8_t* filter, int64_t blocks, int64_t steps, void* pack
 
 int64_t PixelTiles(int64_t pixels) { return (pixels + kTilePixels - 1) / kTilePixels; }
 
-// Sums, then the copy, which may be written a line too far.
+// Sums of two rounds, then the copy, which may be written a line too far.
 int64_t ScratchBytes(int64_t pixels, int64_t steps) {
   const double bytes = static_cast<double>(PixelTiles(pixels)) * static_cast<double>(DepthTiles(steps)) * kTileBytes;
   if (bytes > 0x1p46) return int64_t{1} << 47;
-  return kSums * kTileBytes + PixelTiles(pixels) * DepthTiles(steps) * kTileBytes + kLineBytes;
+  return 2 * kSums * kTileBytes + PixelTiles(pixels) * DepthTiles(steps) * kTileBytes + kLineBytes;
 }
 
 // In vectors of kBytes, of which all but the last end in what follows.
@@ -90,43 +92,56 @@ inline void Multiply(const uint8_t* windows, int64_t window_bytes, const uint8_t
   if (kTwoPixelTiles && kTwoBlocks) _tile_stored(3, sums + 3 * kTile, kLineBytes);
 }
 
+// What one round multiplies: 32 pixels or what is left of them, 32 channels or 16.
+struct Round {
+  int64_t first, pixels, block, blocks;
+};
+
+template <typename ToCodes>
+void StoreCodes(const StemRow& row, const ToCodes& codes, const Round& round, const int32_t* sums) {
+  for (int64_t z = 0; z < round.blocks; ++z) {
+    const int64_t channel = (round.block + z) * kStemBlock;
+    const __m512i base = _mm512_loadu_si512(row.base + channel);
+    const auto to_code = codes.For(channel);
+    int8_t* to = row.output + round.first * row.blocks * kStemBlock + channel;
+    for (int64_t i = 0; i < round.pixels; ++i, to += row.blocks * kStemBlock) {
+      const int32_t* const sum = sums + ((i / kTilePixels * 2 + z) * kTilePixels + i % kTilePixels) * kStemBlock;
+      const __m128i code = to_code.Of(_mm512_add_epi32(_mm512_load_si512(sum), base));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to), code);
+    }
+  }
+}
+
+// A round's sums become codes while the tiles of the next one are multiplied.
 template <typename ToCodes>
 void ConvolveTo(const StemRow& row) {
   const ToCodes codes(row.codes);
   const int64_t depth = DepthTiles(row.rows * row.row_steps), window_bytes = depth * kLineBytes;
   const int64_t block_bytes = depth * kTileBytes;
-  auto* const sums = static_cast<int32_t*>(row.scratch);
-  uint8_t* const windows = static_cast<uint8_t*>(row.scratch) + kSums * kTileBytes;
+  uint8_t* const windows = static_cast<uint8_t*>(row.scratch) + 2 * kSums * kTileBytes;
   const int64_t row_bytes = row.row_steps * kStemTaps;
   row_bytes <= 16   ? CopyWindows<16>(row, window_bytes, windows)
   : row_bytes <= 32 ? CopyWindows<32>(row, window_bytes, windows)
                     : CopyWindows<64>(row, window_bytes, windows);
-  FinishStores();
+  int32_t *sums = static_cast<int32_t*>(row.scratch), *finished = sums + kSums * kTileBytes / 4;
+  Round before{};
   for (int64_t block = 0; block < row.blocks; block += 2) {
     const auto* const weights = static_cast<const uint8_t*>(row.weights) + block * block_bytes;
-    const bool two_blocks = block + 1 < row.blocks;
     for (int64_t first = 0; first < row.pixels; first += 2 * kTilePixels) {
-      const uint8_t* const from = windows + first * window_bytes;
-      const bool two_tiles = first + kTilePixels < row.pixels;
-      const auto multiply = two_tiles ? two_blocks ? Multiply<true, true> : Multiply<true, false>
-                                      : two_blocks ? Multiply<false, true> : Multiply<false, false>;
-      multiply(from, window_bytes, weights, block_bytes, depth, sums);
+      const Round round{first, std::min(2 * kTilePixels, row.pixels - first), block,
+                        std::min<int64_t>(2, row.blocks - block)};
+      const auto multiply = round.pixels > kTilePixels
+                                ? round.blocks == 2 ? Multiply<true, true> : Multiply<true, false>
+                                : round.blocks == 2 ? Multiply<false, true> : Multiply<false, false>;
       FinishStores();
-      for (int64_t z = 0; z < 1 + two_blocks; ++z) {
-        const int64_t channel = (block + z) * kStemBlock;
-        const __m512i base = _mm512_loadu_si512(row.base + channel);
-        const auto to_code = codes.For(channel);
-        const int64_t count = std::min(2 * kTilePixels, row.pixels - first);
-        for (int64_t i = 0; i < count; ++i) {
-          const int64_t tile = i / kTilePixels * 2 + z;
-          const int32_t* const sum = sums + (tile * kTilePixels + i % kTilePixels) * kStemBlock;
-          const __m128i code = to_code.Of(_mm512_add_epi32(_mm512_load_si512(sum), base));
-          int8_t* const to = row.output + (first + i) * row.blocks * kStemBlock + channel;
-          _mm_storeu_si128(reinterpret_cast<__m128i*>(to), code);
-        }
-      }
+      multiply(windows + first * window_bytes, window_bytes, weights, block_bytes, depth, sums);
+      FinishStores();
+      StoreCodes(row, codes, before, finished);
+      before = round;
+      std::swap(sums, finished);
     }
   }
+  StoreCodes(row, codes, before, finished);
 }
 
 void Convolve(const StemRow& row) {
@@ -139,6 +154,6 @@ void Convolve(const StemRow& row) {
 }  // namespace
 
 const StemKernel kStemAmx = {"amx",   false,      PackedBytes, PackWeights,       ScratchBytes, QuantizeValues,
-                             Interleave, Convolve, PoolRow<SseBytes>, DequantizeCodes};
+                             Interleave, Convolve, PoolRow<Avx512Bytes, SseBytes>, DequantizeCodes};
 
 }  // namespace bnnedge

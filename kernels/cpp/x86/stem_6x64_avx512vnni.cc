@@ -81,6 +81,6 @@ void Convolve(const StemRow& row) {
 }  // namespace
 
 const StemKernel kStemAvx512Vnni = {"avx512_vnni", false,      PackedBytes, PackWeights,       nullptr, QuantizeValues,
-                                    Interleave,    Convolve, PoolRow<SseBytes>, DequantizeCodes};
+                                    Interleave,    Convolve, PoolRow<Avx512Bytes, SseBytes>, DequantizeCodes};
 
 }  // namespace bnnedge

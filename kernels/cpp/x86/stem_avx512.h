@@ -6,6 +6,13 @@
 namespace bnnedge {
 namespace {
 
+struct Avx512Bytes {
+  static constexpr int64_t kBytes = 64;
+  static __m512i Load(const int8_t* from) { return _mm512_loadu_si512(from); }
+  static void Store(int8_t* to, __m512i v) { _mm512_storeu_si512(to, v); }
+  static __m512i Max(__m512i a, __m512i b) { return _mm512_max_epi8(a, b); }
+};
+
 // [blocks][padded_steps][16][4]; steps beyond the last are 0.
 inline void PackByStep(const int8_t* filter, int64_t blocks, int64_t steps, int64_t padded_steps, void* packed) {
   int8_t* to = static_cast<int8_t*>(packed);

@@ -9,6 +9,7 @@ namespace bnnedge {
 namespace {
 
 struct SseBytes {
+  static constexpr int64_t kBytes = 16;
   static __m128i Load(const int8_t* from) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)); }
   static void Store(int8_t* to, __m128i v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(to), v); }
   static __m128i Max(__m128i a, __m128i b) { return _mm_max_epi8(a, b); }
