@@ -158,17 +158,19 @@ def options(file: bytes) -> Iterator[bytes]:
 
 
 def main(folder: Path) -> None:
-    files = [path.read_bytes() for path in sorted(LCE_MODELS.glob("*.tflite"))]
-    cases: list[bytes] = []
+    models = [path.read_bytes() for path in sorted(LCE_MODELS.glob("*.tflite"))]
+    exports, cases = list[bytes](), list[bytes]()
     for model, x in networks():
         graph = optimize(trace(model, x), Calibration(torch.randn(x.shape).numpy()) if isinstance(model, Stem) else None)
-        files.append(LceTarget().write(graph))
+        exports.append(LceTarget().write(graph))
         cases += nodes(onnx.load_model_from_string(OnnxTarget().write(graph)))
-    maps = sorted({blob for file in files for blob in options(file)})
-    for target, seeds in (("fuzz_litert_delegate", files), ("fuzz_flexbuffer", maps), ("fuzz_onnxruntime", cases)):
+    maps = sorted({blob for file in (*models, *exports) for blob in options(file)})
+    delegate = "fuzz_litert_delegate"
+    sets = ((delegate, "model", models), (delegate, "export", exports))
+    for target, name, seeds in (*sets, ("fuzz_flexbuffer", "map", maps), ("fuzz_onnxruntime", "node", cases)):
         (folder / target).mkdir(parents=True, exist_ok=True)
         for i, seed in enumerate(seeds):
-            (folder / target / f"seed{i}").write_bytes(seed)
+            (folder / target / f"{name}{i}").write_bytes(seed)
 
 
 if __name__ == "__main__":
