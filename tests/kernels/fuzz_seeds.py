@@ -161,7 +161,8 @@ def main(folder: Path) -> None:
     models = [path.read_bytes() for path in sorted(LCE_MODELS.glob("*.tflite"))]
     exports, cases = list[bytes](), list[bytes]()
     for model, x in networks():
-        graph = optimize(trace(model, x), Calibration(torch.randn(x.shape).numpy()) if isinstance(model, Stem) else None)
+        calibration = Calibration(torch.randn(x.shape).numpy()) if isinstance(model, Stem) else None
+        graph = optimize(trace(model, x), calibration)
         exports.append(LceTarget().write(graph))
         cases += nodes(onnx.load_model_from_string(OnnxTarget().write(graph)))
     maps = sorted({blob for file in (*models, *exports) for blob in options(file)})

@@ -74,7 +74,8 @@ def models(seeds: Path) -> list[Path]:
 @pytest.fixture(scope="module")
 def fuzzers() -> Path:
     sanitizers = "address,undefined"
-    return build("fuzz", "conv_kernel_test", "stem_test", *FUZZ_TARGETS, compiler="clang++", SANITIZE=sanitizers, FUZZ="ON")
+    targets = ("conv_kernel_test", "stem_test", *FUZZ_TARGETS)
+    return build("fuzz", *targets, compiler="clang++", SANITIZE=sanitizers, FUZZ="ON")
 
 
 def test_kernels_with_sanitizers(fuzzers: Path) -> None:
