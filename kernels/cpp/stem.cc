@@ -18,6 +18,8 @@ constexpr int64_t kAlignment = 64;
 constexpr int64_t kMaxPieces = 32;
 // Fewer products than this are not worth another thread.
 constexpr int64_t kPieceProducts = int64_t{1} << 20;
+// Rows of the pool in a piece, at least: the rows of the convolution between two pieces are computed by both.
+constexpr int64_t kPieceRows = 4;
 constexpr int64_t kMaxDimension = (int64_t{1} << 31) - 1;
 constexpr int64_t kMaxBytes = int64_t{1} << 46;
 constexpr int32_t kByteOfCode = 128;  // what makes a byte of a code
@@ -227,7 +229,8 @@ class PackedStem : public Stem {
     Job job{&size, &tensors, LayoutOf(size), static_cast<uint8_t*>(workspace), 0, 1, this};
     const int64_t products = size.conv_height * size.conv_width * padded_ * p_.FanIn();
     const int64_t threads = std::min<int64_t>(parallel.threads, kMaxPieces);
-    job.pieces = std::max<int64_t>(1, std::min({threads, size.out_height, products / kPieceProducts}));
+    const int64_t rows = p_.pools ? size.out_height / kPieceRows : size.out_height;
+    job.pieces = std::max<int64_t>(1, std::min({threads, rows, products / kPieceProducts}));
     for (job.image = 0; job.image < size.batch; ++job.image) {
       if (tensors.entered != nullptr) WriteEntered(job);
       InPieces(parallel, &job, [](const Job& its, int64_t piece) { its.stem->EnterPiece(its, piece); });
