@@ -9,6 +9,7 @@
 
 #include "bnnedge/stem_kernel.h"
 #include "reference/stem_reference.h"
+#include "stem_check.h"
 
 namespace bnnedge {
 namespace {
@@ -20,108 +21,18 @@ constexpr int64_t kMaxPieces = 32;
 constexpr int64_t kPieceProducts = int64_t{1} << 20;
 // Rows of the pool in a piece, at least: the rows of the convolution between two pieces are computed by both.
 constexpr int64_t kPieceRows = 4;
-constexpr int64_t kMaxDimension = (int64_t{1} << 31) - 1;
-constexpr int64_t kMaxBytes = int64_t{1} << 46;
 constexpr int32_t kByteOfCode = 128;  // what makes a byte of a code
 // A filter much larger than its image needs a border out of all proportion to its input and output.
 constexpr int64_t kFreeWorkspaceBytes = int64_t{256} << 20;
 constexpr int64_t kWorkspacePerByte = 16;
-// Beyond it a sum is shifted out of its 32 bits.
-constexpr int32_t kMostShift = 30;
 
 int64_t RoundUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 int64_t CeilDiv(int64_t value, int64_t unit) { return (value + unit - 1) / unit; }
-
-// Of factors that are not below 0; kMaxBytes + 1 for whatever is larger.
-int64_t Product(std::initializer_list<int64_t> factors) {
-  int64_t product = 1;
-  for (const int64_t factor : factors) {
-    if (factor != 0 && product > kMaxBytes / factor) return kMaxBytes + 1;
-    product *= factor;
-  }
-  return product;
-}
 
 struct AlignedFree {
   void operator()(void* bytes) const { ::operator delete(bytes, std::align_val_t{kAlignment}); }
 };
 using AlignedBytes = std::unique_ptr<unsigned char, AlignedFree>;
-
-// ---- Checks ----
-
-std::string CheckWindow(const char* name, const StemWindow& window) {
-  for (int axis = 0; axis < 2; ++axis) {
-    for (const int64_t value : {window.kernel[axis], window.strides[axis]}) {
-      if (value < 1 || value > kMaxDimension) {
-        return std::string(name) + " kernel and strides must be in [1, 2^31 - 1], found " + std::to_string(value);
-      }
-    }
-    for (const int64_t pad : {window.pads[axis], window.pads[axis + 2]}) {
-      if (pad < 0 || pad >= window.kernel[axis]) {
-        return std::string(name) + " pads must be in [0, kernel), found " + std::to_string(pad);
-      }
-    }
-  }
-  return {};
-}
-
-std::string CheckCodes(const char* name, const Codes& codes) {
-  if (!(codes.scale > 0.0f) || !std::isfinite(codes.scale)) {
-    return std::string("the scale of the ") + name + " must be finite and above 0, found " +
-           std::to_string(codes.scale);
-  }
-  if (codes.zero_point < INT8_MIN || codes.zero_point > INT8_MAX) {
-    return std::string("the zero point of the ") + name + " is no code, found " +
-           std::to_string(codes.zero_point);
-  }
-  return {};
-}
-
-std::string CheckTail(const Tail& tail, int64_t channels) {
-  if (!(tail.low <= tail.high)) return "the tail's low must not be above its high";
-  for (const auto* values : {&tail.slope, &tail.offset, &tail.limit}) {
-    if (!values->empty() && values->size() != static_cast<size_t>(channels)) {
-      return "the tail's slope, offset and limit must have one value per output channel, expected " +
-             std::to_string(channels) + ", got " + std::to_string(values->size());
-    }
-  }
-  return {};
-}
-
-std::string CheckScale(const StemParams& p, float filter_scale) {
-  const std::string found = ", found " + std::to_string(filter_scale);
-  if (!(filter_scale >= 0.0f) || !std::isfinite(filter_scale)) {
-    return "the scales of the filters must be finite and not below 0" + found;
-  }
-  int32_t mantissa = 0, shift = 0;
-  if (p.arithmetic == Arithmetic::kFixedPoint) FixedPointMultiplier(p, filter_scale, &mantissa, &shift);
-  if (!std::isfinite(FloatMultiplier(p, filter_scale)) || shift > kMostShift) {
-    return "the scale of a filter is too large for its input's and output's" + found;
-  }
-  return {};
-}
-
-std::string CheckStem(const StemParams& p, const StemWeights& weights, const Tail& tail) {
-  for (const int64_t value : {p.channels, p.out_channels}) {
-    if (value < 1 || value > kMaxDimension) return "channels must be in [1, 2^31 - 1], found " + std::to_string(value);
-  }
-  if (p.fold != 1 && p.fold != 2) return "an image is folded by 1 or 2, found " + std::to_string(p.fold);
-  std::string error = CheckWindow("convolution", p.conv);
-  if (error.empty() && p.pools) error = CheckWindow("pool", p.pool);
-  if (error.empty()) error = CheckCodes("input", p.source);
-  if (error.empty()) error = CheckCodes("output", p.target);
-  if (error.empty()) error = CheckTail(tail, p.out_channels);
-  if (!error.empty()) return error;
-  if (p.low_code < INT8_MIN || p.high_code > INT8_MAX || p.low_code > p.high_code) return "the range of codes is empty";
-  if (Product({p.out_channels, p.conv.kernel[0], p.conv.kernel[1], p.fold * p.fold, p.channels}) > kMaxBytes) {
-    return "the filter is too large";
-  }
-  for (int64_t o = 0; o < p.out_channels; ++o) {
-    error = CheckScale(p, weights.filter_scale[o]);
-    if (!error.empty()) return error;
-  }
-  return {};
-}
 
 // ---- Filters ----
 
@@ -311,18 +222,19 @@ class PackedStem : public Stem {
     Layout2d at{};
     const int64_t kernel_rows = p_.pools ? p_.pool.kernel[0] : 1;
     at.ring_rows = std::min(kernel_rows, size.conv_height);
-    const int64_t extent[2] = {Product({size.conv_height - 1, strides_[0]}), Product({size.conv_width - 1, strides_[1]})};
-    at.rows = extent[0] + kernel_size_[0];
-    at.columns = extent[1] + kernel_size_[1];
-    at.row_bytes = Product({at.columns, p_.channels});
-    const int64_t image = Product({at.rows, at.row_bytes});
-    const int64_t ring = Product({at.ring_rows, size.conv_width, padded_});
-    const int64_t pooled = Product({size.out_width, padded_}), values = Product({size.out_width, p_.out_channels, 4});
-    const int64_t planes = Product({size.in_width, p_.channels}), pointers = Product({at.ring_rows, sizeof(void*)});
+    at.rows = BoundedProduct({size.conv_height - 1, strides_[0]}) + kernel_size_[0];
+    at.columns = BoundedProduct({size.conv_width - 1, strides_[1]}) + kernel_size_[1];
+    at.row_bytes = BoundedProduct({at.columns, p_.channels});
+    const int64_t image = BoundedProduct({at.rows, at.row_bytes});
+    const int64_t ring = BoundedProduct({at.ring_rows, size.conv_width, padded_});
+    const int64_t pooled = BoundedProduct({size.out_width, padded_});
+    const int64_t values = BoundedProduct({size.out_width, p_.out_channels, int64_t{sizeof(float)}});
+    const int64_t planes = BoundedProduct({size.in_width, p_.channels});
+    const int64_t pointers = BoundedProduct({at.ring_rows, int64_t{sizeof(void*)}});
     const int64_t scratch =
         kernel_.scratch_bytes == nullptr ? 0 : kernel_.scratch_bytes(size.conv_width, kernel_size_[0] * row_steps_);
     for (const int64_t bytes : {image, ring, scratch, pooled, values, planes, pointers}) {
-      at.is_too_large |= bytes > kMaxBytes / kMaxPieces;
+      at.is_too_large |= bytes > kMostStemBytes / kMaxPieces;
     }
     if (at.is_too_large) return at;
     at.image_bytes = RoundUp(image + kStemSlack, kAlignment);
@@ -330,7 +242,8 @@ class PackedStem : public Stem {
     at.scratch_bytes = RoundUp(scratch, kAlignment);
     at.pooled_bytes = RoundUp(pooled, kAlignment);
     at.value_bytes = RoundUp(values, kAlignment);
-    at.piece_bytes = RoundUp(std::max(planes, at.ring_bytes + at.scratch_bytes + at.pooled_bytes + at.value_bytes + pointers), kAlignment);
+    const int64_t rows = at.ring_bytes + at.scratch_bytes + at.pooled_bytes + at.value_bytes + pointers;
+    at.piece_bytes = RoundUp(std::max(planes, rows), kAlignment);
     return at;
   }
 
@@ -350,7 +263,8 @@ class PackedStem : public Stem {
     const int64_t y = row + start_[0];
     // Columns [left, right) of the row are pixels from x on.
     const int64_t left = std::clamp<int64_t>(-start_[1], 0, at.columns), x = std::max<int64_t>(start_[1], 0);
-    const int64_t right = y < 0 || y >= size.in_height ? left : std::clamp(size.in_width - start_[1], left, at.columns);
+    const bool is_border = y < 0 || y >= size.in_height;
+    const int64_t right = is_border ? left : std::clamp(size.in_width - start_[1], left, at.columns);
     std::memset(to, zero_byte_, static_cast<size_t>(left * p_.channels));
     std::memset(to + right * p_.channels, zero_byte_, static_cast<size_t>((at.columns - right) * p_.channels));
     if (left == right) return;
@@ -507,38 +421,6 @@ class PackedStem : public Stem {
 };
 
 }  // namespace
-
-int64_t StemWindow::Count(int axis, int64_t size) const {
-  const int64_t room = size + pads[axis] + pads[axis + 2] - kernel[axis];
-  return room < 0 ? 0 : room / strides[axis] + 1;
-}
-
-std::string FitStem(const StemParams& p, StemSize* size) {
-  for (const int64_t value : {size->batch, size->in_height, size->in_width}) {
-    if (value < 1 || value > kMaxDimension) {
-      return "batch, height and width must be in [1, 2^31 - 1], found " + std::to_string(value);
-    }
-  }
-  // Made for an error only: this runs before each inference.
-  const auto found = [size] {
-    return "an input of " + std::to_string(size->in_height) + " x " + std::to_string(size->in_width);
-  };
-  if (size->in_height % p.fold != 0 || size->in_width % p.fold != 0) return found() + " cannot be folded";
-  size->folded_height = size->in_height / p.fold;
-  size->folded_width = size->in_width / p.fold;
-  size->conv_height = p.conv.Count(0, size->folded_height);
-  size->conv_width = p.conv.Count(1, size->folded_width);
-  if (size->conv_height < 1 || size->conv_width < 1) return "the filter does not fit into " + found();
-  size->out_height = p.pools ? p.pool.Count(0, size->conv_height) : size->conv_height;
-  size->out_width = p.pools ? p.pool.Count(1, size->conv_width) : size->conv_width;
-  if (size->out_height < 1 || size->out_width < 1) return "the pool does not fit behind " + found();
-  if (Product({size->batch, size->in_height, size->in_width, p.channels}) > kMaxBytes ||
-      Product({size->batch, size->conv_height, size->conv_width, p.out_channels}) > kMaxBytes ||
-      Product({size->batch, size->out_height, size->out_width, p.out_channels}) > kMaxBytes) {
-    return found() + " is too large";
-  }
-  return {};
-}
 
 std::unique_ptr<Stem> Stem::Create(const StemParams& params, const StemWeights& weights, const Tail& tail,
                                    const char* kernel, std::string* error) {

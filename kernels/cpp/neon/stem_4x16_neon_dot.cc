@@ -59,7 +59,8 @@ __attribute__((always_inline)) inline void Tile(const StemRow& row, int64_t pixe
   for (int i = 0; i < kPixels; ++i) {
     int32_t sums[kStemBlock];
     for (int z = 0; z < kVectors; ++z) vst1q_s32(sums + 4 * z, sum[i][z]);
-    RequantizeBlock(row.codes, sums, block * kStemBlock, row.output + ((pixel + i) * row.blocks + block) * kStemBlock);
+    int8_t* const to = row.output + ((pixel + i) * row.blocks + block) * kStemBlock;
+    RequantizeBlock(row.codes, sums, block * kStemBlock, to);
   }
 }
 
@@ -73,7 +74,7 @@ void Convolve(const StemRow& row) {
 
 }  // namespace
 
-const StemKernel kStemNeonDot = {"neon_dot",       true,     PackedBytes,        PackWeights, nullptr, QuantizeSigned,
-                                 InterleavePlanes, Convolve, PoolRow<NeonBytes>, DequantizeCodes};
+const StemKernel kStemNeonDot = {"neon_dot",     true,             PackedBytes, PackWeights,        nullptr,
+                                 QuantizeSigned, InterleavePlanes, Convolve,    PoolRow<NeonBytes>, DequantizeCodes};
 
 }  // namespace bnnedge

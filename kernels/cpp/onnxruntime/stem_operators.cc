@@ -164,7 +164,9 @@ class QuantizedConv : public Kernel {
     std::vector<int8_t> to(static_cast<size_t>(w.shape[0] * channels * taps));
     for (int64_t plane = 0; plane < w.shape[0] * channels; ++plane) {
       const int64_t o = plane / channels, c = plane % channels;
-      for (int64_t t = 0; t < taps; ++t) to[static_cast<size_t>((o * taps + t) * channels + c)] = from[plane * taps + t];
+      for (int64_t t = 0; t < taps; ++t) {
+        to[static_cast<size_t>((o * taps + t) * channels + c)] = from[plane * taps + t];
+      }
     }
     return to;
   }

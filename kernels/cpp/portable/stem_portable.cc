@@ -40,7 +40,7 @@ void Convolve(const StemRow& row) {
 
 }  // namespace
 
-const StemKernel kStemPortable = {"portable",       false,    PackedBytes,          PackWeights, nullptr, QuantizeValues,
-                                  InterleavePlanes, Convolve, PoolRow<ScalarBytes>, DequantizeCodes};
+const StemKernel kStemPortable = {"portable",     false,            PackedBytes, PackWeights,          nullptr,
+                                  QuantizeValues, InterleavePlanes, Convolve,    PoolRow<ScalarBytes>, DequantizeCodes};
 
 }  // namespace bnnedge

@@ -2,9 +2,10 @@
 //
 //   [SPACE_TO_DEPTH by 2] -> QUANTIZE -> [PAD] -> CONV_2D -> [[PAD] -> MAX_POOL_2D] -> [DEQUANTIZE]
 //
-// from a float image to int8 codes, or floats again. Nothing else reads what is between them, a PAD adds rows and columns
-// of the zero point, and of the lowest code before a pool. It ends with DEQUANTIZE, or where nothing reads its codes: int8
-// networks begin alike, and are the interpreter's. What follows joins it as it joins a convolution (fuse.h).
+// from a float image to int8 codes, or floats again. Nothing else reads what is between them; a PAD adds rows and
+// columns of the zero point, which before a pool is the lowest code. It ends with DEQUANTIZE, or where nothing reads
+// its codes: int8 networks begin alike, and are the interpreter's. What follows joins it as it joins a convolution
+// (fuse.h).
 //
 // Results are those of TensorFlow Lite's reference kernels (Arithmetic::kFixedPoint in bnnedge/stem.h), of which its
 // faster ones differ by a code where values are next to a tie.

@@ -35,10 +35,12 @@ inline void CopyBytes(const uint8_t* from, int64_t count, uint8_t* to) {
   for (int64_t i = 0; i < count; i += kBytes) {
     if (kBytes == 64) _mm512_storeu_si512(to + i, _mm512_loadu_si512(from + i));
     if (kBytes == 32) {
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i)));
+      const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), bytes);
     }
     if (kBytes == 16) {
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i)));
+      const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), bytes);
     }
   }
 }
@@ -153,7 +155,9 @@ void Convolve(const StemRow& row) {
 
 }  // namespace
 
-const StemKernel kStemAmx = {"amx",   false,      PackedBytes, PackWeights,       ScratchBytes, QuantizeValues,
-                             Interleave, Convolve, PoolRow<Avx512Bytes, SseBytes>, DequantizeCodes};
+const StemKernel kStemAmx = {
+    "amx",          false,      PackedBytes, PackWeights,                    ScratchBytes,
+    QuantizeValues, Interleave, Convolve,    PoolRow<Avx512Bytes, SseBytes>, DequantizeCodes,
+};
 
 }  // namespace bnnedge

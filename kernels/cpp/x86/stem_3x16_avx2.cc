@@ -64,10 +64,13 @@ __attribute__((always_inline)) inline void Tile(const StemRow& row, int64_t pixe
 #pragma GCC unroll 3
   for (int i = 0; i < kPixels; ++i) {
 #pragma GCC unroll 2
-    for (int z = 0; z < kVectors; ++z) _mm256_store_si256(reinterpret_cast<__m256i*>(sums[i] + z * kLanes), sum[i][z]);
+    for (int z = 0; z < kVectors; ++z) {
+      _mm256_store_si256(reinterpret_cast<__m256i*>(sums[i] + z * kLanes), sum[i][z]);
+    }
   }
   for (int i = 0; i < kPixels; ++i) {
-    RequantizeBlock(row.codes, sums[i], block * kStemBlock, row.output + ((pixel + i) * row.blocks + block) * kStemBlock);
+    int8_t* const to = row.output + ((pixel + i) * row.blocks + block) * kStemBlock;
+    RequantizeBlock(row.codes, sums[i], block * kStemBlock, to);
   }
 }
 
@@ -81,7 +84,7 @@ void Convolve(const StemRow& row) {
 
 }  // namespace
 
-const StemKernel kStemAvx2 = {"avx2",     false,    PackedBytes,       PackWeights, nullptr, QuantizeValues,
-                              Interleave, Convolve, PoolRow<SseBytes>, DequantizeCodes};
+const StemKernel kStemAvx2 = {"avx2",         false,      PackedBytes, PackWeights,       nullptr,
+                              QuantizeValues, Interleave, Convolve,    PoolRow<SseBytes>, DequantizeCodes};
 
 }  // namespace bnnedge

@@ -16,7 +16,8 @@ void PackWeights(const int8_t* filter, int64_t blocks, int64_t steps, void* pack
 }
 
 template <int kPixels, int kVectors, typename ToCodes>
-__attribute__((always_inline)) inline void Tile(const StemRow& row, const ToCodes& codes, int64_t pixel, int64_t block) {
+__attribute__((always_inline)) inline void Tile(const StemRow& row, const ToCodes& codes, int64_t pixel,
+                                                int64_t block) {
   const int64_t block_bytes = row.rows * row.row_steps * kVectorBytes;
   const auto* weights = static_cast<const uint8_t*>(row.weights) + block * block_bytes;
   __m512i sum[kPixels][kVectors];
@@ -80,7 +81,9 @@ void Convolve(const StemRow& row) {
 
 }  // namespace
 
-const StemKernel kStemAvx512Vnni = {"avx512_vnni", false,      PackedBytes, PackWeights,       nullptr, QuantizeValues,
-                                    Interleave,    Convolve, PoolRow<Avx512Bytes, SseBytes>, DequantizeCodes};
+const StemKernel kStemAvx512Vnni = {
+    "avx512_vnni",  false,      PackedBytes, PackWeights,                    nullptr,
+    QuantizeValues, Interleave, Convolve,    PoolRow<Avx512Bytes, SseBytes>, DequantizeCodes,
+};
 
 }  // namespace bnnedge

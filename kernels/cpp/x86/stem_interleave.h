@@ -34,8 +34,8 @@ inline void Interleave(const uint8_t* planes, int64_t plane_step, int64_t channe
         plane[c] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(planes + c * plane_step + i));
       }
       for (int v = 0; v < 3; ++v) {
-        const __m128i first = _mm_or_si128(_mm_shuffle_epi8(plane[0], order[0][v]), _mm_shuffle_epi8(plane[1], order[1][v]));
-        const __m128i all = _mm_or_si128(first, _mm_shuffle_epi8(plane[2], order[2][v]));
+        __m128i all = _mm_shuffle_epi8(plane[0], order[0][v]);
+        for (int c = 1; c < 3; ++c) all = _mm_or_si128(all, _mm_shuffle_epi8(plane[c], order[c][v]));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes + 3 * i + 16 * v), all);
       }
     }

@@ -1,7 +1,8 @@
 // A network's first layers in 8 bits: float image -> codes -> convolution -> codes -> max-pool -> floats and signs.
 //
 // In steps, with codes q in [-128, 127] that mean (q - zero_point) * scale, all steps on one image of a batch:
-//   1. with fold 2 the image becomes half as high and wide: channel (2 r + s) C + c of pixel (i, j) is c of (2 i + r, 2 j + s);
+//   1. with fold 2 the image becomes half as high and wide: channel (2 r + s) C + c of pixel (i, j) is channel c of
+//      pixel (2 i + r, 2 j + s);
 //   2. q = clamp(round(x / scale) + zero_point, -128, 127); a NaN is -128;
 //   3. a = bias[o] + sum over the taps inside the image of (q - zero_point) * filter[o, tap], modulo 2^32;
 //   4. q = clamp(round(a * multiplier[o]) + zero_point, low_code, high_code) of the output's zero point;
