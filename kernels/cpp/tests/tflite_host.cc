@@ -345,9 +345,10 @@ struct Host::Implementation {
       if (row.builtin != builtin) continue;
       std::vector<int32_t> values;
       for (const auto& [slot, bytes] : row.slots) {
-        const int32_t value = !options      ? 0
+        const int32_t otherwise = builtin == 3 && slot >= 4 ? 1 : 0;  // CONV_2D's dilations
+        const int32_t value = !options      ? otherwise
                               : bytes == 1 ? options.Scalar<int8_t>(slot, 0)
-                                           : options.Scalar<int32_t>(slot, 0);
+                                           : options.Scalar<int32_t>(slot, otherwise);
         values.push_back(value);
       }
       if (builtin == 3 || builtin == 17) values[0] += 1;  // the C interface counts paddings from 1
