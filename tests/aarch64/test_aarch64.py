@@ -30,6 +30,9 @@ def test_kernels_against_their_definition(build: Path, run: Run, core: str) -> N
     program = build / "tests" / "conv_kernel_test"
     output = run("qemu-aarch64-static", "-L", "/usr/aarch64-linux-gnu", "-cpu", core, program)
     assert [line.partition(":")[0] for line in output.splitlines()] == [*CORES[core], "portable"]
+    stems = run("qemu-aarch64-static", "-L", "/usr/aarch64-linux-gnu", "-cpu", core, build / "tests" / "stem_test")
+    fastest = "neon_dot" if "neon_dot" in CORES[core] else "portable"
+    assert stems.startswith(f"{CORES[core][0]}: stem {fastest}\n")
 
 
 @pytest.mark.slow
