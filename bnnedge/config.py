@@ -99,6 +99,9 @@ class RunConfig:
     """Train through torch.compile."""
     kernels: Literal["auto", "triton", "torch"] = "auto"
     """Binary layers on packed bits: auto where that pays, triton wherever a GPU kernel can, torch nowhere."""
+    recompute: bool = False
+    """Batch norms behind binary convolutions keep no input for the backward pass, which convolves the bits once more.
+    """
     sync_batch_norm: bool = True
     """With several processes, batch normalisation over the images of all; else over each process's own."""
     threads: int | None = None
@@ -131,6 +134,8 @@ class RunConfig:
         )
         if self.ema is not None and not 0 < self.ema < 1:
             raise ConfigError(f"ema must be above 0 and below 1, e.g. 0.999, got {self.ema}")
+        if self.recompute and (self.compile or self.kernels == "torch"):
+            raise ConfigError("recompute is for eager training on bits; leave out compile and kernels torch")
         if self.batch_size < 2:
             raise ConfigError(f"batch_size must be at least 2 (batch normalisation), got {self.batch_size}")
         for name in ("lr", "lr_gamma", "lr_power", "distill_temperature"):

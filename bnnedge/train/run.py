@@ -18,7 +18,7 @@ from bnnedge.config import RunConfig, fill, plain
 from bnnedge.data import DATASETS
 from bnnedge.data.dataset import Dataset, DatasetInfo, load_dataset
 from bnnedge.errors import CheckpointError, ConfigError
-from bnnedge.layers.binary_layers import use_kernels
+from bnnedge.layers.binary_layers import recompute_outputs, use_kernels
 from bnnedge.methods import METHODS
 from bnnedge.methods.method import Method
 from bnnedge.models.create import check_model_name, create_model
@@ -183,6 +183,8 @@ def make_state(config: RunConfig, dataset: Dataset, *, fresh: bool = False, grou
     if device.type == "cuda":
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     use_kernels(model, config.kernels)
+    if config.recompute:
+        recompute_outputs(model)
     if config.sync_batch_norm:
         share_batch_norm(model, group)
     distillation = None if config.teacher is None else make_distillation(config, dataset.info, device)

@@ -16,6 +16,7 @@ from bnnedge.config import RunConfig
 from bnnedge.data.dataset import load_dataset
 from bnnedge.errors import ConfigError, MissingDependencyError
 from bnnedge.layers.binary_layers import binary_layers
+from bnnedge.layers.recompute import offer
 from bnnedge.methods import METHODS
 from bnnedge.models import MODELS
 from bnnedge.train import loop
@@ -70,6 +71,31 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+def test_recomputing_gives_the_same_weights(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = []
+
+    def noted_offer(y: Tensor, again: Callable[[], Tensor]) -> None:
+        def noted() -> Tensor:
+            computed.append(y.shape)
+            return again()
+
+        offer(y, noted)
+
+    monkeypatch.setattr("bnnedge.layers.binary_layers.offer", noted_offer)
+    for name in ("kept", "recompute"):
+        start_run(tiny_config(epochs=2, recompute=name == "recompute"), tmp_path / name)
+        assert bool(computed) == (name == "recompute")
+    assert_same_weights(tmp_path / "kept", tmp_path / "recompute")
+
+
+@pytest.mark.parametrize("other", [{"compile": True}, {"kernels": "torch"}])
+def test_recompute_needs_bits_and_eager_training(other: dict[str, Any], tiny_config: Config) -> None:
+    with pytest.raises(ConfigError, match="recompute is for eager training on bits"):
+        tiny_config(recompute=True, **other)
 
 
 @pytest.mark.usefixtures("float64")
