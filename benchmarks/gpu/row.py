@@ -40,7 +40,7 @@ class GpuRow:
     peak_memory_bytes: int | None = None
     """What a training step adds to the allocator's peak; None for other work and on a CPU."""
     kept_bytes: int | None = None
-    """What autograd keeps of the binary layers of a training step between forward and backward; None for other work
+    """What autograd keeps of the binary blocks of a training step between forward and backward; None for other work
     and where it is compiled."""
     environment: dict[str, Any]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bnnedge.benchmarks.gpu.measure import Amount, Contender
 from bnnedge.benchmarks.gpu.stash import kept_bytes
@@ -15,7 +15,7 @@ from bnnedge.benchmarks.methods.cost import noise
 from bnnedge.benchmarks.methods.plain_ste import LEARNING_RATE, PlainConv2d, PlainLinear, PlainSteTraining
 from bnnedge.config import RunConfig
 from bnnedge.errors import BenchmarkError
-from bnnedge.layers.binary_layers import binary_layers
+from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear
 from bnnedge.models.create import create_model
 from bnnedge.train.device import autocast
 from bnnedge.train.loop import train_step
@@ -58,7 +58,7 @@ class Training:
     name: str
     step: Step
     kept_bytes: int | None
-    """What autograd keeps of the binary layers between forward and backward, for one batch; None if compiled."""
+    """What autograd keeps of the binary blocks between forward and backward, for one batch; None if compiled."""
     anew: Callable[[], Training] | None = None
     """Makes ours once more, with its first weights; None for a peer."""
     peak_memory_bytes: int | None = None
@@ -67,8 +67,9 @@ class Training:
 
 def trainings(setting: Setting) -> list[Training]:
     """The contenders, each measured for its memory when it was made."""
-    forms = (False, True) if setting.compile else (False,)
-    makers = [partial(make, setting, compiled) for compiled in forms for make in (_ours, _plain)]
+    makers = [partial(_ours, setting), partial(_ours, setting, recompute=True), partial(_plain, setting)]
+    if setting.compile:
+        makers += [partial(_ours, setting, compiled=True), partial(_plain, setting, compiled=True)]
     return [_with_memory(make, setting) for make in makers]
 
 
@@ -85,7 +86,7 @@ def contenders(setting: Setting, made: list[Training], check_steps: int) -> tupl
 
 def check_losses(setting: Setting, ours: Callable[[], Training], steps: int) -> None:
     """Raise ``BenchmarkError`` unless ours and the eager peer, from the same weights, learn four batches alike."""
-    found, expected = (mean_loss(setting, make(), steps) for make in (ours, lambda: _plain(setting, False)))
+    found, expected = (mean_loss(setting, make(), steps) for make in (ours, partial(_plain, setting)))
     if not abs(found - expected) <= LOSSES_AGREE * abs(expected):
         raise BenchmarkError(
             f"after {steps} steps our loss is {found:.4f} and the peer's {expected:.4f}; "
@@ -101,7 +102,7 @@ def mean_loss(setting: Setting, training: Training, steps: int) -> float:
     return sum(last) / len(last)
 
 
-def _ours(setting: Setting, compiled: bool) -> Training:
+def _ours(setting: Setting, compiled: bool = False, recompute: bool = False) -> Training:
     torch.manual_seed(0)
     config = resolve(
         RunConfig(
@@ -113,6 +114,7 @@ def _ours(setting: Setting, compiled: bool) -> Training:
             device=torch.device(setting.device).type,  # type: ignore[arg-type]
             precision=setting.precision,  # type: ignore[arg-type]
             compile=compiled,
+            recompute=recompute,
         )
     )
     state = make_state(config, noise(setting.image_size, setting.num_classes))
@@ -122,24 +124,33 @@ def _ours(setting: Setting, compiled: bool) -> Training:
         return train_step(state, images, labels).loss
 
     images, _ = setting.batch()
-    layers = binary_layers(state.model).values()
-    kept = None if compiled else kept_bytes(layers, state.model, lambda: _forward(state.model, images, setting))
-    return Training(f"bnnedge{', compiled' * compiled}", step, kept, partial(_ours, setting, compiled))
+    parts = _binary_parts(state.model)
+    kept = None if compiled else kept_bytes(parts, state.model, lambda: _forward(state.model, images, setting))
+    name = f"bnnedge{', compiled' * compiled}{', recompute' * recompute}"
+    return Training(name, step, kept, partial(_ours, setting, compiled, recompute))
 
 
-def _plain(setting: Setting, compiled: bool) -> Training:
+def _plain(setting: Setting, compiled: bool = False) -> Training:
     torch.manual_seed(0)
     device = torch.device(setting.device)
     model = create_model(setting.model, num_classes=setting.num_classes, in_channels=3, image_size=setting.image_size)
     channels_last = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     training = PlainSteTraining(channels_last, device, setting.precision, compiled)
-    layers = [m for m in training.model.modules() if isinstance(m, PlainConv2d | PlainLinear)]
+    parts = _binary_parts(training.model)
     images, _ = setting.batch()
-    kept = None if compiled else kept_bytes(layers, training.model, lambda: _forward(training.model, images, setting))
+    kept = None if compiled else kept_bytes(parts, training.model, lambda: _forward(training.model, images, setting))
     return Training(f"torch{', compiled' if compiled else ' eager'}", training.step, kept)
 
 
-def _forward(model: torch.nn.Module, images: Tensor, setting: Setting) -> Tensor:
+def _binary_parts(model: nn.Module) -> list[nn.Module]:
+    """The blocks of a network that has them, with their batch norms and activations; else its binary layers."""
+    if isinstance(blocks := getattr(model, "blocks", None), nn.Module):
+        return list(blocks.children())
+    kinds = (BinaryConv2d, BinaryLinear, PlainConv2d, PlainLinear)
+    return [module for module in model.modules() if isinstance(module, kinds)]
+
+
+def _forward(model: nn.Module, images: Tensor, setting: Setting) -> Tensor:
     with autocast(images.device, setting.precision):
         logits: Tensor = model(images)
     return logits
