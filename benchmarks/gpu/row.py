@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 
 from bnnedge.benchmarks.environment import read_environment
-from bnnedge.errors import BenchmarkError
+from bnnedge.benchmarks.result import append_lines
 
 FORMAT_VERSION = 1
 
@@ -56,14 +55,7 @@ class GpuRow:
 
 def append(path: Path, rows: Sequence[GpuRow]) -> None:
     """Add rows to a JSON lines file. Raises ``BenchmarkError`` if it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write("".join(row.to_json() + "\n" for row in rows))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise BenchmarkError(f"{path}: cannot be written: {error.strerror or error}") from error
+    append_lines(path, [row.to_json() for row in rows])
 
 
 def environment_of(device: torch.device) -> dict[str, Any]:
