@@ -22,10 +22,11 @@ from torch import nn
 from bnnedge.config import RunConfig
 from bnnedge.data.dataset import SPLITS, Dataset, load_dataset
 from bnnedge.layers.binary_layers import BinaryLinear
-from bnnedge.train.loop import TrainingState, fit
+from bnnedge.train.loop import fit
 from bnnedge.train.metrics import evaluate
 from bnnedge.train.run import make_state, resolve
 from bnnedge.train.run_folder import RunFolder
+from bnnedge.train.state import TrainingState
 
 
 def network(num_classes: int, in_channels: int, image_size: int) -> nn.Module:

@@ -96,11 +96,20 @@ class BenchmarkRow:
 def append_rows(path: Path, rows: Iterable[BenchmarkRow]) -> None:
     """Add ``rows`` to the end of a JSON lines file, creating it and its folder if needed."""
     check_appendable(path)
-    text = "".join(row.to_json() + "\n" for row in rows)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    append_lines(path, [row.to_json() for row in rows])
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """Add ``lines`` to a file, at once. Raises ``BenchmarkError`` if it cannot be written."""
+    text = "".join(f"{line}\n" for line in lines)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise BenchmarkError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def read_rows(path: Path) -> list[BenchmarkRow]:

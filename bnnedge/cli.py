@@ -7,6 +7,7 @@ interrupted.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from bnnedge.errors import BnnedgeError, ConfigError
 from bnnedge.registry import Registry
 
 if TYPE_CHECKING:
+    from bnnedge.config import RunConfig
     from bnnedge.data.dataset import Split
 
 app = typer.Typer(
@@ -50,9 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"] or ["--help"]
     try:
-        code = app(args=arguments, prog_name="bnnedge", standalone_mode=False)
+        code = app(args=arguments, prog_name="bnnedge", standalone_mode=False, obj=arguments)
     except (KeyboardInterrupt, typer.Abort):  # which of the two depends on the version of typer
         code = 130
+    except SystemExit as ended:  # of processes that have said what there was to say
+        return int(ended.code or 0)
     except Exception as error:
         explained = _explain(error)
         if explained is None:
@@ -60,12 +64,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         message, code = explained
         if debug:
             traceback.print_exc()
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        if _speaks():
+            print(f"error: {' '.join(message.split())}", file=sys.stderr)
     else:
         code = code if isinstance(code, int) else 0
-    if code == 130:
+    if code == 130 and _speaks():
         print("error: interrupted; a training run continues with --resume", file=sys.stderr)
     return code
+
+
+def _speaks() -> bool:
+    """Whether this is the only process, or the one of a distributed training that prints what all agree on."""
+    return os.environ.get("RANK", "0") == "0" or "WORLD_SIZE" not in os.environ
 
 
 def _explain(error: Exception) -> tuple[str, int] | None:
@@ -110,7 +120,9 @@ def train(
     dataset: Annotated[str | None, typer.Option(help="Data set; see `list datasets`. [default: digits]")] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training split. [default: 30]")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images in one step. [default: 128]")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images in one step, on all processes together. [default: 128]")
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate. [default: the method's]")] = None,
     optimizer: Annotated[str | None, typer.Option(help="sgd, adam or adamw. [default: the method's]")] = None,
     lr_type: Annotated[
@@ -119,6 +131,21 @@ def train(
     warm_up: Annotated[int | None, typer.Option(help="Epochs of linear learning-rate warm-up.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of initialization and data order. [default: 0]")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. [default: auto]")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16, of the training step. [default: fp32]")] = None,
+    compile_: Annotated[bool, typer.Option("--compile", help="Train through torch.compile.")] = False,
+    kernels: Annotated[
+        str | None, typer.Option(help="Of binary layers: auto, triton or torch. [default: auto]")
+    ] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Micro-batches in one step. [default: 1]")] = None,
+    ema: Annotated[
+        float | None, typer.Option(help="Evaluate and export a moving average of the weights with this decay.")
+    ] = None,
+    gpus: Annotated[
+        str | None, typer.Option(metavar="N,N", help="One process on each of these GPUs of this machine.")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="This many processes on this machine, each on a GPU of its own or on the CPU.")
+    ] = None,
     init: Annotated[
         str | None, typer.Option(metavar="RUN|FILE", help="Start from the last weights of this run or checkpoint.")
     ] = None,
@@ -151,6 +178,11 @@ def train(
         "warm_up": warm_up,
         "seed": seed,
         "device": device,
+        "precision": precision,
+        "compile": True if compile_ else None,
+        "kernels": kernels,
+        "accumulate": accumulate,
+        "ema": ema,
         "init": init,
         "teacher": teacher,
         "data_root": data_root,
@@ -159,15 +191,32 @@ def train(
     if not resume:  # else the run's own method is the judge
         _check_options(given)
     from bnnedge.config import RunConfig
-    from bnnedge.train.run import resume_run, start_run
 
     config = RunConfig.from_dict(given)
+    if gpus is not None or processes is not None:
+        raise SystemExit(_launch(context.obj, config, gpus, processes))
+    from bnnedge.train.distributed import join
+    from bnnedge.train.run import resume_run, start_run
+
     folder = out or Path("runs") / f"{config.method}_{config.model.rpartition(':')[2]}_{config.dataset}"
-    result = resume_run(folder, given) if resume else start_run(config, folder)
-    print(
-        f"test top-1 {result['test_top1']:.2%} ({result['test_images']} images), "
-        f"validation top-1 {result['val_top1']:.2%} at epoch {result['best_epoch']}; run folder {folder}"
-    )
+    with join() as group:
+        result = resume_run(folder, given, group) if resume else start_run(config, folder, group)
+    if group.is_main:
+        print(
+            f"test top-1 {result['test_top1']:.2%} ({result['test_images']} images), "
+            f"validation top-1 {result['val_top1']:.2%} at epoch {result['best_epoch']}; run folder {folder}"
+        )
+
+
+def _launch(arguments: list[str], config: RunConfig, gpus: str | None, processes: int | None) -> int:
+    from bnnedge.train.launch import launch, parse_gpus, without_launch_options
+
+    if gpus is None:
+        return launch(without_launch_options(arguments), processes or 0)
+    if processes is not None or config.device == "cpu":
+        raise ConfigError(f"--gpus is at odds with {'--device cpu' if processes is None else '--processes'}")
+    chosen = parse_gpus(gpus)
+    return launch(without_launch_options(arguments), len(chosen), chosen)
 
 
 @app.command()
@@ -377,8 +426,9 @@ def _check_options(given: dict[str, Any]) -> None:
 
 def _evaluate_run(run: Path, split: Split, device: str, data_root: Path | None) -> dict[str, Any]:
     from bnnedge.data.dataset import load_dataset
+    from bnnedge.train.device import find_device
     from bnnedge.train.metrics import evaluate as evaluate_model
-    from bnnedge.train.run import find_device, load_run
+    from bnnedge.train.run import load_run
 
     loaded = load_run(run)
     saved_root = loaded.config.data_root

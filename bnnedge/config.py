@@ -58,7 +58,12 @@ class RunConfig:
     epochs: int = 30
     """Passes over the training split."""
     batch_size: int = 128
-    """Images in one optimizer step."""
+    """Images in one optimizer step, on all processes together."""
+    accumulate: int = 1
+    """Micro-batches in which a step's images are passed forward and backward; batch normalisation sees one at a time.
+    """
+    ema: float | None = None
+    """Decay of a moving average of the weights, which is then evaluated and exported; None: none."""
     lr: float | None = None
     """Peak learning rate."""
     optimizer: Literal["sgd", "adam", "adamw"] | None = None
@@ -88,6 +93,17 @@ class RunConfig:
     """Seed of initialization, data order and augmentation; the split of the data does not depend on it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes the GPU if there is one."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Forward pass and loss in float32, or in bfloat16 by autocast; weights and evaluation are always float32."""
+    compile: bool = False
+    """Train through torch.compile."""
+    kernels: Literal["auto", "triton", "torch"] = "auto"
+    """Binary layers on packed bits: auto where that pays, triton wherever a GPU kernel can, torch nowhere."""
+    recompute: bool = False
+    """Batch norms behind binary convolutions keep no input for the backward pass, which convolves the bits once more.
+    """
+    sync_batch_norm: bool = True
+    """With several processes, batch normalisation over the images of all; else over each process's own."""
     threads: int | None = None
     """CPU threads of PyTorch; the last bits of a result can depend on it."""
     init: str | None = None
@@ -105,8 +121,21 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _at_least(
-            self, epochs=1, image_size=1, warm_up=0, threads=1, weight_decay=0, seed=0, lr_end=0, lr_decay_epochs=1
+            self,
+            epochs=1,
+            image_size=1,
+            accumulate=1,
+            warm_up=0,
+            threads=1,
+            weight_decay=0,
+            seed=0,
+            lr_end=0,
+            lr_decay_epochs=1,
         )
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ConfigError(f"ema must be above 0 and below 1, e.g. 0.999, got {self.ema}")
+        if self.recompute and (self.compile or self.kernels == "torch"):
+            raise ConfigError("recompute is for eager training on bits; leave out compile and kernels torch")
         if self.batch_size < 2:
             raise ConfigError(f"batch_size must be at least 2 (batch normalisation), got {self.batch_size}")
         for name in ("lr", "lr_gamma", "lr_power", "distill_temperature"):

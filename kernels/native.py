@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.resources import as_file, files
@@ -376,8 +376,8 @@ class Conv:
         if not words.flags.c_contiguous or self(words, out, residual=residual, bits=bits) is not out:
             raise ConfigError("bind needs contiguous words")
         pointers = _run_pointers(words, out, residual, bits)
-        run = partial(self._library.bnnedge_conv_run, self._handle, *pointers, None, 0)
-        return _bound(run, self, words, out, residual, bits)
+        arguments = (self._handle, *pointers, None, 0)
+        return _bound(self._library.bnnedge_conv_run, arguments, self, words, out, residual, bits)
 
 
 def _run_pointers(
@@ -387,13 +387,18 @@ def _run_pointers(
     return (words.ctypes.data, words.size, out.ctypes.data, out.nbytes, *tail[0], *tail[1])
 
 
-def pack_nhwc(values: NDArray[Any], *, zero_point: int = 0, kernel: str | None = None) -> Words:
-    """``layout.pack`` of float32 or int8 [..., C]; int8 values are compared with ``zero_point`` instead of 0."""
+def pack_nhwc(
+    values: NDArray[Any], *, zero_point: int = 0, kernel: str | None = None, out: Words | None = None
+) -> Words:
+    """``layout.pack`` of float32 or int8 [..., C]; int8 values are compared with ``zero_point`` instead of 0.
+
+    ``out`` takes the words if it is given.
+    """
     values = np.ascontiguousarray(values)
     if values.dtype not in (np.float32, np.int8) or values.ndim == 0 or values.size == 0:
         raise ConfigError(f"pack_nhwc takes float32 or int8 [..., C], got {values.dtype} {values.shape}")
     channels = values.shape[-1]
-    words = np.empty((*values.shape[:-1], words_for(channels)), np.uint32)
+    words = _buffer(out, (*values.shape[:-1], words_for(channels)), np.uint32)
     source = 1 if values.dtype == np.int8 else 0
     _pack(source, kernel, values, zero_point, 1, values.size // channels, channels, words)
     return words
@@ -408,7 +413,7 @@ def bind_pack_nhwc(values: NDArray[Any], words: Words, *, kernel: str | None = N
         raise ConfigError("bind_pack_nhwc needs contiguous arrays")
     channels = values.shape[-1]
     sizes = (values.ctypes.data, values.size, 0, 1, values.size // channels, channels, words.ctypes.data, words.size)
-    return _bound(partial(load_library().bnnedge_pack, 0, _encoded(kernel), *sizes, None, 0), values, words)
+    return _bound(load_library().bnnedge_pack, (0, _encoded(kernel), *sizes, None, 0), values, words)
 
 
 def pack_nchw(values: NDArray[np.float32], *, kernel: str | None = None) -> Words:
@@ -447,12 +452,14 @@ def _pack(
     )
 
 
-def unpack_nhwc(words: Words, channels: int, *, kernel: str | None = None) -> NDArray[np.float32]:
-    """``layout.unpack`` to float32."""
+def unpack_nhwc(
+    words: Words, channels: int, *, kernel: str | None = None, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """``layout.unpack`` to float32; ``out`` takes the values if it is given."""
     words = _typed("words", words, np.uint32)
     if words.ndim == 0 or channels < 1 or words.shape[-1] != words_for(channels):
         raise ConfigError(f"{channels} channels do not take words of shape {words.shape}")
-    values = np.empty((*words.shape[:-1], channels), np.float32)
+    values = _buffer(out, (*words.shape[:-1], channels), np.float32)
     pixels = values.size // channels
     _checked(
         load_library().bnnedge_unpack,
@@ -490,11 +497,13 @@ def peak(rounds: int, kernel: str | None = None) -> int:
     return int(load_library().bnnedge_peak(_encoded(kernel), rounds))
 
 
-def _bound(function: Callable[[], int], *alive: object) -> Callable[[], None]:
-    """``function`` with what its pointers point to; its arguments have been accepted once."""
+def _bound(function: Any, arguments: Sequence[Any], *alive: object) -> Callable[[], None]:
+    """``function`` with arguments that have been accepted once, as C values, and with what its pointers point to."""
+    types = function.argtypes
+    call = partial(function, *(t(a) if type(a) is int else a for t, a in zip(types, arguments, strict=True)))
 
     def run(_alive: tuple[object, ...] = alive) -> None:
-        function()
+        call()
 
     return run
 
@@ -506,6 +515,14 @@ def _encoded(kernel: str | None) -> bytes | None:
 def _check_array(name: str, array: NDArray[Any], dtype: type[np.generic], shape: tuple[int, ...]) -> None:
     if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
         raise ConfigError(f"{name} must be contiguous {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
+
+
+def _buffer(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+    """``out`` if it is fit to be written, a new array without one."""
+    if out is None:
+        return np.empty(shape, dtype)
+    _check_array("out", out, dtype, shape)
+    return out
 
 
 def _typed(name: str, array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bnnedge import cli
 from bnnedge.config import RunConfig
@@ -134,6 +135,17 @@ REFUSED: list[tuple[list[str], str]] = [
     (["train", "--no-batch-size"], "batch_size must be a whole number, got 'false'"),
     (["train", "ste"], "train takes options only, got 'ste'"),
     (["train", "--tmin", "0.1", "--set", "tmin=1"], "tmin is given twice"),
+    (["train", "--method", "bop", "--variant", "biased"], "method bop has no option 'variant'; its options: surrogate"),
+    (["train", "--method", "bop2", "--variant", "odd"], "variant must be one of biased, unbiased, got 'odd'"),
+    (["train", "--method", "ste", "--mc-steps", "5"], "method ste has no option 'mc_steps'; its options: surrogate"),
+    (["train", "--method", "bayesbinn", "--mc-steps", "-1"], "mc_steps must be at least 0, got -1"),
+    (["train", "--method", "bayesbinn", "--evaluate-steps"], "evaluate_steps must be a whole number, got 'true'"),
+    (["train", "--method", "bnew", "--phases", "2,1"], "phases must be some of 1,2,3, in this order, got 2,1"),
+    (["train", "--method", "reactnet", "--phases", "3"], "phases must be some of 1,2, in this order, got 3"),
+    (["train", "--method", "rbnn", "--phases", "1,2"], "method rbnn has no option 'phases'; its options: rotation"),
+    (["train", "--teacher", "nowhere"], "nowhere"),
+    (["train", "--teacher", "net.py"], "net.py"),
+    (["train", "--distill-weight", "0.5"], "distill_weight and distill_temperature need a teacher"),
     (["train", "--lr-type", "exp"], "lr_type exp needs lr_decay_epochs"),
     (["train", "--lr-decay-epochs", "3"], "lr_decay_epochs belongs to lr_type exp"),
     (["train", "--init", "nowhere"], "nowhere/last.ckpt does not exist"),
@@ -176,6 +188,60 @@ def test_rbnn_shortcuts_reach_the_method(capsys: Capture) -> None:
     assert config.warm_up == 1
     expected = {"rotation_update": 2, "a32": True, "tmin": 0.1, "tmax": 5.0}
     assert {k: config.method_options[k] for k in expected} == expected
+
+
+LAYER_METRICS = {"flip_rate", "positive_fraction", "latent_magnitude", "distance_to_binary"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "options", "phases", "own"),
+    [
+        (["--method", "bnew", "--phases", "1,2,3"], {"phases": [1, 2, 3]}, 3, set()),
+        (["--method", "bnew", "--phases", "2,3"], {"phases": [2, 3]}, 2, set()),
+        (["--method", "bop2", "--variant", "biased"], {"variant": "biased"}, 1, {"flips"}),
+        (["--method", "bop2", "--variant", "unbiased"], {"variant": "unbiased"}, 1, {"flips"}),
+        (["--method", "rbnn"], {"rotation_update": 1}, 1, {"rotation_angle_deg"}),
+        (
+            ["--method", "bayesbinn", "--mc-steps", "5", "--evaluate-steps", "10"],
+            {"mc_steps": 5, "evaluate_steps": 10},
+            1,
+            set(),
+        ),
+    ],
+    ids=["bnew", "bnew-2,3", "bop2-biased", "bop2-unbiased", "rbnn", "bayesbinn"],
+)
+def test_methods_run_with_their_own_options_and_log_their_metrics(
+    flags: list[str], options: dict[str, Any], phases: int, own: set[str]
+) -> None:
+    epochs = max(phases, 2)
+    arguments = ["--batch-size", "512", "--epochs", str(epochs), "--out", "run", *flags]
+    assert cli.main(["train", "--model", "net.py:net", "--image-size", "8", "--device", "cpu", *arguments]) == 0
+    config = RunConfig.read(Path("run/config.yaml"))
+    assert {name: config.method_options[name] for name in options} == options
+    rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == epochs
+    assert len({row.get("phase") for row in rows}) == phases
+    board = EventAccumulator("run").Reload()
+    for row in rows:
+        (layer,) = row["layers"].values()
+        assert set(layer) == LAYER_METRICS | own
+        assert all(np.isfinite(value) for value in layer.values())
+    for kind in LAYER_METRICS | own:
+        logged = [event.value for event in board.Scalars(f"{kind}/2")]
+        assert logged == [float(np.float32(row["layers"]["2"][kind])) for row in rows]
+
+
+def test_a_teacher_is_a_run_or_a_checkpoint(tmp_path: Path) -> None:
+    """Both teach the same, and something."""
+    assert cli.main(train("--epochs", "1", "--batch-size", "512", "--out", "teacher")) == 0
+    results: list[str] = []
+    for name in ("teacher", "teacher/best.ckpt", None):
+        given = ["--teacher", name, "--distill-weight", "0.9", "--distill-temperature", "2"] if name else []
+        out = f"run{len(results)}"
+        assert cli.main(train("--epochs", "1", "--batch-size", "512", "--out", out, *given)) == 0
+        results.append((tmp_path / out / "metrics.jsonl").read_text())
+    losses = [json.loads(result)["train_loss"] for result in results]
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_an_unwritable_output_is_one_line(capsys: Capture) -> None:

@@ -8,9 +8,12 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bnnedge.kernels import native
+from tests.conftest import ROOT
+from tests.exact_network import check_results, network, write_files
 
 Run = Callable[..., str]
 
@@ -82,6 +85,10 @@ def test_x86_64_wheel_installs_and_runs(wheels: dict[str, Path], run: Run, tmp_p
     assert kernels == native.kernel_names()  # those that another compiler's build finds here
     report = run(environment / "bin" / "bnnedge", "doctor")
     assert kernels[0] in report and "not built" not in report
+    graph, images = network(np.random.default_rng(11))
+    write_files(graph, images, tmp_path)
+    assert run(python, "-P", ROOT / "tests" / "aarch64" / "run_plugins.py", tmp_path).split() == kernels
+    check_results(graph, images, tmp_path)
 
 
 def test_x86_64_libraries_load_on_plain_x86_64(

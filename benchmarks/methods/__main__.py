@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from bnnedge.benchmarks.environment import read_environment
 from bnnedge.benchmarks.methods import accuracy as acc
 from bnnedge.benchmarks.methods import cost as costs
 from bnnedge.config import RunConfig
@@ -38,15 +39,16 @@ def accuracy(
 ) -> None:
     """Train every method on every model and compare test top-1 with the float32 twin's."""
     configs = [
-        RunConfig(
-            method=method_name,
-            model=model_name,
-            dataset=dataset,
-            image_size=image_size,
-            epochs=epochs or acc.EPOCHS.get(model_name, 40),
-            batch_size=batch_size,
-            seed=seed,
-            method_options=acc.OPTIONS.get(method_name, {}),
+        acc.short_run(
+            RunConfig(
+                method=method_name,
+                model=model_name,
+                dataset=dataset,
+                image_size=image_size,
+                epochs=epochs or acc.EPOCHS.get(model_name, 40),
+                batch_size=batch_size,
+                seed=seed,
+            )
         )
         for seed, model_name, method_name in itertools.product(
             range(seeds), model or ["vgg_small_1w1a", "resnet20_1w1a"], method or METHODS
@@ -57,7 +59,9 @@ def accuracy(
         trials.append(trial)
         if json is not None:
             acc.write_rows(trials, json)
-    print(f"{acc.caption(trials)}\n\n{acc.table(trials)}")
+    machine = read_environment()
+    print(f"{acc.caption(trials)} {machine.cpu}, torch {machine.versions['torch']}, {machine.date_utc[:10]}.\n")
+    print(acc.table(trials))
 
 
 @app.command()
@@ -71,14 +75,17 @@ def cost(
     warmup: Annotated[int, typer.Option(min=0, help="Steps of each contender before the measured ones.")] = 2,
     runs: Annotated[int, typer.Option(min=1, help="Measured steps of each contender.")] = 7,
     json: Json = None,
+    markdown: Annotated[Path | None, typer.Option(help="Markdown file to write.")] = None,
 ) -> None:
     """Time one training step of every method, and what memory training takes, next to plain PyTorch STE."""
     setting = costs.Setting(model, image_size, batch_size, device, threads)
     rows = costs.measure(costs.labels(method or list(METHODS)), setting, warmup, runs)
     if json is not None:
         json.write_text("".join(json_lines.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
-    what = f"{model}, {image_size}x{image_size}, batch {batch_size}, {device}, {threads} thread{'s' * (threads > 1)}"
-    print(f"{what}: {rows[0].environment['cpu']}, {rows[0].environment['date_utc'][:10]}\n\n{costs.table(rows)}")
+    report = costs.report(rows, " ".join(["python -m bnnedge.benchmarks.methods", *sys.argv[1:]]))
+    if markdown is not None:
+        markdown.write_text(report, encoding="utf-8")
+    print(report)
 
 
 if __name__ == "__main__":

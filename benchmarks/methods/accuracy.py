@@ -20,8 +20,18 @@ FLOAT = "float"
 EPOCHS = {"vgg_small_1w1a": 8, "resnet20_1w1a": 40}
 """Sized for the digits at 8 x 8 pixels on one core."""
 
-OPTIONS: dict[str, dict[str, Any]] = {"bayesbinn": {"posterior_lr": 0.01}}
-"""Options of methods whose published values are meant for far longer runs than these of some hundred steps."""
+SHORT_RUNS: dict[str, dict[str, dict[str, Any]]] = {
+    "vgg_small_1w1a": {"bayesbinn": {"posterior_lr": 0.01}, "bnew": {"rho": 0.04}},
+    "resnet20_1w1a": {
+        **{method: {"lr": 0.03} for method in ("ste", "xnor", "bop", "bop2", "bmd", "float")},
+        "bayesbinn": {"lr": 0.03, "posterior_lr": 0.01},
+        "bnew": {"lr": 0.05, "rho": 0.005},
+        "reactnet": {"lr": 0.03},
+        "rbnn": {"warm_up": 5},
+    },
+}
+"""By model and method: settings in place of published ones that are meant for far longer runs, of 10^5 steps, or far
+larger batches than these."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,17 @@ def train(
         left_s = sum(known.get(c.model, other) for c in configs[number:])
         say(f"{number}/{len(configs)}  {out.name}  test {result['test_top1']:.2%}  {left_s / 60:.0f} min left")
         yield Trial(RunConfig.read(RunFolder(out).config), result["test_top1"])
+
+
+def short_run(config: RunConfig) -> RunConfig:
+    """``config`` with the settings of ``SHORT_RUNS``, which may be the run's or the method's own."""
+    chosen = SHORT_RUNS.get(config.model, {}).get(config.method, {})
+    own = {name: value for name, value in chosen.items() if not hasattr(config, name)}
+    return dataclasses.replace(
+        config,
+        method_options={**own, **config.method_options},
+        **{name: value for name, value in chosen.items() if name not in own},
+    )
 
 
 def run_folder(config: RunConfig, folder: Path) -> Path:
@@ -84,19 +105,28 @@ def table(trials: Sequence[Trial]) -> str:
             own, twin = scores.get((method, model)), scores.get((FLOAT, model))
             cells.append(_score(own) if own else "")
             cells.append(f"{statistics.mean(own) - statistics.mean(twin):+.2f}" if own and twin else "")
-        config = next(trial.config for trial in trials if trial.config.method == method)
-        lines.append(f"| {' | '.join([*cells, _settings(config)])} |")
+        lines.append(f"| {' | '.join([*cells, _settings([t.config for t in trials if t.config.method == method])])} |")
     return "\n".join(lines) + "\n"
 
 
 def _score(values: Sequence[float]) -> str:
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.2f} ± {spread:.2f}"
+    mean = f"{statistics.mean(values):.2f}"
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
-def _settings(config: RunConfig) -> str:
-    own = "".join(f", {name} {config.method_options[name]:g}" for name in OPTIONS.get(config.method, {}))
-    return f"{config.optimizer} {config.lr:g}, {config.lr_type}, decay {config.weight_decay:g}{own}"
+def _settings(configs: Sequence[RunConfig]) -> str:
+    """One method's settings, with the model where those of its models differ."""
+    texts = {config.model: _setting(config) for config in configs}
+    if len(set(texts.values())) == 1:
+        return next(iter(texts.values()))
+    return "; ".join(f"{_short(model)}: {text}" for model, text in texts.items())
+
+
+def _setting(config: RunConfig) -> str:
+    chosen = SHORT_RUNS.get(config.model, {}).get(config.method, {})
+    own = "".join(f", {name} {config.method_options[name]:g}" for name in chosen if name in config.method_options)
+    warm_up = f", warm-up {config.warm_up}" if config.warm_up else ""
+    return f"{config.optimizer} {config.lr:g}, {config.lr_type}{warm_up}, decay {config.weight_decay:g}{own}"
 
 
 def caption(trials: Sequence[Trial]) -> str:

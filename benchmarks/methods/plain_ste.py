@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear
+from bnnedge.layers.hardtanh import Hardtanh
+from bnnedge.train.device import autocast
+
+LEARNING_RATE = 1e-3
 
 
 class _Sign(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return torch.where(x < 0, -1.0, 1.0).to(x.dtype)
+        return x.sign()
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:
@@ -37,40 +43,42 @@ class PlainLinear(nn.Linear):
 
 
 def plain_twin(model: nn.Module) -> nn.Module:
-    """``model`` with every binary layer replaced, in place."""
+    """``model`` with every binary layer and every hardtanh that keeps bits replaced, in place; the weights stay."""
     for name, layer in list(model.named_modules()):
-        if isinstance(layer, BinaryConv2d):
-            bias = layer.bias is not None
-            model.set_submodule(
-                name,
-                PlainConv2d(
-                    layer.in_channels,
-                    layer.out_channels,
-                    layer.kernel_size,  # type: ignore[arg-type]
-                    layer.stride,  # type: ignore[arg-type]
-                    layer.padding,  # type: ignore[arg-type]
-                    layer.dilation,  # type: ignore[arg-type]
-                    layer.groups,
-                    bias,
-                ),
-            )
-        elif isinstance(layer, BinaryLinear):
-            model.set_submodule(name, PlainLinear(layer.in_features, layer.out_features, layer.bias is not None))
+        if isinstance(layer, BinaryConv2d | BinaryLinear):
+            twin = _twin(layer)
+            twin.load_state_dict(layer.state_dict())
+            model.set_submodule(name, twin)
+        elif isinstance(layer, Hardtanh):
+            model.set_submodule(name, nn.Hardtanh())
     return model
+
+
+def _twin(layer: BinaryConv2d | BinaryLinear) -> nn.Module:
+    bias = layer.bias is not None
+    if isinstance(layer, BinaryLinear):
+        return PlainLinear(layer.in_features, layer.out_features, bias)
+    size: Any = layer.kernel_size
+    window: dict[str, Any] = {name: getattr(layer, name) for name in ("stride", "padding", "dilation", "groups")}
+    return PlainConv2d(layer.in_channels, layer.out_channels, size, **window, bias=bias)
 
 
 class PlainSteTraining:
     """Adam on everything, latent weights clamped to [-1, 1] after each step."""
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, device: torch.device, precision: str = "fp32", compiled: bool = False) -> None:
+        """``precision`` fp32 or bf16 (autocast); ``compiled`` by torch.compile, with CUDA graphs on a GPU."""
         self.model = plain_twin(model).to(device).train()
-        self.optimizer = torch.optim.Adam(self.model.parameters(), 1e-3)
+        self._forward = torch.compile(self.model, mode="reduce-overhead") if compiled else self.model
+        self._precision, self._device = precision, device
+        self.optimizer = torch.optim.Adam(self.model.parameters(), LEARNING_RATE)
         self.latent = [m.weight for m in self.model.modules() if isinstance(m, PlainConv2d | PlainLinear)]
 
     def step(self, images: Tensor, labels: Tensor) -> float:
         """One step; the loss before it."""
         self.optimizer.zero_grad()
-        loss = F.cross_entropy(self.model(images), labels)
+        with autocast(self._device, self._precision):
+            loss = F.cross_entropy(self._forward(images), labels)
         value = float(loss.detach())
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()

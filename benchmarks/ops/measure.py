@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ import numpy as np
 
 from bnnedge.benchmarks.ops.engines import Engine, Prepared
 from bnnedge.benchmarks.ops.shapes import ConvShape
-from bnnedge.errors import BenchmarkError
+from bnnedge.benchmarks.result import append_lines
 from bnnedge.kernels import native
 
 FORMAT_VERSION = 1
@@ -95,14 +94,7 @@ def measure(
 
 def append(path: Path, rows: Sequence[OpRow]) -> None:
     """Add rows to a JSON lines file. Raises ``BenchmarkError`` if it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write("".join(row.to_json() + "\n" for row in rows))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise BenchmarkError(f"{path}: cannot be written: {error.strerror or error}") from error
+    append_lines(path, [row.to_json() for row in rows])
 
 
 def _row(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from bnnedge.binarization.binarizer import Binarizer
-from bnnedge.binarization.surrogate import Surrogate, get_surrogate
+from bnnedge.binarization.surrogate import Surrogate, clip_of, get_surrogate
 from bnnedge.errors import ConfigError
 
 
@@ -45,6 +45,11 @@ class ActivationBinarizer(Binarizer):
         super().__init__()
         self.input_mode = "float" if options.a32 else "sign"
         self._input_sign = options.activation_surrogate()
+
+    @property
+    def input_clip(self) -> float | None:
+        own = type(self).binarize_input is ActivationBinarizer.binarize_input and self.input_mode == "sign"
+        return clip_of(self._input_sign) if own else None
 
     def binarize_input(self, x: Tensor) -> Tensor:
         return x if self.input_mode == "float" else self._input_sign(x)

@@ -31,6 +31,18 @@ class Binarizer(nn.Module):
     input_mode: InputMode = "sign"
     scales_pixels: bool = False
 
+    @property
+    def input_clip(self) -> float | None:
+        """c where ``binarize_input`` is ``sign(x)`` with the gradient ``g 1{abs(x) <= c}``, infinite where it is
+        ``g``; None where it is anything else. With a c the layer may keep bits and run packed kernels instead.
+        """
+        return 1.0 if type(self).binarize_input is Binarizer.binarize_input else None
+
+    @property
+    def has_binary_weight(self) -> bool:
+        """Whether ``binarize_weight`` now returns one magnitude in each output channel: -1 and +1, or a multiple."""
+        return not self.training or type(self).binarize_weight is Binarizer.binarize_weight
+
     def binarize_input(self, x: Tensor) -> Tensor:
         """``x`` [N, C, ...] to the values that enter the convolution."""
         return clipped_identity(x)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bnnedge.binarization.sign import sign
+from bnnedge.binarization.surrogate import within
 
 
 def channel_scale(weight: Tensor) -> Tensor:
@@ -46,5 +47,7 @@ class _ScaledSign(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         weight, alpha = ctx.saved_tensors
-        inside = weight.abs() <= 1
-        return grads[0] * (1 / weight[0].numel() + alpha * inside if ctx.published else inside), None
+        multiplier = within(weight, 1)
+        if ctx.published:
+            multiplier.mul_(alpha).add_(1 / weight[0].numel())
+        return multiplier.mul_(grads[0]), None

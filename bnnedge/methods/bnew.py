@@ -96,7 +96,7 @@ class BnewOptions(ActivationOptions):
     placement: Literal["after_step", "before_step"] = "after_step"
     """Regularize after the optimizer's step, which keeps weights within [-1, 1], or before it."""
     freeze_epochs: int | None = None
-    """Last epochs of phase 2 in which the binary weights are frozen; none: 2 %, or 0 if phase 3 follows."""
+    """Last epochs of phase 2 in which the binary weights are frozen; none: 1.9 %, or 0 if phase 3 follows."""
     freeze_at: Literal["sign", "scaled_sign"] | None = None
     """Where weights freeze: at sign(w), or at mean abs(w_o) sign(w); none: the latter for regularizer scaled alone."""
 
@@ -163,7 +163,8 @@ class Bnew(Method[BnewOptions]):
     - placement: there before Adam's step for CIFAR and after it for ImageNet; after it keeps every weight within
       [-1, 1] at all times and is the default, ``--placement before_step`` is the other;
     - freezing: there repeated at a list of epochs, since the optimizer went on moving frozen weights by its momentum;
-      here once, and frozen weights never move;
+      here once, and frozen weights never move. The published list, 980 to 999 of 1000, freezes at the end of these
+      epochs, so that 19 are trained with frozen weights;
     - the end: there the CIFAR code looks for a file that it has not written, and dies after training; here the best
       epoch of the last phase is kept, and can always be deployed;
     - phase 3: there the regularizer goes on multiplying frozen weights; here they stay;
@@ -219,7 +220,7 @@ class Bnew(Method[BnewOptions]):
         """How many of the last of phase 2's ``epochs`` are trained with frozen weights."""
         if self.options.freeze_epochs is not None:
             return self.options.freeze_epochs
-        return 0 if 3 in self.options.phases else max(epochs // 50, 1)
+        return 0 if 3 in self.options.phases else min(max(epochs * 19 // 1000, 1), epochs - 1)
 
     def before_step(self, model: nn.Module) -> None:
         if self.options.placement == "before_step":
@@ -234,7 +235,7 @@ class Bnew(Method[BnewOptions]):
         for layer in binary_layers(model).values():
             w = layer.weight
             if w.requires_grad:
-                w.copy_((self._regularizer(w, self._rho) if self._phase == 2 else w).clamp(-1, 1))
+                torch.clamp(self._regularizer(w, self._rho) if self._phase == 2 else w, -1, 1, out=w)
 
     @torch.no_grad()
     def _freeze(self, model: nn.Module) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bnnedge.binarization.activation import ActivationBinarizer, ActivationOptions
 from bnnedge.binarization.binarizer import Binarizer
-from bnnedge.binarization.sign import sign
+from bnnedge.binarization.sign import sign, sign_around
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
 from bnnedge.methods import schedule
@@ -110,6 +110,10 @@ class BopOptions(ActivationOptions):
 class BopBinarizer(ActivationBinarizer):
     """``sign(x)``; the weight is binary already, and eval mode vouches for it."""
 
+    @property
+    def has_binary_weight(self) -> bool:
+        return True
+
     def binarize_weight(self, weight: Tensor) -> Tensor:
         return weight if self.training else sign(weight)
 
@@ -153,10 +157,10 @@ class BopOptimizer(torch.optim.Optimizer):
 
     def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
         assert parameter.grad is not None
-        flip = parameter * self.evidence(parameter, parameter.grad, group) > group["threshold"]
-        binary = sign(parameter)
-        parameter.copy_(torch.where(flip, -binary, binary))
-        self.flips[parameter] = self.flips.get(parameter, 0) + flip.sum()
+        held = (parameter * self.evidence(parameter, parameter.grad, group)).neg_()
+        factor = sign_around(held, -group["threshold"])  # -1 where w m > tau
+        parameter.copy_(sign(parameter).mul_(factor))
+        self.flips[parameter] = self.flips.get(parameter, 0) + torch.count_nonzero(factor < 0)
 
 
 class Bop(Method[BopOptions]):
@@ -171,7 +175,8 @@ class Bop(Method[BopOptions]):
     other parameters belong to the run's optimizer. The memory of a weight is w, g and m.
 
     Differs from the published code: weights are binarized before the first step, there in it, so that its gradient is
-    of the float initial weights; and where ``w m = tau`` exactly nothing flips, as in the paper, there w becomes +1.
+    of the float initial weights; where ``w m = tau`` exactly nothing flips, as in the paper, there w becomes +1; and
+    an epoch of a schedule is the steps that the run makes in it, there the images over the batch size, not rounded.
 
     The defaults are those published for ImageNet (with batch 1024, 150 epochs and Adam from 2.5e-3 to 5e-6 for the
     rest). For CIFAR-10 it is ``--gamma 1e-4 --gamma-decay 0.1 --decay-epochs 100`` with batch 50 and 500 epochs; BNEW's
@@ -184,6 +189,7 @@ class Bop(Method[BopOptions]):
     paper = "Helwegen et al. 2019, Latent Weights Do Not Exist, arXiv:1906.02107"
     Options = BopOptions
     recipe = Recipe(optimizer="adam", lr=1e-2)
+    has_latent_weights = False
 
     _plan: Plan
     _optimizer: BopOptimizer | None = None

@@ -24,6 +24,10 @@ class Float32Binarizer(Binarizer):
     def binarize_input(self, x: Tensor) -> Tensor:
         return x
 
+    @property
+    def has_binary_weight(self) -> bool:
+        return False
+
     def binarize_weight(self, weight: Tensor) -> Tensor:
         return weight
 

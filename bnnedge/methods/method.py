@@ -11,6 +11,10 @@ its way, an optimizer of its own for the parameters that it claims. The loop in 
    steps of both optimizers, ``after_step(model)``;
 6. ``predict(model, images)`` in every evaluation, and ``layer_metrics(layer)`` after every epoch.
 
+With several processes each calls the hooks, with the same weights, the same gradients of the whole batch and the same
+numbers of steps and images; hooks must do the same in all. After 4 every process has the main one's parameters and
+buffers. In 5 the passes are over each micro-batch of a batch in turn.
+
 All of 1 to 4 happen again when a run is resumed, in this order, before the saved weights and optimizer states are
 loaded over what they did; ``start_epoch`` again after it. So state that must survive lives in the parameters and
 buffers of the model and its binarizers, in the state dict of the method's optimizer, or is a function of phase and
@@ -87,6 +91,12 @@ class Method(Generic[OptionsT]):
     recipe: ClassVar[Recipe] = Recipe()
     trains_bits: ClassVar[bool] = True
     """False for the float baseline alone, which has no deploy form."""
+    samples_weights: ClassVar[bool] = False
+    """Whether a pass in training draws random weights from the global generator. The loop then gives all processes
+    and all micro-batches of a pass the same random numbers, so that they see the same weights; noise on activations,
+    as dropout's, repeats in them too. Otherwise each process has its own."""
+    has_latent_weights: ClassVar[bool] = True
+    """False where the weights that are trained are -1 and +1 themselves, so that an average of them means nothing."""
 
     def __init__(self, options: OptionsT) -> None:
         self.options = options
@@ -126,6 +136,10 @@ class Method(Generic[OptionsT]):
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         """Whether the run's weight decay applies to a parameter of the run's optimizer."""
+        return True
+
+    def averages(self, name: str) -> bool:
+        """Whether an EMA of the weights averages the entry ``name`` of the model's state dict, or copies it."""
         return True
 
     def start_epoch(self, model: nn.Module, epoch: int, epochs: int) -> None:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bnnedge.binarization.binarizer import Binarizer
-from bnnedge.binarization.sign import sign
-from bnnedge.binarization.surrogate import error_decay, error_decay_multiplier
+from bnnedge.binarization.sign import sign, sign_around
+from bnnedge.binarization.surrogate import error_decay_multiplier
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
 from bnnedge.methods.method import Method, Recipe
@@ -57,40 +57,144 @@ def surrogate_schedule(epoch: int, epochs: int, tmin: float, tmax: float) -> tup
 def standardize(x: Tensor) -> Tensor:
     """``(x - mean) / std`` of each row of dimension 0 over all its other elements, unbiased std.
 
-    A constant row has no std: it becomes 0, with zero gradient, where the plain quotient would be NaN.
+    A row whose std is within the rounding of its mean counts as constant: it becomes 0, with zero gradient, where the
+    plain quotient would be NaN or noise.
     """
     return _Standardize.apply(x, None)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def standardized_sign(x: Tensor, t: float) -> Tensor:
-    """``sign(standardize(x))`` with ``error_decay``'s gradient for k = 1 at the standardized values."""
+    """``sign(x - mean)``, the sign of ``standardize(x)``, with ``error_decay_multiplier``'s gradient there, k = 1."""
     return _Standardize.apply(x, t)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Standardize(torch.autograd.Function):
-    """Keeps ``x`` alone for the backward pass and computes z = (x - mean) / std anew, n elements in a row:
-
-    ``dL/dx = (g - mean(g) - z sum(g z) / (n - 1)) / std``, with ``g = dL/dz``.
-    """
+    """z = (x - mean) / std, or its sign if there is a ``t``. Keeps ``x`` alone and computes z anew for the gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, t: float | None) -> Tensor:
-        dims = tuple(range(1, x.dim()))
-        std, mean = torch.std_mean(x, dim=dims, keepdim=True)
-        ctx.save_for_backward(x, mean, std)
+        mean = _mean(x)
+        ctx.save_for_backward(x, mean)
         ctx.t = t
-        z = (x - mean).div_(std.clamp_min(torch.finfo(x.dtype).tiny))
-        return z if t is None else sign(z)
+        if t is not None:
+            return sign_around(x, mean)
+        centered, inverse = _centered(x, mean)
+        return centered.mul_(inverse).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        x, mean, std = ctx.saved_tensors
-        dims = tuple(range(1, x.dim()))
-        inverse = torch.where(std > 0, 1 / std, 0)
-        z = (x - mean).mul_(inverse)
-        g = grads[0] if ctx.t is None else grads[0] * error_decay_multiplier(z, ctx.t, 1.0)
-        along = (g * z).sum(dims, keepdim=True) / (x[0].numel() - 1)
-        return (g - g.mean(dims, keepdim=True)).sub_(z.mul_(along)).mul_(inverse), None
+        x, mean = ctx.saved_tensors
+        found = torch.empty_like(x)
+        for rows in _row_blocks(x):
+            centered, inverse = _centered(x[rows], mean[rows])
+            g = grads[0][rows].to(centered.dtype)
+            if ctx.t is not None:
+                g = error_decay_multiplier(centered, ctx.t, 1.0, inverse).mul_(g)
+            _through_standardization(g, centered, inverse, inverse, out=found[rows])
+        return found, None
+
+
+class _RotatedSign(torch.autograd.Function):
+    """``alpha_o sign(w3)``; the formulas are in ``Rbnn``.
+
+    Keeps w3 for the gradient, and computes X anew from the weight. Both stand without their factor ``1 / std``, which
+    the sign does not need.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, alpha: Tensor, beta: Tensor, r1: Tensor, r2: Tensor, t: float, k: float, whole: bool
+    ) -> Tensor:
+        mean, strength, scale = _mean(weight), _strength(beta, weight), _column(alpha, weight)
+        w3, found = torch.empty_like(weight), torch.empty_like(weight)
+        for rows in _row_blocks(weight):
+            _rotate_partly(weight[rows] - mean[rows], strength[rows], r1, r2, out=w3[rows])
+            torch.mul(sign(w3[rows]), scale[rows], out=found[rows])
+        ctx.save_for_backward(weight, mean, w3, alpha, beta, r1, r2)
+        ctx.t, ctx.k, ctx.whole = t, k, whole
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        weight, mean, w3, alpha, beta, r1, r2 = ctx.saved_tensors
+        strength, scale = _strength(beta, weight), _column(alpha, weight)
+        weight_grad, alpha_grad, strength_grad = map(torch.empty_like, (weight, alpha, beta))
+        for rows in _row_blocks(weight):
+            x, inverse = _centered(weight[rows], mean[rows])
+            alpha_grad[rows] = sign(w3[rows]).mul_(grads[0][rows]).flatten(1).sum(1)
+            factor = inverse * scale[rows]  # comes in at the end, as all that follows is linear in g
+            g = error_decay_multiplier(w3[rows], ctx.t, ctx.k, inverse).mul_(grads[0][rows])
+            # The product of g with r1^T X r2 - X is that of X with r1 g r2^T - g.
+            turned = _rotate(g, r1.T, r2.T).sub_(g)
+            strength_grad[rows] = _row_dots(turned, x) * factor.flatten()
+            g = g.addcmul_(turned, strength[rows]) if ctx.whole else g.mul_(1 - strength[rows])
+            _through_standardization(g, x, inverse, factor, out=weight_grad[rows])
+        beta_grad = strength_grad * beta.cos() * beta.sin().sgn()
+        return weight_grad, alpha_grad, beta_grad, None, None, None, None, None
+
+
+BLOCK = 2**18
+"""Elements; a few tensors of this size fit a CPU core's cache."""
+
+
+def _row_blocks(x: Tensor) -> list[slice]:
+    """All rows of dimension 0; on a CPU in blocks, so that what is computed from one stays in the cache."""
+    rows = max(BLOCK // x[0].numel(), 1) if x.device.type == "cpu" else len(x)
+    return [slice(start, start + rows) for start in range(0, len(x), rows)]
+
+
+def _mean(x: Tensor) -> Tensor:
+    """Of each row of dimension 0 as the deploy form computes it, at least in float32; dimensions kept."""
+    return x.mean(tuple(range(1, x.dim())), keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+def _centered(x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """``x - mean``, a new tensor, and ``1 / std`` of each row, 0 for a constant one.
+
+    Not by ``torch.std_mean``, which takes ten times as long on a CPU.
+    """
+    centered = x - mean
+    norm = torch.linalg.vector_norm(centered, dim=tuple(range(1, x.dim())), keepdim=True)
+    std = norm / math.sqrt(x[0].numel() - 1)
+    rounding = 16 * torch.finfo(std.dtype).eps * mean.abs()
+    return centered, torch.where(std <= rounding, 0, 1 / std)
+
+
+def _through_standardization(g: Tensor, centered: Tensor, inverse: Tensor, factor: Tensor, out: Tensor) -> None:
+    """``factor (g - mean(g) - z sum(g z) / (n - 1))``, n elements in a row; spoils ``centered``.
+
+    That is ``dL/dx`` for ``g = dL/dz`` with z = centered inverse, if ``factor`` is ``inverse``, which is 1 / std.
+    """
+    along = _column(_row_dots(g, centered), g) * inverse**2 / (g[0].numel() - 1)
+    torch.mul(torch.addcmul(g, centered, -along, out=centered).sub_(_mean(g)), factor, out=out)
+
+
+def _rotate(x: Tensor, r1: Tensor, r2: Tensor) -> Tensor:
+    """``r1^T X r2`` for each row of ``x`` as a matrix X [a, b], in the shape of ``x``."""
+    a, b = len(r1), len(r2)
+    # Not in bf16 under autocast: signs would differ from those of the evaluation.
+    with torch.autocast(x.device.type, enabled=False):
+        return (r1.T @ (x.reshape(-1, b) @ r2).view(-1, a, b)).view(x.shape)
+
+
+def _rotate_partly(x: Tensor, strength: Tensor, r1: Tensor, r2: Tensor, out: Tensor | None = None) -> Tensor:
+    """``X + strength (r1^T X r2 - X)`` in the shape of ``x``."""
+    return torch.lerp(x, _rotate(x, r1, r2), strength, out=out)
+
+
+def _strength(beta: Tensor, like: Tensor) -> Tensor:
+    """``|sin beta|`` [O] as a factor of the rows of ``like``."""
+    return _column(beta.sin().abs_(), like)
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    """``values`` [O] as a factor of the rows of ``like``."""
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
+def _row_dots(x: Tensor, y: Tensor) -> Tensor:
+    """The scalar product of each row of ``x`` with that of ``y``, shape [O]."""
+    return (x * y).flatten(1).sum(1)
 
 
 class RbnnBinarizer(Binarizer):
@@ -109,7 +213,7 @@ class RbnnBinarizer(Binarizer):
         super().__init__()
         self.input_mode = "standardized" if options.a32 else "centered_sign"
         self.options = options
-        self.t, self.k = surrogate_schedule(0, 1, options.tmin, options.tmax)
+        self.set_surrogate(*surrogate_schedule(0, 1, options.tmin, options.tmax))
         channels, fan_in = layer.weight.shape[0], layer.weight[0].numel()
         if fan_in < 2:
             raise ConfigError(f"rbnn standardizes each filter and so needs at least 2 weights in it, got {fan_in}")
@@ -121,31 +225,39 @@ class RbnnBinarizer(Binarizer):
         self.register_buffer("r1", nn.init.orthogonal_(torch.empty(self.a, self.a)))
         self.register_buffer("r2", nn.init.orthogonal_(torch.empty(self.b, self.b)))
 
+    def set_surrogate(self, t: float, k: float) -> None:
+        """t and k of the weights' sign; the activations' has k = 1 and t at least 1."""
+        self.t, self.k, self.input_t = t, k, max(t, 1.0)
+
     def binarize_input(self, x: Tensor) -> Tensor:
-        return standardize(x) if self.input_mode == "standardized" else standardized_sign(x, max(self.t, 1.0))
+        return standardize(x) if self.input_mode == "standardized" else standardized_sign(x, self.input_t)
 
     def binarize_weight(self, weight: Tensor) -> Tensor:
-        return error_decay(self.rotated(weight), t=self.t, k=self.k)
+        if not self.training:
+            return sign(self._rotated(weight.detach() - _mean(weight.detach())))
+        whole = self.options.rotation_gradient == "paper"
+        return _RotatedSign.apply(  # type: ignore[no-any-return, no-untyped-call]
+            weight, self.alpha, self.beta, self.r1, self.r2, self.t, self.k, whole
+        )
 
+    @torch.no_grad()
     def rotated(self, weight: Tensor) -> Tensor:
         """w3 above, in the shape of ``weight``."""
-        w2 = standardize(weight)
-        x = w2.view(-1, self.a, self.b)
-        rotated = (self.r1.T @ x @ self.r2).view_as(w2)
-        if self.options.rotation_gradient == "authors":
-            rotated = rotated.detach()
-        strength = self.beta.sin().abs().view(-1, *[1] * (weight.dim() - 1))
-        return w2 + strength * (rotated - w2)
+        return self._rotated(standardize(weight))
 
-    def output_scale(self, weight: Tensor) -> Tensor:
-        return self.alpha
+    def _rotated(self, x: Tensor) -> Tensor:
+        return _rotate_partly(x, _strength(self.beta.detach(), x), self.r1, self.r2)
+
+    def output_scale(self, weight: Tensor) -> Tensor | None:
+        """``alpha``; in training it is in the weight, whose gradient then has all of alpha's too."""
+        return None if self.training else self.alpha
 
     @torch.no_grad()
     def learn_rotation(self, weight: Tensor, sweeps: int = 3) -> None:
         """Alternate ``sweeps`` times over B, r1, r2 so that ``sum |r1^T X r2|`` never falls; in place."""
-        x = standardize(weight).view(-1, self.a, self.b)
+        x = standardize(weight).reshape(-1, self.a, self.b)
         for _ in range(sweeps):
-            b = sign(self.r1.T @ x @ self.r2)
+            b = sign(_rotate(x, self.r1, self.r2))
             u, _, vh = torch.linalg.svd((b @ self.r2.T @ x.mT).sum(0))
             self.r1.copy_(vh.T @ u.T)
             u, _, vh = torch.linalg.svd((x.mT @ self.r1 @ b).sum(0))
@@ -175,6 +287,10 @@ class Rbnn(Method[RbnnOptions]):
 
     Weight decay applies to alpha and beta too, as published.
 
+    Differs from the published code: the weight's gradient (above); the rotations are learnt outside the forward pass,
+    there in the first one of an epoch, where several GPUs lose them; a constant sample or filter becomes 0, there NaN;
+    and after ``--warm-up 5`` the cosine falls from epoch 5 on to 0, there from epoch 8 on and not quite to 0.
+
     Lin et al. 2020, "Rotated Binary Neural Network", NeurIPS, arXiv:2009.13055.
     """
 
@@ -185,12 +301,16 @@ class Rbnn(Method[RbnnOptions]):
     def make_binarizer(self, layer: BinaryLayer) -> Binarizer:
         return RbnnBinarizer(layer, self.options)
 
+    def averages(self, name: str) -> bool:
+        """All but the rotations, of which an average is none."""
+        return not name.endswith((".r1", ".r2"))
+
     def start_epoch(self, model: nn.Module, epoch: int, epochs: int) -> None:
         t, k = surrogate_schedule(epoch, epochs, self.options.tmin, self.options.tmax)
         for layer in binary_layers(model).values():
             binarizer = layer.binarizer
             assert isinstance(binarizer, RbnnBinarizer)
-            binarizer.t, binarizer.k = t, k
+            binarizer.set_surrogate(t, k)
             if epoch % self.options.rotation_update == 0:
                 binarizer.learn_rotation(layer.weight)
 

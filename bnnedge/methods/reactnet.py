@@ -35,6 +35,10 @@ class ReactnetBinarizer(ActivationBinarizer):
 
     phase = 1
 
+    @property
+    def has_binary_weight(self) -> bool:
+        return not self.training or self.phase == 2
+
     def binarize_weight(self, weight: Tensor) -> Tensor:
         if not self.training:
             return sign(weight)

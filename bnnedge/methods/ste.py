@@ -46,6 +46,10 @@ class SteBinarizer(ActivationBinarizer):
         self._scaled = options.weight_surrogate == MAGNITUDE_AWARE
         self._weight_sign = clipped_identity if self._scaled else get_surrogate(options.weight_surrogate)
 
+    @property
+    def has_binary_weight(self) -> bool:
+        return True
+
     def binarize_weight(self, weight: Tensor) -> Tensor:
         return self._weight_sign(weight)
 

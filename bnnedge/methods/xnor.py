@@ -44,6 +44,10 @@ class XnorBinarizer(ActivationBinarizer):
         self.scales_pixels = options.pixel_scale
         self._scaled_sign = as_published if options.weight_gradient == "paper" else straight_through
 
+    @property
+    def has_binary_weight(self) -> bool:
+        return True
+
     def binarize_weight(self, weight: Tensor) -> Tensor:
         return self._scaled_sign(weight) if self.training else sign(weight)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from bnnedge.layers.binary_layers import BinaryConv2d
+from bnnedge.layers.hardtanh import Hardtanh
 
 
 class BinaryBasicBlock(nn.Module):
@@ -21,11 +22,11 @@ class BinaryBasicBlock(nn.Module):
         super().__init__()
         self.conv1 = BinaryConv2d(in_channels, channels, 3, stride, 1)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.act1 = nn.Hardtanh()
+        self.act1 = Hardtanh()
         self.conv2 = BinaryConv2d(channels, channels, 3, 1, 1)
         self.bn2 = nn.BatchNorm2d(channels)
         self.shortcut = shortcut
-        self.act2 = nn.Hardtanh()
+        self.act2 = Hardtanh()
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.act1(self.bn1(self.conv1(x)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bnnedge.layers.hardtanh import Hardtanh
 from bnnedge.models.basic_block import BinaryBasicBlock
 
 
@@ -32,7 +33,7 @@ class BinaryResNet20(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(in_channels, 16, 3, 1, 1, bias=False)
         self.stem_bn = nn.BatchNorm2d(16)
-        self.stem_act = nn.Hardtanh()
+        self.stem_act = Hardtanh()
         blocks: list[nn.Module] = []
         previous = 16
         for stage, channels in enumerate((16, 32, 64)):

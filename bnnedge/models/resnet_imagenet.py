@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from bnnedge.layers.binary_layers import BinaryConv2d
+from bnnedge.layers.hardtanh import Hardtanh
 
 
 class DoubleSkipBlock(nn.Module):
@@ -26,10 +27,10 @@ class DoubleSkipBlock(nn.Module):
         self.conv1 = BinaryConv2d(in_channels, channels, 3, stride, 1)
         self.bn1 = nn.BatchNorm2d(channels)
         self.shortcut = shortcut
-        self.act1 = nn.Hardtanh()
+        self.act1 = Hardtanh()
         self.conv2 = BinaryConv2d(channels, channels, 3, 1, 1)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.act2 = nn.Hardtanh()
+        self.act2 = Hardtanh()
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.act1(self.bn1(self.conv1(x)) + self.shortcut(x))
@@ -51,7 +52,7 @@ class BinaryImageNetResNet(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(in_channels, widths[0], 7, 2, 3, bias=False)
         self.stem_bn = nn.BatchNorm2d(widths[0])
-        self.stem_act = nn.Hardtanh()
+        self.stem_act = Hardtanh()
         self.stem_pool = nn.MaxPool2d(3, 2, 1)
         blocks: list[nn.Module] = []
         previous = widths[0]

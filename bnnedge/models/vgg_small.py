@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryConv2d
+from bnnedge.layers.hardtanh import Hardtanh
 
 
 class BinaryVggSmall(nn.Module):
@@ -19,13 +20,13 @@ class BinaryVggSmall(nn.Module):
 
     def __init__(self, num_classes: int, in_channels: int, image_size: int) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(in_channels, 128, 3, 1, 1, bias=False), nn.BatchNorm2d(128), nn.Hardtanh()]
+        layers: list[nn.Module] = [nn.Conv2d(in_channels, 128, 3, 1, 1, bias=False), nn.BatchNorm2d(128), Hardtanh()]
         previous = 128
         for channels, pool in ((128, True), (256, False), (256, True), (512, False), (512, True)):
             layers.append(BinaryConv2d(previous, channels, 3, 1, 1))
             if pool:
                 layers.append(nn.MaxPool2d(2))
-            layers += [nn.BatchNorm2d(channels), nn.Hardtanh()]
+            layers += [nn.BatchNorm2d(channels), Hardtanh()]
             previous = channels
         self.features = nn.Sequential(*layers)
         self.flatten = nn.Flatten()

@@ -9,7 +9,7 @@ import dataclasses
 import io
 import os
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,13 @@ class Checkpoint:
     best_val_top1: float
     """From 0 to 1."""
     model: dict[str, Tensor]
-    """State dict of the model with the method attached."""
+    """State dict of the model with the method attached; with an EMA, of its averages."""
     optimizers: dict[str, Any]
     """State dicts by the names of ``bnnedge/train/assign.py``, of the phase that ``epoch`` belongs to."""
     rng: dict[str, Any]
     """See ``rng_state``."""
+    ema: dict[str, Any] = field(default_factory=dict)
+    """With an EMA, the number of its ``steps`` and the state dict ``trained`` that training goes on with."""
 
     def to_bytes(self) -> bytes:
         """The file's contents."""
@@ -72,6 +74,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path} has checkpoint version {contents.get('version')!r}, this bnnedge reads version {FORMAT_VERSION}"
         )
+    contents.setdefault("ema", {})  # files from before there was one
     names = [f.name for f in dataclasses.fields(Checkpoint)]
     missing = [name for name in names if name not in contents]
     if missing:
@@ -104,21 +107,21 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def rng_state() -> dict[str, Any]:
-    """State of the global generators of PyTorch (CPU and GPUs), NumPy and Python, as plain values and tensors."""
+    """State of the global generators of PyTorch (CPU and this GPU), NumPy and Python, as plain values and tensors."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
         "numpy": [str(name), [int(k) for k in keys], int(position), int(has_gauss), float(gauss)],
         "python": list(random.getstate()),
     }
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Inverse of ``rng_state``. GPU states are left alone where the number of GPUs has changed."""
+    """Inverse of ``rng_state``. A GPU's state is left alone if none was saved."""
     torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if torch.cuda.is_available() and state["cuda"]:
+        torch.cuda.set_rng_state(state["cuda"][0])
     name, keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((name, np.array(keys, np.uint32), position, has_gauss, gauss))
     version, internal, gauss_next = state["python"]

@@ -2,36 +2,35 @@
 
 The order of the data and its augmentation are functions of (seed, epoch), everything else that an epoch needs is in the
 checkpoint, so a run that was stopped at any moment and resumed gives the weights of an uninterrupted one. On the CPU
-they are bit-identical.
+they are bit-identical, with several processes if their number stays the same. With another number they are equal but
+for the rounding of sums.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import math
 import time
-from dataclasses import dataclass
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
-from bnnedge.config import RunConfig
-from bnnedge.data.dataset import Dataset
-from bnnedge.errors import BnnedgeError, ConfigError
+from bnnedge.errors import BnnedgeError
 from bnnedge.layers.binary_layers import binary_layers
-from bnnedge.methods.method import Method, Phase
-from bnnedge.train.assign import Optimizers, make_optimizers
-from bnnedge.train.checkpoint import Checkpoint, rng_state, write_atomically
-from bnnedge.train.distillation import Distillation
+from bnnedge.train.checkpoint import rng_state, set_rng_state, write_atomically
+from bnnedge.train.device import autocast
+from bnnedge.train.global_batch_norm import average_statistics
+from bnnedge.train.loader import Parts, load_parts, to_device
 from bnnedge.train.metrics import RunningMean, binary_weights, evaluate, flip_rates, mean_of, positive_fractions
 from bnnedge.train.progress import TrainingProgress
 from bnnedge.train.run_folder import RunFolder
 from bnnedge.train.schedule import learning_rate
+from bnnedge.train.state import TrainingState, phase_of
 
 
 class DivergenceError(BnnedgeError):
@@ -40,92 +39,38 @@ class DivergenceError(BnnedgeError):
     exit_code = 1
 
 
-@dataclass
-class TrainingState:
-    """Everything that one epoch reads and changes."""
-
-    config: RunConfig
-    dataset: Dataset
-    model: nn.Module
-    method: Method[Any]
-    device: torch.device
-    distillation: Distillation | None = None
-    epoch: int = 0
-    """Number of finished epochs."""
-    best_epoch: int = 0
-    best_val_top1: float = -1.0
-    """Of the phase at hand."""
-
-    def __post_init__(self) -> None:
-        self.phases = self.method.phases(self.config.epochs)
-        shortest = min(phase.epochs for phase in self.phases)
-        if (self.config.warm_up or 0) >= shortest:
-            raise ConfigError(f"warm_up ({self.config.warm_up}) must be below the epochs of each phase ({shortest})")
-        self.enter_phase(0)
-
-    @property
-    def phase(self) -> Phase:
-        return self.phases[self.phase_index]
-
-    @property
-    def epoch_in_phase(self) -> int:
-        """The epoch that comes next, counted from 0 at the beginning of the phase."""
-        return self.epoch - sum(phase.epochs for phase in self.phases[: self.phase_index])
-
-    def enter_phase(self, index: int) -> None:
-        """Set up phase ``index`` as the method wants it, with fresh optimizers and no best epoch yet."""
-        self.phase_index = index
-        self.best_epoch, self.best_val_top1 = 0, -1.0
-        self.method.start_phase(self.model, index)
-        steps = self.dataset.steps("train", self.config.batch_size)
-        images = self.dataset.size("train")
-        self.optimizers: Optimizers = make_optimizers(self.config, self.model, self.method, self.phase, steps, images)
-
-    def checkpoint(self) -> Checkpoint:
-        """The state as a file holds it."""
-        return Checkpoint(
-            config=self.config,
-            dataset=self.dataset.info,
-            epoch=self.epoch,
-            best_epoch=self.best_epoch,
-            best_val_top1=self.best_val_top1,
-            model=self.model.state_dict(),
-            optimizers={name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-            rng=rng_state(),
-        )
-
-
-def phase_of(phases: tuple[Phase, ...], epoch: int) -> int:
-    """Index of the phase that epoch ``epoch`` (from 0) belongs to."""
-    ends = itertools.accumulate(phase.epochs for phase in phases)
-    return sum(end <= epoch for end in ends)
-
-
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     """The source of an epoch's data order and augmentation."""
-    mixed = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(mixed[0]))
+    return torch.Generator().manual_seed(_mixed(seed, epoch))
+
+
+def _mixed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def fit(state: TrainingState, folder: RunFolder) -> None:
-    """Train the epochs that are left, writing metrics and checkpoints after each."""
-    epochs = state.config.epochs
+    """Train the epochs that are left; the main process writes metrics and checkpoints after each."""
+    epochs, group = state.config.epochs, state.group
     steps = state.dataset.steps("train", state.config.batch_size) * (epochs - state.epoch)
-    with (
-        SummaryWriter(str(folder.path), purge_step=state.epoch + 1) as board,
-        TrainingProgress(steps) as progress,
-    ):
+    board = SummaryWriter(str(folder.path), purge_step=state.epoch + 1) if group.is_main else None
+    with board or nullcontext(), TrainingProgress(steps, silent=not group.is_main) as progress:
         while state.epoch < epochs:
             row = _run_epoch(state, progress)
             improved = row["val_top1"] > state.best_val_top1
             state.epoch = row["epoch"]
             if improved:
                 state.best_epoch, state.best_val_top1 = row["epoch"], row["val_top1"]
-            _save(state, folder, row, improved)
-            _write_events(board, row)
-            line = _describe(row, state)
-            folder.log(line)
-            progress.line(line)
+            group.main_only(partial(_record, state, folder, board, row, improved))
+            progress.line(_describe(row, state))
+
+
+def _record(
+    state: TrainingState, folder: RunFolder, board: SummaryWriter | None, row: dict[str, Any], improved: bool
+) -> None:
+    assert board is not None, "the main process alone records"
+    _save(state, folder, row, improved)
+    _write_events(board, row)
+    folder.log(_describe(row, state))
 
 
 def _save(state: TrainingState, folder: RunFolder, row: dict[str, Any], improved: bool) -> None:
@@ -146,10 +91,12 @@ def _run_epoch(state: TrainingState, progress: TrainingProgress) -> dict[str, An
     state.model.eval()
     before = binary_weights(state.model)
     state.method.start_epoch(state.model, state.epoch_in_phase, state.phase.epochs)
+    _align(state)
     progress.start_epoch(epoch + 1, config.epochs)
     train = _train_steps(state, progress)
     train_s = time.perf_counter() - started
-    validation = evaluate(state.model, state.dataset, "val", state.device, state.method.predict)
+    with state.evaluated():
+        validation = evaluate(state.model, state.dataset, "val", state.device, state.method.predict, state.group)
     layers = _layer_metrics(state, before)
     kinds = dict.fromkeys(kind for numbers in layers.values() for kind in numbers)
     return {
@@ -176,43 +123,87 @@ def _layer_metrics(state: TrainingState, before: dict[str, Tensor]) -> dict[str,
     }
 
 
+def _align(state: TrainingState) -> None:
+    """Give every process the main one's weights, and random numbers as the method needs them."""
+    group = state.group
+    if group.size == 1:
+        return
+    group.broadcast_(state.model.state_dict().values())
+    rng = group.main_only(rng_state)
+    if state.method.samples_weights:
+        set_rng_state(rng)
+    elif not group.is_main:
+        torch.manual_seed(_mixed(state.config.seed, state.epoch, group.rank))
+
+
 def _train_steps(state: TrainingState, progress: TrainingProgress) -> RunningMean:
-    config, mean = state.config, RunningMean()
+    config, group, mean = state.config, state.group, RunningMean()
     state.model.train()
     generator = epoch_generator(config.seed, state.epoch)
     batches = state.dataset.batches("train", config.batch_size, generator, augment=True)
     steps = state.dataset.steps("train", config.batch_size)
-    for step, (images, labels) in enumerate(batches):
-        images, labels = images.to(state.device), labels.to(state.device)
+    for step, (parts, size) in enumerate(load_parts(batches, group, config.accumulate, state.device)):
         lr = set_learning_rate(state, step / steps)
-        for loss, logits in train_step(state, images, labels):
-            _finite(loss, "training loss", state.epoch + 1, f"step {step + 1}", lr)
-            mean.add(loss, logits, labels)
+        found = _step(state, parts, size)
+        _finite(found.loss, "training loss", state.epoch + 1, f"step {step + 1}", lr)
+        mean.add(found)
         progress.step(mean.loss, mean.top1)
+    if not config.sync_batch_norm:
+        average_statistics([state.model.state_dict(), *([state.ema.weights] if state.ema else [])], group)
     return mean
 
 
-def train_step(state: TrainingState, images: Tensor, labels: Tensor) -> list[tuple[float, Tensor]]:
-    """One step of every optimizer on one batch; loss and logits [B, C] of each pass.
+def train_step(state: TrainingState, images: Tensor, labels: Tensor) -> RunningMean:
+    """One step of every optimizer on one batch; loss and top-1 over the batch, of all passes.
 
     A loss that is not finite ends the step before any weight has changed.
     """
-    method, found = state.method, []
+    parts = state.group.parts(images, labels, state.config.accumulate)
+    return _step(state, to_device(parts, state.device), len(labels))
+
+
+def _step(state: TrainingState, parts: Parts, batch_size: int) -> RunningMean:
+    """``train_step`` on this process's ``parts`` of a batch of ``batch_size`` images."""
+    method = state.method
     for optimizer in state.optimizers.values():
         optimizer.zero_grad()
-    targets = state.distillation.targets(images) if state.distillation else None
-    for _ in range(method.passes):
-        logits = state.model(images)
-        loss = _loss(state, logits, labels, targets)
-        found.append((float(loss.detach()), logits.detach()))
-        if not math.isfinite(found[-1][0]):
-            return found
-        (loss / method.passes).backward()  # type: ignore[no-untyped-call]
+    totals = _backward(state, parts, batch_size)
+    gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
+    state.group.sum_([totals, *gradients])
+    loss_sum, correct, interrupted = totals.tolist()  # the one moment at which a GPU is waited for
+    if interrupted:
+        raise KeyboardInterrupt
+    found = RunningMean(loss_sum, int(correct), batch_size * method.passes)
+    if not math.isfinite(found.loss):
+        return found
     method.before_step(state.model)
     for optimizer in state.optimizers.values():
         optimizer.step()
     method.after_step(state.model)
+    if state.ema:
+        state.ema.update(state.model)
     return found
+
+
+def _backward(state: TrainingState, parts: Parts, batch_size: int) -> Tensor:
+    """All forward and backward passes of a step; float64 [3]: sums of losses and of hits, and 1 if interrupted."""
+    method, config = state.method, state.config
+    totals = torch.zeros(3, dtype=torch.float64, device=state.device)
+    totals[2] = state.group.interrupted
+    for _ in range(method.passes):
+        # All micro-batches of a pass see the same random weights, as one batch would.
+        rng = rng_state() if method.samples_weights and len(parts) > 1 else None
+        for images, labels in parts:
+            if rng is not None:
+                set_rng_state(rng)
+            with autocast(state.device, config.precision):
+                targets = state.distillation.targets(images) if state.distillation else None
+                logits = state.forward(images)
+                loss = _loss(state, logits, labels, targets)
+            (loss / (method.passes * (batch_size / len(labels)))).backward()  # type: ignore[no-untyped-call]
+            totals[0] += loss.detach().double() * len(labels)
+            totals[1] += (logits.detach().argmax(1) == labels).sum()
+    return totals
 
 
 def _loss(state: TrainingState, logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
@@ -258,16 +249,3 @@ def _describe(row: dict[str, Any], state: TrainingState) -> str:
         f"train {row['train_top1']:.1%}  val {row['val_top1']:.1%} (best {state.best_val_top1:.1%})  "
         f"flips {row['flip_rate']:.2%}  {row['epoch_s']:.1f} s, {left_s:.0f} s left"
     )
-
-
-def restore(state: TrainingState, checkpoint: Checkpoint) -> None:
-    """Load weights, optimizers and progress of ``checkpoint`` into a freshly made state; see ``set_rng_state`` too."""
-    state.enter_phase(phase_of(state.phases, checkpoint.epoch - 1))
-    state.model.load_state_dict(checkpoint.model)
-    if set(checkpoint.optimizers) != set(state.optimizers):
-        raise ValueError(f"it has optimizers {sorted(checkpoint.optimizers)}, expected {sorted(state.optimizers)}")
-    for name, optimizer in state.optimizers.items():
-        optimizer.load_state_dict(checkpoint.optimizers[name])
-    for field in dataclasses.fields(checkpoint):
-        if field.name in ("epoch", "best_epoch", "best_val_top1"):
-            setattr(state, field.name, getattr(checkpoint, field.name))

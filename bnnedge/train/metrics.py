@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from bnnedge.data.dataset import Dataset, Split
 from bnnedge.layers.binary_layers import binary_layers
+from bnnedge.train.distributed import ALONE, Group
 
 EVALUATION_BATCH = 256
 """Images in one evaluation batch; fixed, so that a result does not depend on the run's batch size."""
@@ -24,11 +25,11 @@ class RunningMean:
     correct: int = 0
     images: int = 0
 
-    def add(self, loss: float, logits: Tensor, labels: Tensor) -> None:
-        """``loss`` is the batch's mean; logits [B, classes], labels [B]."""
-        self.loss_sum += loss * len(labels)
-        self.correct += int((logits.argmax(1) == labels).sum())
-        self.images += len(labels)
+    def add(self, other: RunningMean) -> None:
+        """Take in more images."""
+        self.loss_sum += other.loss_sum
+        self.correct += other.correct
+        self.images += other.images
 
     @property
     def loss(self) -> float:
@@ -47,15 +48,24 @@ def evaluate(
     split: Split,
     device: torch.device,
     predict: Callable[[nn.Module, Tensor], Tensor] = nn.Module.__call__,
+    group: Group = ALONE,
 ) -> RunningMean:
-    """Cross-entropy and top-1 over a whole split; the model is left in eval mode. ``predict`` is a method's."""
+    """Cross-entropy and top-1 over a whole split, in float32; the model is left in eval mode.
+
+    ``predict`` is a method's. The processes of ``group`` share the batches, and all get the same result.
+    """
     model.eval()
-    mean = RunningMean()
-    for images, labels in dataset.batches(split, EVALUATION_BATCH):
-        images, labels = images.to(device), labels.to(device)
-        logits = predict(model, images)
-        mean.add(float(F.cross_entropy(logits, labels)), logits, labels)
-    return mean
+    totals = torch.zeros(3, dtype=torch.float64, device=device)  # loss, hits, images
+    for index, (images, labels) in enumerate(dataset.batches(split, EVALUATION_BATCH)):
+        if index % group.size == group.rank:
+            images, labels = images.to(device), labels.to(device)
+            logits = predict(model, images)
+            totals[0] += F.cross_entropy(logits, labels).double() * len(labels)
+            totals[1] += (logits.argmax(1) == labels).sum()
+            totals[2] += len(labels)
+    group.sum_([totals])
+    loss_sum, correct, images_seen = totals.tolist()
+    return RunningMean(loss_sum, int(correct), int(images_seen))
 
 
 @torch.no_grad()

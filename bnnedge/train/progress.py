@@ -9,10 +9,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 
 class TrainingProgress:
-    """A bar over the steps that are left, with running loss, top-1 and ETA; silent where there is no terminal."""
+    """A bar over the steps that are left, with running loss, top-1 and ETA; none where there is no terminal.
 
-    def __init__(self, steps: int) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
+    ``silent`` prints nothing at all.
+    """
+
+    def __init__(self, steps: int, silent: bool = False) -> None:
+        self._console = Console(highlight=False, soft_wrap=True, quiet=silent)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -23,7 +26,7 @@ class TrainingProgress:
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
-            disable=not self._console.is_terminal,
+            disable=silent or not self._console.is_terminal,
         )
         self._task = self._bar.add_task("", total=steps, loss=float("nan"), top1=0.0)
 

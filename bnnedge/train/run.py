@@ -17,21 +17,26 @@ from torch import nn
 from bnnedge.config import RunConfig, fill, plain
 from bnnedge.data import DATASETS
 from bnnedge.data.dataset import Dataset, DatasetInfo, load_dataset
-from bnnedge.errors import CheckpointError, ConfigError, MissingDependencyError
+from bnnedge.errors import CheckpointError, ConfigError
+from bnnedge.layers.binary_layers import recompute_outputs, use_kernels
 from bnnedge.methods import METHODS
 from bnnedge.methods.method import Method
 from bnnedge.models.create import check_model_name, create_model
 from bnnedge.train.checkpoint import Checkpoint, read_checkpoint, set_rng_state, write_atomically
+from bnnedge.train.device import find_device, prepare_device
 from bnnedge.train.distillation import Distillation
-from bnnedge.train.loop import TrainingState, fit, phase_of, restore
+from bnnedge.train.distributed import ALONE, Group
+from bnnedge.train.global_batch_norm import share_batch_norm
+from bnnedge.train.loop import fit
 from bnnedge.train.metrics import evaluate
 from bnnedge.train.run_folder import RunFolder
+from bnnedge.train.state import TrainingState, phase_of, restore
 
 PATHS = ("data_root", "init", "teacher")
 """Settings that name files; a run's config.yaml holds them as absolute paths."""
 
-FREE_ON_RESUME = ("device", "threads", "data_root")
-"""Settings that say where a run runs, not what it computes; a resumed run may change them."""
+FREE_ON_RESUME = ("device", "threads", "data_root", "compile", "kernels")
+"""Settings that say where and how a run runs, not what it computes; a resumed run may change them."""
 
 
 @dataclass(frozen=True)
@@ -47,42 +52,69 @@ class LoadedRun:
     """The epoch, counted from 1, after which the weights were saved."""
 
 
-def start_run(config: RunConfig, out: Path) -> dict[str, Any]:
+def start_run(config: RunConfig, out: Path, group: Group = ALONE) -> dict[str, Any]:
     """Train from scratch into the new folder ``out``; returns what ``result.json`` holds.
 
-    Nothing is written before the settings, the data set and the model have proved sound.
+    Nothing is written before the settings, the data set and the model have proved sound, in every process of ``group``.
     """
     folder = RunFolder(out)
-    folder.check_free()
-    resolved = resolve(config)
-    dataset = load_dataset(resolved.dataset, resolved.image_size, _path(resolved.data_root))
-    resolved = dataclasses.replace(resolved, image_size=dataset.info.image_size)
-    state = make_state(resolved, dataset, fresh=True)
-    folder.create(resolved)
+    group.main_only(folder.check_free)
+
+    def prepare() -> TrainingState:
+        resolved = resolve(config)
+        dataset = load_dataset(resolved.dataset, resolved.image_size, _path(resolved.data_root))
+        resolved = dataclasses.replace(resolved, image_size=dataset.info.image_size)
+        return make_state(resolved, dataset, fresh=True, group=group)
+
+    state = group.everywhere(prepare)
+    group.main_only(lambda: folder.create(state.config))
     return _train(state, folder)
 
 
-def resume_run(out: Path, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def resume_run(out: Path, given: Mapping[str, Any] | None = None, group: Group = ALONE) -> dict[str, Any]:
     """Continue the run in ``out`` after its last finished epoch; a finished run's result is returned as it is.
 
-    ``given`` are settings that the user repeats; only those of ``FREE_ON_RESUME`` may differ from the run's.
+    ``given`` are settings that the user repeats; only those of ``FREE_ON_RESUME`` may differ from the run's. So may the
+    number of processes.
     """
     folder = RunFolder(out)
+    checkpoint, config, result = group.main_only(lambda: _read_run(folder, given or {}))
+    if result is not None:
+        return result
+
+    def prepare() -> TrainingState:
+        dataset = load_dataset(config.dataset, config.image_size, _path(config.data_root))
+        state = make_state(config, dataset, fresh=checkpoint is None, group=group)
+        if checkpoint is not None:
+            _continue_from(checkpoint, state, folder)
+        return state
+
+    state = group.everywhere(prepare)
+    group.main_only(lambda: _reopen(folder, state))
+    return _train(state, folder)
+
+
+def _read_run(
+    folder: RunFolder, given: Mapping[str, Any]
+) -> tuple[Checkpoint | None, RunConfig, dict[str, Any] | None]:
+    """The last checkpoint, the settings to continue with, and the result if the run is finished."""
     folder.check_exists()
     checkpoint = read_checkpoint(folder.last) if folder.last.exists() else None
-    config = _settings_on_resume(checkpoint.config if checkpoint else RunConfig.read(folder.config), given or {})
-    if folder.result.exists():
-        try:
-            return dict(json.loads(folder.result.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise CheckpointError(f"{folder.result} is damaged; delete it and --resume evaluates again") from error
-    dataset = load_dataset(config.dataset, config.image_size, _path(config.data_root))
-    state = make_state(config, dataset, fresh=checkpoint is None)
-    if checkpoint is not None:
-        _continue_from(checkpoint, state, folder)
+    config = _settings_on_resume(checkpoint.config if checkpoint else RunConfig.read(folder.config), given)
+    if not folder.result.exists():
+        return checkpoint, config, None
+    try:
+        return checkpoint, config, dict(json.loads(folder.result.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise CheckpointError(f"{folder.result} is damaged; delete it and --resume evaluates again") from error
+
+
+def _reopen(folder: RunFolder, state: TrainingState) -> None:
+    # A crash between the two writes leaves best.ckpt one improvement behind; then last.ckpt is the best.
+    if state.epoch and state.best_epoch == state.epoch:
+        write_atomically(folder.best, folder.last.read_bytes())
     folder.keep_metrics(state.epoch)
     folder.log(f"resumed after epoch {state.epoch}")
-    return _train(state, folder)
 
 
 def load_run(run: Path, which: Literal["best", "last"] = "best") -> LoadedRun:
@@ -122,13 +154,6 @@ def resolve(config: RunConfig) -> RunConfig:
     )
 
 
-def find_device(name: str) -> torch.device:
-    """``auto``, ``cpu`` or ``cuda`` to a device. Raises ``MissingDependencyError`` for a GPU that is not there."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise MissingDependencyError("device cuda: PyTorch sees no GPU here; use --device cpu or auto")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
-
-
 def make_model(config: RunConfig, info: DatasetInfo) -> tuple[nn.Module, Method[Any]]:
     """The model of a resolved config with its method attached, freshly initialized, on the CPU."""
     model = create_model(
@@ -140,10 +165,11 @@ def make_model(config: RunConfig, info: DatasetInfo) -> tuple[nn.Module, Method[
     return model, method
 
 
-def make_state(config: RunConfig, dataset: Dataset, *, fresh: bool = False) -> TrainingState:
+def make_state(config: RunConfig, dataset: Dataset, *, fresh: bool = False, group: Group = ALONE) -> TrainingState:
     """The state before the first epoch of a resolved config; ``fresh`` takes the weights of ``config.init``."""
     torch.set_num_threads(config.threads or torch.get_num_threads())
-    device = find_device(config.device)
+    check_batches(config, dataset, group)
+    device = prepare_device(config, group)
     # One seed for all three; NumPy's is limited to 32 bits.
     torch.manual_seed(config.seed)
     np.random.seed(config.seed % 2**32)
@@ -152,9 +178,25 @@ def make_state(config: RunConfig, dataset: Dataset, *, fresh: bool = False) -> T
     _check_output(config.model, model, dataset.info)
     if fresh:
         _initialize(model, method, config)
-    model.to(device)
+    if config.ema is not None and not method.has_latent_weights:
+        raise ConfigError(f"method {config.method} trains -1 and +1 themselves, which have no average; leave out --ema")
+    if device.type == "cuda":
+        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    use_kernels(model, config.kernels)
+    if config.recompute:
+        recompute_outputs(model)
+    if config.sync_batch_norm:
+        share_batch_norm(model, group)
     distillation = None if config.teacher is None else make_distillation(config, dataset.info, device)
-    return TrainingState(config, dataset, model, method, device, distillation)
+    return TrainingState(config, dataset, model, method, device, distillation, group)
+
+
+def check_batches(config: RunConfig, dataset: Dataset, group: Group) -> None:
+    """Raise ``ConfigError`` if an epoch has a batch too small for the processes and micro-batches."""
+    size = dataset.size("train")
+    sizes = {min(config.batch_size, size), size % config.batch_size} - {0, 1}  # a last single image is left out
+    if group.size > 1 or config.accumulate > 1:
+        group.check_sizes(sizes, config.accumulate, config.sync_batch_norm)
 
 
 def _initialize(model: nn.Module, method: Method[Any], config: RunConfig) -> None:
@@ -202,10 +244,13 @@ def _last_checkpoint(run: Path) -> Path:
 
 
 def _train(state: TrainingState, folder: RunFolder) -> dict[str, Any]:
+    group = state.group
+    if group.size > 1:
+        group.main_only(lambda: folder.log(f"training on {group.size} processes"))
     fit(state, folder)
-    best = read_checkpoint(folder.best)
+    best = group.main_only(lambda: read_checkpoint(folder.best))
     _load_weights(state.model, best, folder.best)
-    test = evaluate(state.model, state.dataset, "test", state.device, state.method.predict)
+    test = evaluate(state.model, state.dataset, "test", state.device, state.method.predict, group)
     result = {
         "method": state.config.method,
         "model": state.config.model,
@@ -218,8 +263,12 @@ def _train(state: TrainingState, folder: RunFolder) -> dict[str, Any]:
         "test_loss": test.loss,
         "test_images": test.images,
     }
-    write_atomically(folder.result, (json.dumps(result, indent=2) + "\n").encode())
-    folder.log(f"test top-1 {test.top1:.2%} of best.ckpt (epoch {best.best_epoch})")
+
+    def write() -> None:
+        write_atomically(folder.result, (json.dumps(result, indent=2) + "\n").encode())
+        folder.log(f"test top-1 {test.top1:.2%} of best.ckpt (epoch {best.best_epoch})")
+
+    group.main_only(write)
     return result
 
 
@@ -228,9 +277,6 @@ def _continue_from(checkpoint: Checkpoint, state: TrainingState, folder: RunFold
         restore(state, checkpoint)
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder.last} does not fit model {state.config.model}: {_one_line(error)}") from error
-    # A crash between the two writes leaves best.ckpt one improvement behind; then last.ckpt is the best.
-    if checkpoint.best_epoch == checkpoint.epoch:
-        write_atomically(folder.best, folder.last.read_bytes())
     set_rng_state(checkpoint.rng)
 
 

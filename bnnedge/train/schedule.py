@@ -9,7 +9,8 @@ from bnnedge.methods import schedule
 def learning_rate(config: RunConfig, epoch: float, epochs: int | None = None) -> float:
     """Learning rate at ``epoch`` (from 0) of a resolved config's ``epochs``; with ``lr_every="step"`` a fraction.
 
-    During the first ``warm_up`` = w epochs it rises linearly to ``lr``. The others count from there to the end (cos,
+    During the first ``warm_up`` = w epochs it rises linearly to ``lr``: ``lr (e + 1) / w`` in epoch e or, by the step,
+    ``lr t / w`` at the time t in epochs, from 0. The others count from there to the end (cos,
     poly) or from the beginning (step, exp); see ``bnnedge/methods/schedule.py``:
 
     - constant: ``lr``;
@@ -21,7 +22,7 @@ def learning_rate(config: RunConfig, epoch: float, epochs: int | None = None) ->
     lr, warm_up = config.lr, config.warm_up or 0
     assert lr is not None, "the config is not resolved"
     if epoch < warm_up:
-        return schedule.warm_up(epoch, warm_up, lr)
+        return lr * epoch / warm_up if config.lr_every == "step" else schedule.warm_up(epoch, warm_up, lr)
     left = (config.epochs if epochs is None else epochs) - warm_up
     if config.lr_type == "step":
         return schedule.steps(epoch, config.lr_steps, lr, config.lr_gamma)

@@ -24,6 +24,8 @@ class LiteRt(TfliteRuntime):
 
     name: ClassVar[str] = "litert"
     kernel: ClassVar[str | None] = None
+    delegates: ClassVar[bool] = False
+    """Whether files without LCE's operators have the delegate, too: it runs the int8 stems of our files."""
 
     @classmethod
     def unavailable(cls) -> str | None:
@@ -48,11 +50,13 @@ class LiteRt(TfliteRuntime):
             raise MissingDependencyError(reason)
         model = parse_model(data)
         foreign = sorted({op.code for op in model.operators if op.code in LCE_OPERATORS})
-        if not foreign:
+        if not foreign and not cls.delegates:
             return LiteRtSession(model, data, threads)
         try:
             delegate = litert_delegate(threads, kernel=cls.kernel)
         except MissingDependencyError as error:
+            if not foreign:
+                raise
             raise MissingDependencyError(f"stock LiteRT does not know {', '.join(foreign)}, and {error}") from error
         return LiteRtSession(model, data, threads, delegate)
 

@@ -12,6 +12,7 @@ class LiteRtBnnedge(LiteRt):
     """``ai-edge-litert`` where the delegate of ``kernels/cpp/tflite`` was built."""
 
     name: ClassVar[str] = "litert+bnnedge"
+    delegates: ClassVar[bool] = True
 
     @classmethod
     def unavailable(cls) -> str | None:

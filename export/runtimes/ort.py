@@ -108,12 +108,35 @@ class OnnxRuntime(VerifyingRuntime):
     @classmethod
     def codes(cls, data: bytes, images: Images, tensors: Sequence[str]) -> list[NDArray[np.int8]]:
         model = load_model(data)
+        stem = next((node for node in model.graph.node if onnx_functions.is_stem(node.op_type)), None)
+        if stem is not None:
+            return cls._codes_of_stem(model, stem, images)
         del model.graph.output[:]
         model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.UINT8, None) for name in tensors)
         inference = cls._inference_session(model.SerializeToString(), threads=1)
         prepared = OnnxRuntimeSession(inference).prepare(images)
         stored = inference.run(list(tensors), {model.graph.input[0].name: prepared})
         return [(codes.astype(np.int16) + LOWEST_CODE).astype(np.int8) for codes in stored]
+
+    @classmethod
+    def _codes_of_stem(cls, model: ModelProto, stem: NodeProto, images: Images) -> list[NDArray[np.int8]]:
+        """Of a stem in one node: those that leave it from its floats, those that enter from that part of its body."""
+        function = next(f for f in model.functions if f.name == stem.op_type)
+        model.functions.append(onnx_functions.with_codes(function))
+        entered = NodeProto()
+        entered.CopyFrom(stem)
+        entered.op_type += onnx_functions.CODES_SUFFIX
+        entered.name += onnx_functions.CODES_SUFFIX
+        entered.output[:] = [f"{stem.name}/entered"]
+        model.graph.node.append(entered)
+        del model.graph.output[:]
+        for name, kind in ((entered.output[0], TensorProto.UINT8), (stem.output[0], TensorProto.FLOAT)):
+            model.graph.output.append(helper.make_tensor_value_info(name, kind, None))
+        inference = cls._inference_session(model.SerializeToString(), threads=1)
+        prepared = OnnxRuntimeSession(inference).prepare(images)
+        codes, values = inference.run(None, {model.graph.input[0].name: prepared})
+        left = _codes_of_values(values, *(_constant(model, stem.input[i]) for i in (5, 6, 8)))
+        return [(each.astype(np.int16) + LOWEST_CODE).astype(np.int8) for each in (codes, left.transpose(0, 3, 1, 2))]
 
     @classmethod
     def _inference_session(cls, data: bytes, threads: int) -> Any:
@@ -125,6 +148,21 @@ class OnnxRuntime(VerifyingRuntime):
         except errors as error:
             reason = " ".join(str(error).split())[:300]
             raise ExportError(f"ONNX Runtime {cls.version()} cannot load the file: {reason}") from error
+
+
+def _constant(model: ModelProto, name: str) -> NDArray[Any]:
+    return numpy_helper.to_array(next(tensor for tensor in model.graph.initializer if tensor.name == name))
+
+
+def _codes_of_values(
+    values: NDArray[np.float32], scale: NDArray[np.float32], zero_point: NDArray[np.uint8], lowest: NDArray[np.float32]
+) -> NDArray[np.int16]:
+    """The codes that a stem dequantized to exactly ``values``; lowest is [O], the last axis."""
+    codes: NDArray[np.int16] = np.rint((values - lowest) / scale).astype(np.int16) + zero_point
+    again = (codes.astype(np.float32) - zero_point) * scale + lowest
+    if not np.array_equal(again, values):
+        raise ExportError("the stem's floats are none of its codes")
+    return codes
 
 
 def _signs(node: NodeProto, values: NDArray[Any]) -> NDArray[np.int8]:

@@ -27,6 +27,10 @@ NHWC_SUFFIX = "/nhwc"
 BITS_SUFFIX = "/bits"
 """Ends the name of a tensor of packed signs, in NHWC too."""
 
+_INT8_PARAMETERS = {"QLinearConv": (3, 4, 8)}
+_STEM_PARAMETERS = (3, 4, 7)
+"""Inputs with the weight, its scale and the bias."""
+
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -101,10 +105,11 @@ def _row(node: NodeProto, parameters: list[TensorProto], shapes: Shapes) -> Laye
     kind = _kind(node, parameters)
     if kind is None:
         return None
-    int8 = node.op_type == "QLinearConv"
+    int8 = node.op_type in _INT8_PARAMETERS or onnx_functions.is_stem(node.op_type)
     if int8:  # weight, its scale and the bias; the rest says what the codes mean
-        parameters = [tensor for tensor in parameters if tensor.name in (node.input[3], node.input[4], node.input[8])]
-    binary = node.domain == onnx_functions.DOMAIN
+        kept = [node.input[i] for i in _INT8_PARAMETERS.get(node.op_type, _STEM_PARAMETERS)]
+        parameters = [tensor for tensor in parameters if tensor.name in kept]
+    binary = node.domain == onnx_functions.DOMAIN and not int8
     input_shape, output_shape = (_shape(shapes, names[0], node) for names in (node.input, node.output))
     sizes = [math.prod(tensor.dims) for tensor in parameters]
     weights = sizes[0]
@@ -114,7 +119,9 @@ def _row(node: NodeProto, parameters: list[TensorProto], shapes: Shapes) -> Laye
         if onnx_functions.is_packed(node.op_type):
             input_shape = (input_channels(node), *input_shape[1:])
             output_shape = (parameters[0].dims[0], *output_shape[1:])
-    multiplies = binary or node.op_type in ("Conv", "QLinearConv", "Gemm", "MatMul")
+    if onnx_functions.is_stem(node.op_type):
+        output_shape = _convolved_shape(node, parameters[0], input_shape)
+    multiplies = binary or int8 or node.op_type in ("Conv", "Gemm", "MatMul")
     # Each weight is used once for every pixel of the output.
     macs = weights * math.prod(output_shape[1:]) if multiplies else 0
     is_parameter = [(int8 and i > 0) or tensor.data_type == TensorProto.FLOAT for i, tensor in enumerate(parameters)]
@@ -135,10 +142,20 @@ def _row(node: NodeProto, parameters: list[TensorProto], shapes: Shapes) -> Laye
     )
 
 
+def _convolved_shape(node: NodeProto, weight: TensorProto, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """[O, OH, OW] of a stem's convolution, before its pool."""
+    fold = 2 if node.op_type.startswith(onnx_functions.SPACE_TO_DEPTH) else 1
+    strides, pads = attribute(node, "strides"), attribute(node, "pads")
+    room = [size // fold + pads[i] + pads[i + 2] - weight.dims[2 + i] for i, size in enumerate(shape[1:])]
+    return (weight.dims[0], *(size // stride + 1 for size, stride in zip(room, strides, strict=True)))
+
+
 def _kind(node: NodeProto, parameters: list[TensorProto]) -> str | None:
     """What ``node`` is called in the table; None if it holds no parameters."""
     if not parameters:
         return None
+    if onnx_functions.is_stem(node.op_type):
+        return "int8 conv {}x{}".format(*parameters[0].dims[2:4])
     if node.domain == onnx_functions.DOMAIN:
         if not onnx_functions.is_convolution(node.op_type):
             return None

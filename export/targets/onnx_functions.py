@@ -23,6 +23,14 @@ int32 [O]. Where the channels of a group do not fill whole words, there are oper
 All convolutions have W uint8 [O, kh, kw, 4 * words] with the channels of one group along the last axis, the attributes
 ``strides``, ``pads``, ``dilations``, ``group`` of ONNX ``Conv``, and ``channels = [C / group]``.
 
+``QuantizedConv2d(X, x_scale, x_zero_point, W, w_scale, y_scale, y_zero_point, bias, lowest) -> Y`` is an int8 stem: X
+float32 [N, C, H, W], Y float32 [N, OH, OW, O]. Its steps round as ONNX Runtime's operators do: ``QuantizeLinear`` of X;
+``QLinearConv`` with W int8 [O, C, kh, kw] with zero point 0, w_scale float32 [O], bias int32 [O], attributes
+``strides`` and ``pads``, pads below the kernel; no intermediate sum saturates, and its float32 product with
+``x_scale * w_scale / y_scale`` is rounded, halves to even; ``DequantizeLinear``; addition of lowest, float32 [O].
+Zero points are uint8. ``SpaceToDepth`` before its name folds X 2x2 first; ``MaxPool`` after it takes maxima of the
+codes (attributes ``pool_shape``, ``pool_strides``, ``pool_pads``, pads below the kernel), ``Sign`` is as above.
+
 A runtime with the bnnedge kernels runs these nodes itself. Any other runtime inlines the function, whose body is
 standard operators only; constant folding then leaves float ``Conv`` nodes.
 """
@@ -47,6 +55,7 @@ PACK_SIGNS = "PackSigns"
 PACKED_CONV = "PackedConv2d"
 PACKED_CONV_THRESHOLD = "PackedConv2dThreshold"
 PACKED_MAX_POOL = "PackedMaxPool2d"
+SPACE_TO_DEPTH, QUANTIZED_CONV, MAX_POOL, SIGN = "SpaceToDepth", "QuantizedConv2d", "MaxPool", "Sign"
 STEPS = {"Add": ("residual",), "PRelu": ("slope", "offset"), "Clip": (), "Sign": ("limit",)}
 """What may follow a ``PackedConv2d``, in this order, with the inputs that it adds."""
 
@@ -57,9 +66,11 @@ _CONV_ATTRIBUTES = {
     "group": AttributeProto.INT,
 }
 _POOL_ATTRIBUTES = {name: AttributeProto.INTS for name in ("kernel_shape", "strides", "pads")}
+_STEM_ATTRIBUTES = {"strides": AttributeProto.INTS, "pads": AttributeProto.INTS}
+_STEM_POOL_ATTRIBUTES = {f"pool_{name}": AttributeProto.INTS for name in ("shape", "strides", "pads")}
 _CLIP_ATTRIBUTES = {"low": AttributeProto.FLOAT, "high": AttributeProto.FLOAT}
 _ATTRIBUTES = {**_CONV_ATTRIBUTES, "channels": AttributeProto.INTS}
-_ALL_ATTRIBUTES = {**_ATTRIBUTES, **_POOL_ATTRIBUTES, **_CLIP_ATTRIBUTES}
+_ALL_ATTRIBUTES = {**_ATTRIBUTES, **_POOL_ATTRIBUTES, **_CLIP_ATTRIBUTES, **_STEM_POOL_ATTRIBUTES}
 
 
 def pack_weight(weight: NDArray[np.int8]) -> NDArray[np.uint8]:
@@ -74,9 +85,19 @@ def packed_conv(steps: Iterable[str]) -> str:
     return PACKED_CONV + "".join(step for step in STEPS if step in chosen)
 
 
+def quantized_conv(folds: bool, pools: bool, signs: bool) -> str:
+    """The operator for an int8 stem."""
+    return SPACE_TO_DEPTH * folds + QUANTIZED_CONV + MAX_POOL * pools + SIGN * signs
+
+
+def is_stem(op_type: str) -> bool:
+    """Whether an operator of the domain is an int8 stem."""
+    return QUANTIZED_CONV in op_type
+
+
 def is_convolution(op_type: str) -> bool:
     """Whether an operator of the domain is a binary convolution: its second input is W."""
-    return op_type not in (PACK_SIGNS, PACKED_MAX_POOL)
+    return op_type not in (PACK_SIGNS, PACKED_MAX_POOL) and not is_stem(op_type)
 
 
 def is_packed(op_type: str) -> bool:
@@ -99,6 +120,8 @@ def function(op_type: str) -> FunctionProto:
         cast = helper.make_node("Cast", ["threshold"], ["limit"], to=TensorProto.FLOAT)
         body = [*_sums_of_packed(), cast, *_packed("sums", "limit", "Q")]
         return _function(op_type, ["P", "W", "threshold"], ["Q"], body, _ATTRIBUTES)
+    if is_stem(op_type):
+        return _stem(op_type)
     steps = [step for step in STEPS if step in op_type]
     if packed_conv(steps) != op_type:
         raise KeyError(op_type)
@@ -287,6 +310,48 @@ def _scale_and(steps: list[str]) -> list[NodeProto]:
     for step, before, after in zip(floats, values, values[1:], strict=False):
         nodes += makers[step](before, after)
     return nodes + (_packed("Y", "limit", "Q") if "Sign" in steps else [])
+
+
+# ---- Stems ----
+
+CODES_SUFFIX = "Codes"
+
+
+def with_codes(stem: FunctionProto) -> FunctionProto:
+    """A function of another name whose one output is the codes of the image, uint8 [N, C, H, W]."""
+    quantizing = [node for node in stem.node if node.op_type in (SPACE_TO_DEPTH, "QuantizeLinear")]
+    return _function(stem.name + CODES_SUFFIX, list(stem.input), ["entered"], quantizing, list(stem.attribute))
+
+
+def _stem(op_type: str) -> FunctionProto:
+    folds, pools, signs = op_type.startswith(SPACE_TO_DEPTH), MAX_POOL in op_type, op_type.endswith(SIGN)
+    if quantized_conv(folds, pools, signs) != op_type:
+        raise KeyError(op_type)
+    parameters = ["x_scale", "x_zero_point", "W", "w_scale", "y_scale", "y_zero_point", "bias", "lowest"]
+    operands = ["x_scale", "x_zero_point", "W", "w_scale", "w_zero_point", "y_scale", "y_zero_point", "bias"]
+    image = "folded" if folds else "X"
+    conv = helper.make_node("QLinearConv", ["entered", *operands], ["convolved"])
+    body = [
+        helper.make_node("QuantizeLinear", [image, "x_scale", "x_zero_point"], ["entered"]),
+        _constant("w_zero_point", value=numpy_helper.from_array(np.array(0, np.int8))),
+        _with_references(conv, _STEM_ATTRIBUTES),
+    ]
+    if folds:
+        body.insert(0, helper.make_node("SpaceToDepth", ["X"], ["folded"], blocksize=2))
+    if pools:
+        pool = helper.make_node("MaxPool", ["convolved"], ["pooled"])
+        for name in _POOL_ATTRIBUTES:
+            _reference(pool, name, f"pool_{name.removeprefix('kernel_')}")
+        body.append(pool)
+    body += [
+        helper.make_node("Transpose", ["pooled" if pools else "convolved"], ["left"], perm=[0, 2, 3, 1]),
+        helper.make_node("DequantizeLinear", ["left", "y_scale", "y_zero_point"], ["values"]),
+        helper.make_node("Add", ["values", "lowest"], ["Y"]),
+        *(_packed("Y", "limit", "Q") if signs else []),
+    ]
+    inputs = ["X", *parameters, *(["limit"] if signs else [])]
+    attributes = {**_STEM_ATTRIBUTES, **(_STEM_POOL_ATTRIBUTES if pools else {})}
+    return _function(op_type, inputs, ["Y", "Q"] if signs else ["Y"], body, attributes)
 
 
 # ---- Nodes ----

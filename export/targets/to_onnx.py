@@ -30,6 +30,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 from bnnedge.errors import ExportError
 from bnnedge.export import graph as g
 from bnnedge.export.passes.fuse_block import BinarizeBelow, Block, fuse_blocks, packs
+from bnnedge.export.passes.fuse_stem import Stem, fuse_stem
 from bnnedge.export.targets import onnx_functions
 from bnnedge.export.targets.onnx_file import (
     BIT_LAYOUT_KEY,
@@ -82,7 +83,7 @@ class _Writer:
     """The ONNX model of one graph while it grows."""
 
     def __init__(self, graph: g.Graph) -> None:
-        self.graph = graph = fuse_blocks(graph)
+        self.graph = graph = fuse_stem(fuse_blocks(graph))
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
         self.op_types: set[str] = set()
@@ -228,9 +229,8 @@ class _Writer:
             return "plain"
         return "nhwc" if any(self.has(tensor, "nhwc") for tensor in node.inputs) else "plain"
 
-    def quantization(self, tensor: str) -> list[str]:
+    def quantization(self, quantization: g.Quantization | None) -> list[str]:
         """Scale and zero point of an ``int8`` tensor, as constants."""
-        quantization = self.graph.tensors[tensor].quantization
         assert quantization is not None
         zero_point = quantization.zero_point - g.LOWEST_CODE
         return [self.shared("scale", quantization.scale, np.float32), self.shared("zero_point", zero_point, np.uint8)]
@@ -330,12 +330,13 @@ def _(node: g.SpaceToDepth, out: _Writer) -> None:
 
 @_write.register
 def _(node: g.Quantize, out: _Writer) -> None:
-    out.add("QuantizeLinear", node, [node.inputs[0], *out.quantization(node.output)])
+    out.add("QuantizeLinear", node, [node.inputs[0], *out.quantization(out.graph.tensors[node.output].quantization)])
 
 
 @_write.register
 def _(node: g.Dequantize, out: _Writer) -> None:
-    out.add("DequantizeLinear", node, [node.inputs[0], *out.quantization(node.inputs[0])])
+    quantization = out.graph.tensors[node.inputs[0]].quantization
+    out.add("DequantizeLinear", node, [node.inputs[0], *out.quantization(quantization)])
 
 
 @_write.register
@@ -345,11 +346,39 @@ def _(node: g.QuantizedConv2d, out: _Writer) -> None:
         out.parameter(node, "weight_scale", node.weight_scale),
         out.shared("weight_zero_point", 0, np.int8),
     ]
-    source, target = (out.quantization(tensor) for tensor in (node.inputs[0], node.output))
+    tensors = out.graph.tensors
+    source, target = (out.quantization(tensors[name].quantization) for name in (node.inputs[0], node.output))
     inputs = [node.inputs[0], *source, *weight, *target, out.parameter(node, "bias", node.bias)]
+    out.add("QLinearConv", node, inputs, doc_string=node.reason, strides=list(node.stride), pads=_pads(node))
+
+
+def _pads(node: g.QuantizedConv2d) -> list[int]:
     (top, bottom), (left, right) = node.edges
-    pads = [top, left, bottom, right]
-    out.add("QLinearConv", node, inputs, doc_string=node.reason, strides=list(node.stride), pads=pads)
+    return [top, left, bottom, right]
+
+
+@_write.register
+def _(node: Stem, out: _Writer) -> None:
+    conv, pool = node.conv, node.pool
+    attributes: dict[str, Any] = {"strides": list(conv.stride), "pads": _pads(conv)}
+    if pool is not None:
+        pads = [*pool.padding, *pool.padding]
+        attributes |= {"pool_shape": list(pool.kernel), "pool_strides": list(pool.stride), "pool_pads": pads}
+    inputs = [
+        out.read(node.inputs[0], "plain"),
+        *out.quantization(node.source),
+        out.parameter(node, "weight", conv.weight),
+        out.parameter(node, "weight_scale", conv.weight_scale),
+        *out.quantization(node.target),
+        out.parameter(node, "bias", conv.bias),
+        out.parameter(node, "lowest", np.zeros(len(conv.bias)) if node.lowest is None else node.lowest),
+    ]
+    outputs: list[tuple[str, Form]] = [(node.output, "nhwc")]
+    if node.signs is not None:
+        inputs.append(out.scalar(0.0) if node.limit is None else out.parameter(node, "limit", node.limit))
+        outputs.append((node.signs, "bits"))
+    op_type = onnx_functions.quantized_conv(node.folds, pool is not None, node.signs is not None)
+    out.add_packed(op_type, node, inputs, outputs, doc_string=conv.reason, **attributes)
 
 
 @_write.register

@@ -29,6 +29,8 @@ constexpr int64_t kAlignment = 64;
 constexpr int64_t kMaxPieces = 32;
 // A copy below this many words is done by the caller: waking threads takes longer.
 constexpr int64_t kParallelCopyWords = 64 * 1024;
+// Weights up to this size stay in the first cache while all blocks go over a row.
+constexpr int64_t kFirstCacheBytes = 20 * 1024;
 constexpr int64_t kMaxBytes = int64_t{1} << 46;
 constexpr int64_t kMaxTableEntries = (int64_t{1} << 31) - 1;
 
@@ -100,9 +102,11 @@ std::string CheckTransform(const Transform& t, const BConv2dParams& p) {
 // What depends on the size of the input.
 struct Plan {
   BConv2dParams params{};
-  int64_t out_height = 0, out_width = 0;
-  bool copies = false;                 // else the kernel reads the caller's input
+  int64_t in_words = 0, out_height = 0, out_width = 0;
+  bool copies = false;                 // else the kernel reads the caller's input, or chained words
   int64_t rows = 0, columns = 0;       // of the image that the kernel reads
+  int64_t chain_columns = 0;           // of a row of chained words, rounded up
+  int64_t image_row_words = 0;         // from one row of what the kernel reads to the next
   std::vector<ConvRun> runs;
   std::vector<int32_t> row_base;       // [OH]: index into base
   std::vector<int32_t> column_base;    // [OW]: added to it
@@ -120,12 +124,14 @@ class PackedConv : public Conv {
         k_words_(params.kernel_height * params.kernel_width * params.FilterWords()),
         group_outputs_(params.out_channels / params.groups),
         group_blocks_(CeilDiv(group_outputs_, kernel.block)),
-        blocks_(group_blocks_ * params.groups),
-        padded_channels_(blocks_ * kernel.block),
+        block_count_(group_blocks_ * params.groups),
+        padded_channels_(block_count_ * kernel.block),
+        chain_row_(ChainRowFor(kernel, params)),
         merges_bits_(transform.kind == OutputKind::kBits && params.groups > 1 && group_outputs_ % kWordBits != 0),
         has_tail_(!transform.tail.IsEmpty()) {
     plan_.params = params;
-    PackWeights(filter);
+    PackWeights(chain_row_ == nullptr ? filter : ChainFilter(filter).data());
+    rows_outside_ = kernel.order == StripOrder::kRowsOutside || block_bytes_ * block_count_ <= kFirstCacheBytes;
     CountBits(filter);
     PadChannels(transform_.multiplier, &multiplier_);
     PadChannels(transform_.bias, &bias_);
@@ -159,18 +165,18 @@ class PackedConv : public Conv {
     job.tensors = &tensors;
     job.workspace = static_cast<unsigned char*>(workspace);
     const int64_t threads = std::max(1, parallel.threads);
-    if (plan_.copies) {
-      const int64_t rows = plan_.params.batch * plan_.rows;
-      job.image = reinterpret_cast<const uint32_t*>(job.workspace);
-      job.row_pieces = plan_.copy_bytes / 4 < kParallelCopyWords ? 1 : std::min(threads, rows);
-      RunPieces(parallel, job.row_pieces, [](void* context, int64_t i) {
+    job.image = plan_.copy_bytes > 0 ? reinterpret_cast<const uint32_t*>(job.workspace) : tensors.input;
+    ChoosePieces(threads, &job);
+    if (chain_row_ != nullptr) {
+      // Each piece of rows makes its own; where pieces share them, they are few.
+      if (!rows_outside_ && job.block_pieces > 1) ChainRows(job, 0, plan_.params.batch * plan_.out_height);
+    } else if (plan_.copies) {
+      job.copy_pieces = plan_.copy_bytes / 4 < kParallelCopyWords ? 1 : std::min(threads, CopiedRows());
+      RunPieces(parallel, job.copy_pieces, [](void* context, int64_t i) {
         const Job& j = *static_cast<const Job*>(context);
         j.conv->CopyRows(j, i);
       }, &job);
-    } else {
-      job.image = tensors.input;
     }
-    ChoosePieces(threads, &job);
     RunPieces(parallel, job.row_pieces * job.block_pieces, [](void* context, int64_t i) {
       const Job& j = *static_cast<const Job*>(context);
       j.conv->RunPiece(j, i);
@@ -181,10 +187,30 @@ class PackedConv : public Conv {
   struct Job {
     const PackedConv* conv;
     const ConvTensors* tensors;
-    const uint32_t* image;  // what the kernel reads: the copy, or the input
+    const uint32_t* image;  // what the kernel reads: the chained words, the copy, or the input
     unsigned char* workspace;
-    int64_t row_pieces, block_pieces;
+    int64_t copy_pieces, row_pieces, block_pieces;
   };
+
+  // Of output channels: what a strip needs to know.
+  struct Block {
+    int64_t index, first_channel, channels;
+    int64_t group_word;  // of a pixel: the first one of the group
+    bool starts_group;
+  };
+
+  // Of output pixels.
+  struct Row {
+    int64_t index;  // among the rows of all images
+    int64_t image, y;
+  };
+  void Advance(Row* row) const {
+    ++row->index;
+    if (++row->y == plan_.out_height) {
+      row->y = 0;
+      ++row->image;
+    }
+  }
 
   static void RunPieces(const Parallel& parallel, int64_t count, void (*piece)(void*, int64_t), Job* job) {
     if (count > 1) {
@@ -196,12 +222,38 @@ class PackedConv : public Conv {
 
   // ---- Preparation ----
 
+  // Or nullptr. The columns of a window have to be neighbours.
+  static ChainRowFunction ChainRowFor(const ConvKernel& kernel, const BConv2dParams& p) {
+    const bool neighbours = p.groups == 1 && (p.dilation_width == 1 || p.kernel_width == 1);
+    if (kernel.chain == nullptr || !neighbours) return nullptr;
+    return kernel.chain(p.kernel_height, p.kernel_height * p.kernel_width * p.FilterWords());
+  }
+
+  // The running xor of each channel's words, column by column.
+  std::vector<uint32_t> ChainFilter(const uint32_t* filter) const {
+    const BConv2dParams& p = plan_.params;
+    const int64_t columns = p.kernel_width * p.FilterWords();
+    std::vector<uint32_t> chained;
+    chained.reserve(static_cast<size_t>(p.out_channels * k_words_));
+    for (int64_t o = 0; o < p.out_channels; ++o, filter += k_words_) {
+      uint32_t running = 0;
+      for (int64_t c = 0; c < columns; ++c) {
+        for (int64_t r = 0; r < p.kernel_height; ++r) chained.push_back(running ^= filter[r * columns + c]);
+      }
+    }
+    return chained;
+  }
+
   void PackWeights(const uint32_t* filter) {
     block_bytes_ = RoundUp(kernel_.packed_bytes(std::min(kernel_.block, group_outputs_), k_words_), kAlignment);
-    weights_ = Allocate(block_bytes_ * blocks_);
-    for (int64_t block = 0; block < blocks_; ++block) {
-      kernel_.pack_weights(filter + FirstChannel(block) * k_words_, BlockChannels(block), k_words_,
-                           weights_.get() + block * block_bytes_);
+    weights_ = Allocate(block_bytes_ * block_count_);
+    for (int64_t i = 0; i < block_count_; ++i) {
+      const int64_t group = i / group_blocks_, first = i % group_blocks_ * kernel_.block;
+      const Block block{i, group * group_outputs_ + first, std::min(kernel_.block, group_outputs_ - first),
+                        group * plan_.params.FilterWords(), first == 0};
+      kernel_.pack_weights(filter + block.first_channel * k_words_, block.channels, k_words_,
+                           weights_.get() + i * block_bytes_);
+      blocks_.push_back(block);
     }
   }
 
@@ -237,12 +289,6 @@ class PackedConv : public Conv {
     }
   }
 
-  int64_t FirstChannel(int64_t block) const {
-    return block / group_blocks_ * group_outputs_ + block % group_blocks_ * kernel_.block;
-  }
-  int64_t BlockChannels(int64_t block) const {
-    return std::min(kernel_.block, group_outputs_ - block % group_blocks_ * kernel_.block);
-  }
   int64_t PaddedChannel(int64_t o) const {
     return o / group_outputs_ * group_blocks_ * kernel_.block + o % group_outputs_;
   }
@@ -252,20 +298,32 @@ class PackedConv : public Conv {
     BConv2dSizes sizes{};
     std::string error = CheckBConv2d(p, &sizes);
     if (!error.empty()) return error;
+    plan->in_words = p.InWords();
     plan->out_height = p.OutHeight();
     plan->out_width = p.OutWidth();
     plan->rows = (plan->out_height - 1) * p.stride_height + p.dilation_height * (p.kernel_height - 1) + 1;
     plan->columns = (plan->out_width - 1) * p.stride_width + p.dilation_width * (p.kernel_width - 1) + 1;
     plan->copies = p.pad_top > 0 || p.pad_left > 0 || plan->rows > p.in_height || plan->columns > p.in_width;
-    if (plan->copies) {
-      const int64_t row_bytes = plan->columns * p.InWords() * 4;  // below 2^31 * 2^26 * 4
-      if (row_bytes > kMaxBytes / plan->rows / p.batch) return "the padded input is too large";
-      plan->copy_bytes = RoundUp(p.batch * plan->rows * row_bytes, kAlignment);
-    } else {
+    if (!plan->copies) {
       plan->rows = p.in_height;
       plan->columns = p.in_width;
     }
-    FindRuns(plan);
+    plan->image_row_words = plan->columns * p.InWords();  // below 2^31 * 2^26
+    if (chain_row_ != nullptr) {
+      plan->rows = rows_outside_ ? 0 : plan->out_height;
+      plan->chain_columns = RoundUp(plan->image_row_words, kChainColumns);
+      plan->image_row_words = kChainLead + plan->chain_columns * (p.kernel_height + 1);
+      plan->runs.push_back({0, k_words_});
+    } else {
+      FindRuns(plan);
+    }
+    const int64_t row_bytes = plan->image_row_words * 4;
+    if (chain_row_ != nullptr && rows_outside_) {
+      plan->scratch_bytes = RoundUp(row_bytes, kAlignment);
+    } else if (plan->copies || chain_row_ != nullptr) {
+      if (row_bytes > kMaxBytes / plan->rows / p.batch) return "the padded input is too large";
+      plan->copy_bytes = RoundUp(p.batch * plan->rows * row_bytes, kAlignment);
+    }
     error = MakeBase(plan);
     if (kernel_.scratch_bytes != nullptr) {
       plan->scratch_bytes = RoundUp(kernel_.scratch_bytes(plan->out_width, k_words_), kAlignment);
@@ -357,14 +415,46 @@ class PackedConv : public Conv {
 
   // ---- Running ----
 
+  int64_t CopiedRows() const { return plan_.params.batch * plan_.rows; }
+  // Of a row of what is copied, those that are in the image.
+  int64_t CopiedWords() const {
+    const BConv2dParams& p = plan_.params;
+    return std::clamp<int64_t>(plan_.columns - p.pad_left, 0, p.in_width) * plan_.in_words;
+  }
+
+  uint32_t* ChainedWords(const Job& job, const Row& row) const {
+    return reinterpret_cast<uint32_t*>(job.workspace) + row.index * plan_.image_row_words;
+  }
+
+  void ChainRows(const Job& job, int64_t first, int64_t last) const {
+    Row row{first, first / plan_.out_height, first % plan_.out_height};
+    for (; row.index < last; Advance(&row)) ChainRow(job, row, ChainedWords(job, row));
+  }
+
+  void ChainRow(const Job& job, const Row& row, uint32_t* to) const {
+    const BConv2dParams& p = plan_.params;
+    const int64_t words = plan_.in_words;
+    ChainedRow chain{};
+    chain.left = p.pad_left * words;
+    chain.inside = CopiedWords();
+    chain.columns = plan_.columns * words;
+    int64_t y = row.y * p.stride_height - p.pad_top;
+    for (int64_t r = 0; r < p.kernel_height; ++r, y += p.dilation_height) {
+      const bool inside = y >= 0 && y < p.in_height;
+      chain.rows[r] = inside ? job.tensors->input + (row.image * p.in_height + y) * p.in_width * words : nullptr;
+    }
+    chain.chained = to + kChainLead;
+    chain.ones = reinterpret_cast<int32_t*>(chain.chained) + plan_.chain_columns * p.kernel_height;
+    chain_row_(chain);
+  }
+
   void CopyRows(const Job& job, int64_t piece) const {
     const BConv2dParams& p = plan_.params;
-    const int64_t rows = p.batch * plan_.rows, words = p.InWords();
+    const int64_t rows = CopiedRows(), words = plan_.in_words, copied = CopiedWords();
     const size_t left = static_cast<size_t>(p.pad_left * words) * 4;
-    const int64_t copied = std::clamp<int64_t>(plan_.columns - p.pad_left, 0, p.in_width) * words;
     const size_t row_bytes = static_cast<size_t>(plan_.columns * words) * 4;
-    const int64_t last = rows * (piece + 1) / job.row_pieces;
-    for (int64_t row = rows * piece / job.row_pieces; row < last; ++row) {
+    const int64_t last = rows * (piece + 1) / job.copy_pieces;
+    for (int64_t row = rows * piece / job.copy_pieces; row < last; ++row) {
       unsigned char* to = job.workspace + static_cast<size_t>(row) * row_bytes;
       const int64_t y = row % plan_.rows - p.pad_top;
       if (y < 0 || y >= p.in_height || copied == 0) {
@@ -385,9 +475,9 @@ class PackedConv : public Conv {
     const int64_t rows = plan_.params.batch * plan_.out_height;
     const int64_t pieces = std::min(threads, kMaxPieces);
     int64_t best = -1;
-    for (int64_t blocks = 1; blocks <= (merges_bits_ ? 1 : std::min(pieces, blocks_)); ++blocks) {
+    for (int64_t blocks = 1; blocks <= (merges_bits_ ? 1 : std::min(pieces, block_count_)); ++blocks) {
       const int64_t row_pieces = std::min(pieces / blocks, rows);
-      const int64_t largest = CeilDiv(rows, row_pieces) * CeilDiv(blocks_, blocks);
+      const int64_t largest = CeilDiv(rows, row_pieces) * CeilDiv(block_count_, blocks);
       if (best >= 0 && largest >= best) continue;
       best = largest;
       job->row_pieces = row_pieces;
@@ -400,96 +490,112 @@ class PackedConv : public Conv {
     const int64_t row_piece = piece % job.row_pieces, block_piece = piece / job.row_pieces;
     const int64_t first_row = rows * row_piece / job.row_pieces;
     const int64_t last_row = rows * (row_piece + 1) / job.row_pieces;
-    const int64_t first_block = blocks_ * block_piece / job.block_pieces;
-    const int64_t last_block = blocks_ * (block_piece + 1) / job.block_pieces;
+    const Block* first_block = blocks_.data() + block_count_ * block_piece / job.block_pieces;
+    const Block* last_block = blocks_.data() + block_count_ * (block_piece + 1) / job.block_pieces;
     unsigned char* scratch = job.workspace + plan_.copy_bytes + piece * plan_.piece_bytes;
     if (merges_bits_) ClearBits(job, first_row, last_row);
-    if (kernel_.order == StripOrder::kRowsOutside) {
-      for (int64_t row = first_row; row < last_row; ++row) {
-        for (int64_t block = first_block; block < last_block; ++block) {
-          RunStrip(job, row, block, scratch, block == first_block || block % group_blocks_ == 0);
+    ConvStrip strip = PieceStrip(scratch);
+    Row row{first_row, first_row / plan_.out_height, first_row % plan_.out_height};
+    if (rows_outside_) {
+      for (; row.index < last_row; Advance(&row)) {
+        if (chain_row_ != nullptr) ChainRow(job, row, reinterpret_cast<uint32_t*>(scratch));
+        for (const Block* block = first_block; block < last_block; ++block) {
+          strip.new_input = block == first_block || block->starts_group;
+          RunStrip(job, row, *block, &strip);
         }
       }
       return;
     }
+    if (chain_row_ != nullptr && job.block_pieces == 1) ChainRows(job, first_row, last_row);
+    strip.new_input = true;
     // Image by image: what is read of it is small and stays in the cache while the blocks go over it.
-    for (int64_t row = first_row; row < last_row;) {
-      const int64_t end = std::min(last_row, (row / plan_.out_height + 1) * plan_.out_height);
-      for (int64_t block = first_block; block < last_block; ++block) {
-        for (int64_t y = row; y < end; ++y) RunStrip(job, y, block, scratch, true);
+    while (row.index < last_row) {
+      const Row first = row;
+      const int64_t end = std::min(last_row, row.index - row.y + plan_.out_height);
+      for (const Block* block = first_block; block < last_block; ++block) {
+        for (row = first; row.index < end; Advance(&row)) RunStrip(job, row, *block, &strip);
       }
-      row = end;
     }
   }
 
-  // `row` counts the output rows of all images.
-  void RunStrip(const Job& job, int64_t row, int64_t block, unsigned char* scratch, bool new_input) const {
+  // What all strips of a piece have in common.
+  ConvStrip PieceStrip(unsigned char* scratch) const {
     const BConv2dParams& p = plan_.params;
-    const int64_t image = row / plan_.out_height, y = row % plan_.out_height;
-    const int64_t in_words = p.InWords(), first_channel = FirstChannel(block);
-    const int64_t padded_first = block * kernel_.block;
     ConvStrip strip{};
-    strip.input = job.image + (image * plan_.rows + y * p.stride_height) * plan_.columns * in_words +
-                  block / group_blocks_ * p.FilterWords();
     strip.pixels = plan_.out_width;
-    strip.pixel_step = p.stride_width * in_words;
+    strip.pixel_step = p.stride_width * plan_.in_words;
+    if (chain_row_ != nullptr) {
+      strip.ones_step = strip.pixel_step;
+      strip.pixel_step *= p.kernel_height;
+    }
     strip.runs = plan_.runs.data();
     strip.run_count = static_cast<int64_t>(plan_.runs.size());
     strip.k_words = k_words_;
-    strip.weights = weights_.get() + block * block_bytes_;
-    strip.channels = BlockChannels(block);
     strip.scratch = scratch;
-    strip.new_input = new_input;
     strip.kind = transform_.kind;
-    strip.base = plan_.base.data() + plan_.row_base[static_cast<size_t>(y)] + padded_first;
     strip.base_offset = plan_.column_base.data();
     strip.doubled = Doubled() ? 2 : -2;
     strip.clamps = Clamps();
     strip.clamp_low = transform_.clamp_low;
     strip.clamp_high = transform_.clamp_high;
+    strip.out_pixel_step = transform_.kind == OutputKind::kBits ? WordsFor(p.out_channels) : p.out_channels;
+    strip.out_channel_step = 1;
+    if (transform_.layout == Layout::kNchw) {
+      strip.out_pixel_step = 1;
+      strip.out_channel_step = plan_.out_height * plan_.out_width;
+    }
+    return strip;
+  }
+
+  // Sets what PieceStrip left open. No divisions here: strips are short.
+  void RunStrip(const Job& job, const Row& row, const Block& block, ConvStrip* to) const {
+    ConvStrip& strip = *to;
+    const BConv2dParams& p = plan_.params;
+    if (chain_row_ != nullptr) {
+      strip.input = (rows_outside_ ? static_cast<const uint32_t*>(strip.scratch) : ChainedWords(job, row)) + kChainLead;
+      strip.ones = reinterpret_cast<const int32_t*>(strip.input) + plan_.chain_columns * p.kernel_height;
+    } else {
+      strip.input = job.image + (row.image * plan_.rows + row.y * p.stride_height) * plan_.image_row_words +
+                    block.group_word;
+    }
+    strip.weights = weights_.get() + block.index * block_bytes_;
+    strip.channels = block.channels;
+    const int64_t padded_first = block.index * kernel_.block;
+    const int64_t first_base = plan_.row_base[static_cast<size_t>(row.y)] + padded_first;
+    strip.base = plan_.base.data() + first_base;
     if (!multiplier_.empty()) {
       strip.multiplier = multiplier_.data() + padded_first;
       strip.bias = bias_.data() + padded_first;
     }
     if (!half_multiplier_.empty()) {
-      strip.half_base = plan_.half_base.data() + plan_.row_base[static_cast<size_t>(y)] + padded_first;
+      strip.half_base = plan_.half_base.data() + first_base;
       strip.half_multiplier = half_multiplier_.data() + padded_first;
     }
-    strip.out_pixel_step = p.out_channels;
-    strip.out_channel_step = 1;
-    const int64_t first_pixel = row * plan_.out_width;
-    switch (transform_.kind) {
-      case OutputKind::kSums:
-        strip.output = static_cast<int32_t*>(job.tensors->output) + first_pixel * p.out_channels + first_channel;
-        break;
-      case OutputKind::kInt8:
-        strip.output = static_cast<int8_t*>(job.tensors->output) + first_pixel * p.out_channels + first_channel;
-        break;
-      case OutputKind::kFloat:
-        if (has_tail_) {
-          RunWithTail(job, &strip, scratch + plan_.scratch_bytes, first_pixel, first_channel);
-          return;
-        }
-        if (transform_.layout == Layout::kNchw) {
-          strip.out_pixel_step = 1;
-          strip.out_channel_step = plan_.out_height * plan_.out_width;
-          strip.output = static_cast<float*>(job.tensors->output) +
-                         (image * p.out_channels + first_channel) * strip.out_channel_step + y * plan_.out_width;
-        } else {
-          strip.output = static_cast<float*>(job.tensors->output) + first_pixel * p.out_channels + first_channel;
-        }
-        break;
-      case OutputKind::kBits:
-        if (merges_bits_) {
-          RunMerged(job, &strip, scratch + plan_.scratch_bytes, first_pixel, first_channel);
-          return;
-        }
-        strip.out_pixel_step = WordsFor(p.out_channels);
-        strip.output =
-            static_cast<uint32_t*>(job.tensors->output) + first_pixel * strip.out_pixel_step + first_channel / kWordBits;
-        break;
+    const int64_t first_pixel = row.index * plan_.out_width;
+    unsigned char* aside = static_cast<unsigned char*>(strip.scratch) + plan_.scratch_bytes;
+    if (has_tail_) {
+      RunWithTail(job, &strip, aside, first_pixel, block.first_channel);
+    } else if (merges_bits_) {
+      RunMerged(job, &strip, aside, first_pixel, block.first_channel);
+    } else {
+      strip.output = Output(job, row, block, strip);
+      kernel_.run(strip);
     }
-    kernel_.run(strip);
+  }
+
+  void* Output(const Job& job, const Row& row, const Block& block, const ConvStrip& strip) const {
+    const int64_t first_pixel = row.index * plan_.out_width;
+    int64_t element = first_pixel * strip.out_pixel_step + block.first_channel;
+    if (transform_.layout == Layout::kNchw) {
+      element = (row.image * plan_.params.out_channels + block.first_channel) * strip.out_channel_step +
+                row.y * plan_.out_width;
+    }
+    if (transform_.kind == OutputKind::kInt8) return static_cast<int8_t*>(job.tensors->output) + element;
+    if (transform_.kind == OutputKind::kBits) {
+      return static_cast<uint32_t*>(job.tensors->output) + first_pixel * strip.out_pixel_step +
+             block.first_channel / kWordBits;
+    }
+    return static_cast<float*>(job.tensors->output) + element;  // or int32_t
   }
 
   void ClearBits(const Job& job, int64_t first_row, int64_t last_row) const {
@@ -530,6 +636,7 @@ class PackedConv : public Conv {
     }
     strip->output = aside;
     strip->out_pixel_step = strip->channels;
+    strip->tail = nullptr;
     kernel_.run(*strip);
     kernel_.finish(rest);
   }
@@ -571,11 +678,14 @@ class PackedConv : public Conv {
   const ConvKernel& kernel_;
   Transform transform_;
   const int64_t products_;  // K
-  const int64_t k_words_, group_outputs_, group_blocks_, blocks_;
+  const int64_t k_words_, group_outputs_, group_blocks_, block_count_;
   const int64_t padded_channels_;  // each group's output channels rounded up to whole blocks
+  const ChainRowFunction chain_row_;  // nullptr: plain words
   const bool merges_bits_, has_tail_;
+  bool rows_outside_ = false;
   int64_t block_bytes_ = 0;
   AlignedBytes weights_;
+  std::vector<Block> blocks_;
   std::vector<int32_t> bits_;
   std::vector<float> multiplier_, bias_, half_multiplier_;  // [padded channels], or empty
   Plan plan_;

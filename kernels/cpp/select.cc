@@ -1,11 +1,17 @@
 // The only place that looks at CPU features and at BNNEDGE_KERNEL.
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
 #include "bnnedge/conv_kernel.h"
+#include "bnnedge/stem_kernel.h"
 
 #ifdef BNNEDGE_X86_64
 #include <cpuid.h>
+#endif
+#ifdef BNNEDGE_AMX
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 #if defined(BNNEDGE_NEON) && defined(__linux__)
 #include <asm/hwcap.h>
@@ -56,6 +62,21 @@ bool HasAvx512() {
   return HasPopcnt() && SystemSaves(0xe6) &&
          HasAll(AskCpu(7).ebx, bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL) &&
          HasAll(AskCpu(7).ecx, bit_AVX512VPOPCNTDQ);
+}
+bool HasAvx512Vnni() {
+  return HasAvx2() && SystemSaves(0xe6) &&
+         HasAll(AskCpu(7).ebx, bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL) &&
+         HasAll(AskCpu(7).ecx, bit_AVX512VNNI);
+}
+#endif
+
+#ifdef BNNEDGE_AMX
+// The system keeps the tiles of a process that asked for them.
+bool HasAmx() {
+  constexpr unsigned kTiles = 1u << 17 | 1u << 18, kTileAndInt8 = 1u << 24 | 1u << 25;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // of arch_prctl
+  return HasAvx512Vnni() && SystemSaves(kTiles) && HasAll(AskCpu(7).edx, kTileAndInt8) &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 #endif
 
@@ -137,6 +158,27 @@ constexpr Candidate kCompiled[] = {
     {&kConvPortable, Always},
 };
 
+// The same for stems, with the kernel above whose instructions suffice.
+struct StemCandidate {
+  const StemKernel* kernel;
+  bool (*supported)();
+  const ConvKernel* like;
+};
+
+constexpr StemCandidate kCompiledStems[] = {
+#ifdef BNNEDGE_AMX
+    {&kStemAmx, HasAmx, &kConvAvx512},
+#endif
+#ifdef BNNEDGE_X86_64
+    {&kStemAvx512Vnni, HasAvx512Vnni, &kConvAvx512},
+    {&kStemAvx2, HasAvx2, &kConvAvx2},
+#endif
+#ifdef BNNEDGE_NEON_DOT
+    {&kStemNeonDot, HasDot, &kConvNeonDot},
+#endif
+    {&kStemPortable, Always, &kConvPortable},
+};
+
 std::vector<const char*> FindSupported() {
   std::vector<const char*> names;
   for (const Candidate& candidate : kCompiled) {
@@ -171,6 +213,30 @@ const ConvKernel* FindConvKernel(const char* name) {
     if (std::strcmp(candidate.kernel->name, name) == 0) return candidate.kernel;
   }
   return nullptr;
+}
+
+const std::vector<const StemKernel*>& StemKernels() {
+  static const std::vector<const StemKernel*> kernels = [] {
+    std::vector<const StemKernel*> supported;
+    for (const StemCandidate& candidate : kCompiledStems) {
+      if (candidate.supported()) supported.push_back(candidate.kernel);
+    }
+    return supported;
+  }();
+  return kernels;
+}
+
+const StemKernel* FindStemKernel(const char* name) {
+  if (std::strcmp(name, kReference) == 0) return nullptr;
+  const auto& supported = StemKernels();
+  bool suffices = std::strcmp(name, ConvKernelNames().front()) == 0;  // candidates are in the same order
+  for (const StemCandidate& candidate : kCompiledStems) {
+    suffices |= std::strcmp(candidate.like->name, name) == 0;
+    if (suffices && std::find(supported.begin(), supported.end(), candidate.kernel) != supported.end()) {
+      return candidate.kernel;
+    }
+  }
+  return &kStemPortable;
 }
 
 }  // namespace bnnedge

@@ -20,7 +20,7 @@ def build(require: Callable[..., None], run: Callable[..., str], tmp_path_factor
     folder = tmp_path_factory.mktemp("aarch64") / "build"
     toolchain = CPP / "cmake" / "aarch64-linux-gnu.cmake"
     run("cmake", "-S", CPP, "-B", folder, "-G", "Ninja", f"-DCMAKE_TOOLCHAIN_FILE={toolchain}", "-DBNNEDGE_TESTS=ON")
-    run("cmake", "--build", folder, "--target", "conv_kernel_test")
+    run("cmake", "--build", folder, "--target", "conv_kernel_test", "stem_test")
     return folder
 
 

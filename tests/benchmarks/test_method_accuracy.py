@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from bnnedge.benchmarks.methods import accuracy
-from bnnedge.benchmarks.methods.accuracy import OPTIONS, Trial
+from bnnedge.benchmarks.methods.accuracy import SHORT_RUNS, Trial, short_run
 from bnnedge.config import RunConfig
 from bnnedge.errors import ConfigError
-from bnnedge.methods import METHODS
 from bnnedge.train.run import resolve
 
 
@@ -38,6 +37,32 @@ def test_table() -> None:
     assert cells == [["| ste", "91.00 ± 1.41", "-4.00"], ["| float", "95.00 ± 1.41", "+0.00"]]
 
 
-@pytest.mark.parametrize("method", OPTIONS)
-def test_options_are_the_method_s(method: str) -> None:
-    METHODS.load(method).Options(**OPTIONS[method])
+def test_settings_of_two_models_stand_apart_where_they_differ() -> None:
+    configs = [
+        resolve(short_run(config_of(method, model)))
+        for method, models in {
+            "bayesbinn": ("vgg_small_1w1a", "resnet18_1w1a"),
+            "rbnn": ("vgg_small_1w1a", "resnet20_1w1a"),
+            "ste": ("vgg_small_1w1a", "resnet18_1w1a"),
+        }.items()
+        for model in models
+    ]
+    settings = [row.split(" | ")[-1] for row in accuracy.table([Trial(c, 0.5) for c in configs]).splitlines()[2:]]
+    assert settings == [
+        "vgg_small_1w1a: adam 0.01, cos, decay 0, posterior_lr 0.01; resnet18_1w1a: adam 0.01, cos, decay 0 |",
+        "vgg_small_1w1a: sgd 0.1, cos, decay 0.0001; resnet20_1w1a: sgd 0.1, cos, warm-up 5, decay 0.0001 |",
+        "adam 0.01, cos, decay 0 |",
+    ]
+
+
+@pytest.mark.parametrize("model", SHORT_RUNS)
+def test_settings_of_short_runs_are_taken(model: str) -> None:
+    for method, chosen in SHORT_RUNS[model].items():
+        config = resolve(short_run(config_of(method, model)))
+        assert chosen.items() <= {**vars(config), **config.method_options}.items(), method
+    other = config_of("bnew", "resnet18_1w1a")
+    assert short_run(other) == other
+
+
+def config_of(method: str, model: str) -> RunConfig:
+    return RunConfig(method, model, device="cpu", threads=1)

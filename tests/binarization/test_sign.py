@@ -36,7 +36,9 @@ def multiplier(name: str, x: float) -> float:
 
 
 def apply(name: str, x: Tensor) -> Tensor:
-    return surrogate.error_decay(x, t=0.7, k=1.3) if name == "error_decay" else surrogate.get_surrogate(name)(x)
+    if name == "error_decay":
+        return surrogate.sign_with_multiplier(x, lambda v: surrogate.error_decay_multiplier(v, t=0.7, k=1.3))
+    return surrogate.get_surrogate(name)(x)
 
 
 @pytest.mark.parametrize("name", [*surrogate.SURROGATES, "error_decay"])

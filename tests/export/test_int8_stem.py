@@ -334,11 +334,15 @@ def test_the_checkpoint_must_compute_the_stem_that_was_quantized() -> None:
 
 
 def test_files_hold_standard_operators(tmp_path: Path) -> None:
+    """In the ONNX file as the body of one operator."""
     model, images = trained("folded")
     graph = optimize(trace(model, torch.from_numpy(images[:2])), Calibration(images))
-    nodes = onnx.load_from_string(TARGETS.load("onnx")().write(graph)).graph.node
-    stem = ["SpaceToDepth", "QuantizeLinear", "QLinearConv", "MaxPool", "DequantizeLinear", "Add"]
-    assert [node.op_type for node in nodes][:6] == stem and {node.domain for node in nodes[:6]} == {""}
+    onnx_file = onnx.load_from_string(TARGETS.load("onnx")().write(graph))
+    assert onnx_file.graph.node[0].op_type == "SpaceToDepthQuantizedConv2dMaxPoolSign"
+    body = next(f for f in onnx_file.functions if f.name == onnx_file.graph.node[0].op_type).node
+    stem = ["SpaceToDepth", "QuantizeLinear", "QLinearConv", "MaxPool", "Transpose", "DequantizeLinear", "Add"]
+    assert [node.op_type for node in body if node.op_type != "Constant"][:7] == stem
+    assert {node.domain for node in body} == {""}
     model_file = parse_model(TARGETS.load("lce")().write(graph))
     codes = [op.code for op in model_file.operators][:8]
     # PAD: the code of 0 is the lowest, so it never wins in the max-pool.

@@ -18,6 +18,7 @@ from onnx import AttributeProto, numpy_helper
 from torch import Tensor, nn
 
 from bnnedge.export.passes import optimize
+from bnnedge.export.passes.quantize_stem import Calibration
 from bnnedge.export.targets.tflite_reader import parse_model
 from bnnedge.export.targets.to_lce import LceTarget
 from bnnedge.export.targets.to_onnx import OnnxTarget
@@ -63,9 +64,23 @@ class Chain(nn.Sequential):
         )
 
 
+class Stem(nn.Sequential):
+    """A float convolution that becomes int8, with everything that can be around it."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__(
+            nn.Conv2d(2, 9, 5, stride, 2),
+            nn.BatchNorm2d(9),
+            nn.Hardtanh(),
+            nn.MaxPool2d(3, 2, 1),
+            BinaryConv2d(9, 5, 3, padding=1, bias=False),
+        )
+
+
 def networks() -> Iterator[tuple[nn.Module, Tensor]]:
     torch.manual_seed(0)
-    for model, shape in ((Residual(), (1, 3, 8, 8)), (Chain(), (1, 33, 8, 7))):
+    stems = ((Stem(1), (1, 2, 9, 8)), (Stem(2), (1, 2, 12, 10)))
+    for model, shape in ((Residual(), (1, 3, 8, 8)), (Chain(), (1, 33, 8, 7)), *stems):
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.normal_(module.weight)
@@ -126,7 +141,8 @@ def nodes(model: onnx.ModelProto) -> Iterator[bytes]:
                 inputs += tensor(0, [], b"")
         body = text(node.op_type) + b"\x00" + number(len(node.attribute))
         body += b"".join(map(attribute, node.attribute)) + number(len(node.input)) + inputs
-        larger = (1, 0, 2, 1) if node.op_type.startswith("Binary") else (1, 2, 1, 0)  # NCHW or NHWC
+        is_nchw = node.op_type.startswith("Binary") or "Quantized" in node.op_type
+        larger = (1, 0, 2, 1) if is_nchw else (1, 2, 1, 0)  # or NHWC
         resized = (size + more for size, more in zip(sizes(types[node.input[0]]), larger, strict=True))
         yield body + b"".join(map(number, resized))
 
@@ -142,17 +158,20 @@ def options(file: bytes) -> Iterator[bytes]:
 
 
 def main(folder: Path) -> None:
-    files = [path.read_bytes() for path in sorted(LCE_MODELS.glob("*.tflite"))]
-    cases: list[bytes] = []
+    models = [path.read_bytes() for path in sorted(LCE_MODELS.glob("*.tflite"))]
+    exports, cases = list[bytes](), list[bytes]()
     for model, x in networks():
-        graph = optimize(trace(model, x))
-        files.append(LceTarget().write(graph))
+        calibration = Calibration(torch.randn(x.shape).numpy()) if isinstance(model, Stem) else None
+        graph = optimize(trace(model, x), calibration)
+        exports.append(LceTarget().write(graph))
         cases += nodes(onnx.load_model_from_string(OnnxTarget().write(graph)))
-    maps = sorted({blob for file in files for blob in options(file)})
-    for target, seeds in (("fuzz_litert_delegate", files), ("fuzz_flexbuffer", maps), ("fuzz_onnxruntime", cases)):
+    maps = sorted({blob for file in (*models, *exports) for blob in options(file)})
+    delegate = "fuzz_litert_delegate"
+    sets = ((delegate, "model", models), (delegate, "export", exports))
+    for target, name, seeds in (*sets, ("fuzz_flexbuffer", "map", maps), ("fuzz_onnxruntime", "node", cases)):
         (folder / target).mkdir(parents=True, exist_ok=True)
         for i, seed in enumerate(seeds):
-            (folder / target / f"seed{i}").write_bytes(seed)
+            (folder / target / f"{name}{i}").write_bytes(seed)
 
 
 if __name__ == "__main__":

@@ -49,22 +49,6 @@ def build(name: str, *targets: str, compiler: str | None = None, **options: str)
     return folder / "tests"
 
 
-def test_sessions_in_threads_agree_and_do_not_allocate() -> None:
-    programs = build("plain", "sessions_test")
-    assert run(programs / "sessions_test", *LCE_MODELS) == "allocations counted, 0 failures\n"
-
-
-def test_sessions_share_nothing_they_should_not() -> None:
-    programs = build("thread_sanitizer", "sessions_test", SANITIZE="thread")
-    assert "0 failures" in run(programs / "sessions_test", *LCE_MODELS, TSAN_OPTIONS="halt_on_error=1")
-
-
-@pytest.fixture(scope="module")
-def fuzzers() -> Path:
-    sanitizers = "address,undefined"
-    return build("fuzz", "conv_kernel_test", *FUZZ_TARGETS, compiler="clang++", SANITIZE=sanitizers, FUZZ="ON")
-
-
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("seeds")
@@ -72,8 +56,31 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_sessions_in_threads_agree_and_do_not_allocate(seeds: Path) -> None:
+    programs = build("plain", "sessions_test")
+    assert run(programs / "sessions_test", *models(seeds)) == "allocations counted, 0 failures\n"
+
+
+def test_sessions_share_nothing_they_should_not(seeds: Path) -> None:
+    programs = build("thread_sanitizer", "sessions_test", SANITIZE="thread")
+    assert "0 failures" in run(programs / "sessions_test", *models(seeds), TSAN_OPTIONS="halt_on_error=1")
+
+
+def models(seeds: Path) -> list[Path]:
+    """LCE's own and ours, with an int8 stem among them."""
+    return [*LCE_MODELS, *sorted((seeds / "fuzz_litert_delegate").glob("export*"))]
+
+
+@pytest.fixture(scope="module")
+def fuzzers() -> Path:
+    sanitizers = "address,undefined"
+    targets = ("conv_kernel_test", "stem_test", *FUZZ_TARGETS)
+    return build("fuzz", *targets, compiler="clang++", SANITIZE=sanitizers, FUZZ="ON")
+
+
 def test_kernels_with_sanitizers(fuzzers: Path) -> None:
     assert "portable" in run(fuzzers / "conv_kernel_test")
+    assert "0 failures" in run(fuzzers / "stem_test")
 
 
 @pytest.mark.parametrize("target", FUZZ_TARGETS)

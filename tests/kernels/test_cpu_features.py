@@ -39,6 +39,10 @@ def test_kernels_against_their_definition(build: Path, require: Callable[..., No
     require("qemu-x86_64-static")
     output = run("qemu-x86_64-static", "-cpu", cpu, build / "tests" / "conv_kernel_test")
     assert [line.partition(":")[0] for line in output.splitlines()] == CPUS[cpu]
+    stems = run("qemu-x86_64-static", "-cpu", cpu, build / "tests" / "stem_test").splitlines()
+    # Popcounts are no help to a stem.
+    names = ["portable" if name == "popcnt" else name for name in CPUS[cpu]]
+    assert stems[:-2] == [f"{name}: stem {stem}" for name, stem in zip(CPUS[cpu], names, strict=True)]
 
 
 def test_libraries_load_on_plain_x86_64(build: Path, require: Callable[..., None], run: Run) -> None:
@@ -63,4 +67,4 @@ def test_newer_instructions_stay_in_their_own_files(build: Path, require: Callab
         assert ".init_array" not in run("objdump", "-h", path)
         defined = [line for line in run("objdump", "-tC", path).splitlines() if " *UND*" not in line]
         shared = [line for line in defined if re.match(r"\w+ [gwu!]", line) or re.match(r"\w+  w", line)]
-        assert all(re.search(r" bnnedge::kConv\w+$", line) for line in shared) and shared, shared
+        assert all(re.search(r" bnnedge::k(Conv|Stem)\w+$", line) for line in shared) and shared, shared

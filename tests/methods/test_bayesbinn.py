@@ -78,6 +78,9 @@ def slow_step(
         {"kl_weight": 0.25, "a32": True, "posterior_lr_type": "step"},
         {"train_set_scale": 10.0, "posterior_lr": 0.2, "posterior_lr_type": "exp", "faithful": True},
         {"prior": "init", "beta": 0.2, "posterior_lr_type": "constant"},
+        {"posterior_lr_epochs": 6, "prior": "init", "kl_weight": 0.3, "faithful": True},
+        {"posterior_lr_epochs": 2},
+        {"posterior_lr_epochs": 8, "posterior_lr_type": "exp", "mc_steps": 0},
     ],
     ids=str,
 )
@@ -109,12 +112,13 @@ def test_trajectory(options: dict[str, Any]) -> None:
         method.after_step(model)
 
         epoch = step // 2 + (1 if chosen.faithful else 0)  # of 4
+        length = chosen.posterior_lr_epochs or 4
         alpha = (
             chosen.posterior_lr
             * {
-                "cos": 0.5 * (1 + np.cos(np.pi * epoch / 4)),
-                "step": 0.1 ** ((epoch >= 2) + (epoch >= 3)),
-                "exp": 1e-6 ** (epoch / 4),
+                "cos": 0.5 * (1 + np.cos(np.pi * min(epoch / length, 1))),
+                "step": 0.1 ** ((epoch >= length / 2) + (epoch >= 0.75 * length)),
+                "exp": 1e-6 ** (epoch / length),
                 "constant": 1.0,
             }[chosen.posterior_lr_type]
         )
@@ -149,6 +153,28 @@ def test_the_published_settings_in_float32() -> None:
     w.backward(gradient)
     assert layer.weight.grad is not None
     torch.testing.assert_close(layer.weight.grad, 1e10 * gradient, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("lam", "temperature"), [(12.0, 1e-10), (11.0, 1e-3), (2.0, 0.1)])
+def test_epsilon_is_added_to_both_variances(lam: float, temperature: float) -> None:
+    """Float64, where ``1 - mu^2`` at 12 is 1.5e-10, of the size of e; its rounding of 1e-16 is 1e-6 of that."""
+    layer = BinaryLinear(3, 2).double()
+    layer.binarizer = bayesbinn.BayesbinnBinarizer(layer, BayesbinnOptions(temperature=temperature))
+    nn.init.constant_(layer.weight, lam)
+    w = layer.binarizer.train().binarize_weight(layer.weight)
+    w.sum().backward()
+    s = (1 - w.detach().square() + 1e-10) / temperature / (1 - np.tanh(lam) ** 2 + 1e-10)
+    assert layer.weight.grad is not None
+    torch.testing.assert_close(layer.weight.grad, s, rtol=1e-5, atol=0)
+
+
+def test_metrics_are_of_the_posterior() -> None:
+    layer = BinaryLinear(2, 1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, -3.0]]))
+    found = Bayesbinn(BayesbinnOptions()).layer_metrics(layer)
+    uncertain = 1 - (np.tanh(1) + np.tanh(3)) / 2
+    assert found == {"latent_magnitude": 2.0, "distance_to_binary": pytest.approx(uncertain, rel=1e-6)}
 
 
 @pytest.mark.parametrize("u", [0.0, 1.0])
@@ -263,6 +289,8 @@ def test_a_prior_needs_a_posterior(source: str, config: Any, tmp_path: Path) -> 
         ({"mc_steps": -1}, "mc_steps must be at least 0"),
         ({"evaluate_steps": -1}, "evaluate_steps must be at least 0"),
         ({"beta": 1.0}, "beta must be from 0 to below 1"),
+        ({"posterior_lr_epochs": 0}, "posterior_lr_epochs must be at least 1"),
+        ({"posterior_lr_epochs": 9, "posterior_lr_type": "constant"}, "posterior_lr_epochs is a schedule's"),
         ({"prior": "flat"}, "prior must be one of zero, init"),
         ({"evaluate_mean": True, "evaluate_steps": 3}, "two ways of evaluation"),
     ],

@@ -171,6 +171,22 @@ def test_frozen_weights_stay_bit_identical(variant: Any) -> None:
     assert method.layer_metrics(layer)["distance_to_binary"] == 0
 
 
+@pytest.mark.parametrize("variant", ["tanh", "softmax"])
+def test_distance_is_that_of_the_weight_in_training(variant: Any) -> None:
+    method = Bmd(BmdOptions(variant=variant, beta_scale=3.0))
+    model = nn.Sequential(BinaryLinear(2, 1)).double()
+    method.attach(model)
+    layer = binary_layers(model)["0"]
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[0.5, -0.1]], dtype=torch.float64))
+    method.start_epoch(model, 2, 9)
+    slope = 3.0 if variant == "tanh" else 1.5
+    expected = 1 - (math.tanh(slope * 0.5) + math.tanh(slope * 0.1)) / 2
+    found = method.layer_metrics(layer)
+    assert found["distance_to_binary"] == pytest.approx(expected, rel=1e-12)
+    assert found["latent_magnitude"] == pytest.approx(0.3, rel=1e-12)
+
+
 def test_a_loop_that_counts_steps_must_make_the_plan_known() -> None:
     with pytest.raises(ConfigError, match=r"call make_optimizer\(model, plan\) first"):
         Bmd(BmdOptions(beta_interval=3)).start_epoch(nn.Sequential(BinaryLinear(2, 2)), 0, 1)

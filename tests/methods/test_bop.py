@@ -209,6 +209,8 @@ def test_published_values_stand_where_the_user_says_nothing() -> None:
     assert values(gamma=1e-3) == [1e-8, None, 1e-3, None, None], "what the user gives is constant"
     assert values(gamma_end=1e-5) == [1e-8, None, 1e-4, None, 1e-5]
     assert values(gamma_decay=0.1, decay_epochs=2) == [1e-8, None, 1e-4, 0.1, None]
+    published = {"threshold": 1e-5, "gamma": 1e-2, "sigma": 1e-7, "threshold_end": 1e-8, "gamma_end": 1e-5}
+    assert vars(Bop2Options()).items() >= {**published, "sigma_end": 1e-2, "variant": "biased"}.items()
     chosen = Bop2Options(sigma=1e-3, threshold_end=1e-7)
     assert [chosen.threshold, chosen.gamma, chosen.gamma_end, chosen.sigma] == [1e-5, 1e-2, 1e-5, 1e-3]
     assert (chosen.threshold_end, chosen.sigma_end) == (1e-7, None)

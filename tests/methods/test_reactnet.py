@@ -64,6 +64,8 @@ def test_weight_decay_is_step_1_s_and_only_for_convolutions() -> None:
         optimizer = make_optimizers(config, model, method, phase, 1, 1)["run"]
         decays.append([(g["weight_decay"], sorted(p.dim() for p in g["params"])) for g in optimizer.param_groups])
     assert decays == [[(1e-5, [4]), (0.0, [1, 1, 1, 2])], [(0.0, [4]), (0.0, [1, 1, 1, 2])]]
+    bias = nn.Parameter(torch.zeros(3))
+    assert method.decays("layer1.0.conv2.bias", bias) and not method.decays("layer1.0.bn2.bias", bias)
 
 
 @pytest.mark.parametrize(

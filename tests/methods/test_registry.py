@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -130,6 +131,44 @@ def test_every_method_trains_every_model(
     method: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check(method, model, tmp_path, monkeypatch)
+
+
+ADAM = {"optimizer": "adam", "lr": 1e-2, "weight_decay": 0.0, "lr_type": "cos", "lr_every": "epoch", "warm_up": 0}
+LINEAR = ADAM | {"lr_type": "poly", "lr_every": "step"}
+
+
+@pytest.mark.parametrize(
+    ("method", "recipe", "options"),
+    [
+        ("ste", ADAM, {"surrogate": "clipped_identity", "weight_clip": 1.0, "gradient_clip": 0.0}),
+        ("xnor", ADAM, {"surrogate": "clipped_identity", "weight_clip": 1.0, "pixel_scale": False}),
+        (
+            "rbnn",
+            ADAM | {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4},
+            {"rotation_update": 1, "tmin": 1e-2, "tmax": 1e1},
+        ),
+        (
+            "reactnet",
+            ADAM | {"lr": 2.5e-3, "weight_decay": 1e-5, "lr_type": "poly"},
+            {"surrogate": "approx_sign", "phases": (1, 2)},
+        ),
+        ("bop", ADAM, {"threshold": 1e-8, "threshold_end": None, "gamma": 1e-4, "gamma_end": 1e-6, "decay_power": 1.0}),
+        ("bop2", ADAM, {"threshold": 1e-5, "gamma": 1e-2, "sigma": 1e-7, "sigma_end": 1e-2, "decay_power": 1.0}),
+        ("bmd", LINEAR, {"beta_scale": None, "beta_end": None, "beta_interval": None, "freeze_epochs": 0}),
+        (
+            "bayesbinn",
+            ADAM,
+            {"posterior_lr": 1e-4, "mc_steps": 1, "temperature": 1e-10, "lambda_init": 10.0, "beta": 0.0}
+            | {"train_set_scale": 1.0, "kl_weight": 1.0, "prior": "zero", "evaluate_steps": 0, "faithful": False},
+        ),
+        ("bnew", LINEAR, {"surrogate": "approx_sign", "regularizer": "concave", "phases": (1, 2, 3)}),
+        ("float", ADAM, {}),
+    ],
+)
+def test_defaults_are_the_published_ones(method: str, recipe: dict[str, Any], options: dict[str, Any]) -> None:
+    entry = METHODS.load(method)
+    assert vars(entry.recipe).items() >= recipe.items()
+    assert vars(entry.Options()).items() >= options.items()
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -31,6 +31,8 @@ MULTIPLIERS: dict[str, Any] = {
         {"gradient_clip": 0.01},
         {"weight_clip": 0.3},
         {"weight_clip": 0.0, "activation_clip": 3.0},
+        {"surrogate": "swish_sign", "surrogate_slope": 2.0, "weight_surrogate": "identity"},
+        {"surrogate": "tanh", "surrogate_slope": 3.0},
         {"a32": True},
         {"weight_surrogate": "magnitude_aware"},
         {"weight_surrogate": "magnitude_aware", "a32": True, "gradient_clip": 0.1},
@@ -52,6 +54,9 @@ def test_trajectory(options: dict[str, Any]) -> None:
     scaled = chosen.weight_surrogate == "magnitude_aware"
     weight_multiplier = MULTIPLIERS["clipped_identity" if scaled else chosen.weight_surrogate]
     activation = MULTIPLIERS[chosen.surrogate]
+    if chosen.surrogate_slope is not None:  # m of slope b t at v is t times that of slope b at t v
+        ratio = chosen.surrogate_slope / {"swish_sign": 5, "tanh": 1}[chosen.surrogate]
+        activation = lambda v: ratio * MULTIPLIERS[chosen.surrogate](ratio * v)  # noqa: E731
     if chosen.activation_clip != 1:
         activation = lambda v: (np.abs(v) <= chosen.activation_clip).astype(float)  # noqa: E731
     flips = 0
@@ -112,6 +117,14 @@ def test_weight_clip_can_be_turned_off() -> None:
     nn.init.constant_(model[0].weight, 3.0)  # type: ignore[arg-type]
     method.after_step(model)
     assert model[0].weight.item() == 3.0  # type: ignore[operator]
+
+
+def test_metrics_are_of_the_latent_weight() -> None:
+    layer = BinaryConv2d(1, 1, (1, 3))
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([0.25, -0.5, 1.5]).view(1, 1, 1, 3))
+    found = Ste(SteOptions()).layer_metrics(layer)
+    assert found == {"latent_magnitude": 0.75, "distance_to_binary": pytest.approx((0.75 + 0.5 + 0.5) / 3, rel=1e-6)}
 
 
 def test_a32_leaves_activations_alone() -> None:

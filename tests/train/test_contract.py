@@ -155,6 +155,25 @@ def test_each_phase_starts_its_learning_rate_and_its_best_epoch_anew(tiny_config
     assert load_run(tmp_path / "run").epoch == best
 
 
+@pytest.mark.parametrize(
+    ("every", "expected"), [("step", [0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]), ("epoch", [0.8] * 4 + [0.4] * 4)]
+)
+def test_each_step_has_its_learning_rate(
+    every: str, expected: list[float], tiny_config: Config, tmp_path: Path
+) -> None:
+    config = tiny_config(method="ste", epochs=2, batch_size=350, lr=0.8, lr_type="poly", lr_every=every)
+    state = make_state(resolve(config), load_dataset("digits", 8))
+    seen: list[float] = []
+
+    def note(model: nn.Module) -> None:
+        seen.extend(group["lr"] for group in state.optimizers["run"].param_groups)
+
+    state.method.before_step = note  # type: ignore[method-assign]
+    (tmp_path / "run").mkdir()
+    loop.fit(state, RunFolder(tmp_path / "run"))
+    assert seen == pytest.approx(expected, rel=1e-12)
+
+
 def test_hooks_are_called_in_the_documented_order(tiny_config: Config, tmp_path: Path) -> None:
     config = resolve(tiny_config(method="toy", epochs=2, batch_size=700))
     state = make_state(config, load_dataset("digits", 8))
@@ -208,7 +227,14 @@ def test_claims() -> None:
     assert [p.shape for p in made["method"].param_groups[0]["params"]] == [(3, 2, 1, 1)]
     decayed, others = made["run"].param_groups
     assert ([p.shape for p in decayed["params"]], decayed["weight_decay"]) == ([(2, 3)], 0.25)
+    assert [decayed[k] for k in ("lr", "momentum", "dampening", "nesterov")] == [0.1, 0.5, 0, False]
     assert ([p.shape for p in others["params"]], others["weight_decay"]) == ([(3,), (3,), (2,)], 0.0)
+    for settings, kind in (
+        (RunConfig(lr=0.1, optimizer="adam"), torch.optim.Adam),
+        (RunConfig(lr=0.1, optimizer="adamw"), torch.optim.AdamW),
+    ):
+        other = make_optimizers(settings, model, method, Phase("p", 1), 1, 1)["run"]
+        assert type(other) is kind and other.defaults["betas"] == (0.9, 0.999) and other.defaults["eps"] == 1e-8
     assert make(Phase("p", 1, weight_decay=0.5))["run"].param_groups[0]["weight_decay"] == 0.5
     norm.requires_grad_(False)
     dense.requires_grad_(False)

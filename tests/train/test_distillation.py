@@ -48,6 +48,14 @@ def test_weight_mixes_labels_and_teacher() -> None:
         torch.testing.assert_close(distillation.loss(logits, labels, targets), expected)
 
 
+def test_a_teacher_in_training_mode_is_put_into_eval_mode() -> None:
+    network = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(3)).train()
+    images = torch.randn(8, 3) + 2
+    targets = Distillation(network, nn.Module.__call__, 1.0, 1.0).targets(images)
+    torch.testing.assert_close(targets, images, rtol=1e-5, atol=0)  # BatchNorm1d's eps; statistics as at the start
+    assert not any(p.requires_grad for p in network.parameters())
+
+
 @pytest.fixture
 def teacher(tiny_config: Config, tmp_path: Path) -> Path:
     start_run(tiny_config(method="float", epochs=5, batch_size=32, lr=0.02), tmp_path / "teacher")

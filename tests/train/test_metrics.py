@@ -13,10 +13,10 @@ from bnnedge.layers.binary_layers import BinaryConv2d
 from bnnedge.train.metrics import RunningMean, binary_weights, evaluate, flip_rates, mean_of, positive_fractions
 
 
-def test_running_mean_weights_batches_by_their_size() -> None:
+def test_running_mean_weights_steps_by_their_images() -> None:
     mean = RunningMean()
-    mean.add(1.0, torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1, 1]))
-    mean.add(5.0, torch.tensor([[0.0, 1.0]]), torch.tensor([1]))
+    mean.add(RunningMean(loss_sum=3.0, correct=2, images=3))
+    mean.add(RunningMean(loss_sum=5.0, correct=1, images=1))
     assert (mean.loss, mean.top1, mean.images) == (2.0, 0.75, 4)
     assert (RunningMean().loss, RunningMean().top1) == (0.0, 0.0)
 

@@ -63,6 +63,12 @@ def test_exponential_staircase() -> None:
     assert found == [0.1, 0.1, 0.05, 0.05, 0.025]
 
 
+def test_warm_up_by_the_step_is_as_long_as_asked() -> None:
+    config = RunConfig(lr=0.5, lr_type="poly", lr_every="step", epochs=6, warm_up=2)
+    found = [learning_rate(config, t) for t in (0, 0.5, 1, 1.5, 2, 4, 6)]
+    assert found == pytest.approx([0, 0.125, 0.25, 0.375, 0.5, 0.25, 0], rel=1e-14)
+
+
 def test_constant() -> None:
     assert rates(epochs=3, lr_type="constant", warm_up=1) == [0.1, 0.1, 0.1]
 

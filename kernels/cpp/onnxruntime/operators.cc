@@ -65,7 +65,7 @@ uint32_t InterfaceVersion(const ApiBase* runtime) {
 struct Registration {
   Registration(const ApiBase* runtime, const Api* table) : base(runtime) {
     Check(table->create_custom_op_domain(kDomain, &domain));
-    for (const auto& list : {FloatOperators(), PackedOperators()}) {
+    for (const auto& list : {FloatOperators(), PackedOperators(), StemOperators()}) {
       operators.insert(operators.end(), list.begin(), list.end());
     }
     for (Operator& op : operators) {

@@ -155,6 +155,7 @@ struct Operator : CustomOp {
 // Operators with everything but what is filled in by the runtime's side.
 std::vector<Operator> FloatOperators();
 std::vector<Operator> PackedOperators();
+std::vector<Operator> StemOperators();
 
 // ---- Threads ----
 

@@ -80,11 +80,15 @@ struct Shape {
   int64_t pixels, channels, run_count, run_words, gap, pixel_step;
   bool nchw;
   int pattern;  // 0 random, 1 all bits differ, 2 none does, 3 half a row each
+  // Not 0: chained words of windows of so many rows, run_words / chain_height columns each; pixel_step is in columns, and
+  // `gap` columns on either side are outside of the image.
+  int64_t chain_height = 0;
   int64_t KWords() const { return run_count * run_words; }
   std::string Text(const ConvKernel& kernel, const char* kind) const {
     return std::string(kernel.name) + " " + kind + (nchw ? " nchw" : "") + ": " + std::to_string(pixels) + " pixels, " +
            std::to_string(channels) + " channels, " + std::to_string(run_count) + " x " + std::to_string(run_words) +
-           " words, step " + std::to_string(pixel_step) + ", pattern " + std::to_string(pattern);
+           " words, step " + std::to_string(pixel_step) + ", pattern " + std::to_string(pattern) +
+           (chain_height > 0 ? ", chained by " + std::to_string(chain_height) : "");
   }
 };
 
@@ -106,8 +110,9 @@ class StripTest {
         bias_(static_cast<size_t>(kernel.block) * 4) {
     for (int64_t r = 0; r < shape.run_count; ++r) runs_.push_back({r * (shape.run_words + shape.gap), shape.run_words});
     FillBits();
-    kernel.pack_weights(filter_.As<uint32_t>(), shape.channels, shape.KWords(), weights_.As<void>());
     Count();
+    if (shape.chain_height > 0) Chain();
+    kernel.pack_weights(filter_.As<uint32_t>(), shape.channels, shape.KWords(), weights_.As<void>());
     const int32_t second_class = static_cast<int32_t>(kernel.block);
     for (int64_t i = 0; i < shape.pixels; ++i) base_offset_.push_back(i % 3 == 1 ? second_class : 0);
   }
@@ -124,6 +129,12 @@ class StripTest {
     strip.input = input_.As<uint32_t>();
     strip.pixels = shape_.pixels;
     strip.pixel_step = shape_.pixel_step;
+    if (shape_.chain_height > 0) {
+      strip.input = chained_.data() + bnnedge::kChainLead;
+      strip.pixel_step *= shape_.chain_height;
+      strip.ones = ones_.data();
+      strip.ones_step = shape_.pixel_step;
+    }
     strip.runs = runs_.data();
     strip.run_count = shape_.run_count;
     strip.k_words = shape_.KWords();
@@ -161,7 +172,36 @@ class StripTest {
   }
 
   int64_t InputWords() const {
+    if (shape_.chain_height > 0) return shape_.chain_height * (Columns() - 2 * shape_.gap);
     return (shape_.pixels - 1) * shape_.pixel_step + shape_.run_count * (shape_.run_words + shape_.gap) - shape_.gap;
+  }
+
+  // Of a row of chained words.
+  int64_t Columns() const { return (shape_.pixels - 1) * shape_.pixel_step + shape_.run_words / shape_.chain_height; }
+
+  // Word k of pixel i's window.
+  uint32_t Word(int64_t i, int64_t k) {
+    if (shape_.chain_height == 0) {
+      const ConvRun& run = runs_[static_cast<size_t>(k / shape_.run_words)];
+      return input_.As<uint32_t>()[i * shape_.pixel_step + run.offset + k % shape_.run_words];
+    }
+    const int64_t inside = Columns() - 2 * shape_.gap;
+    const int64_t column = i * shape_.pixel_step + k / shape_.chain_height - shape_.gap;
+    if (column < 0 || column >= inside) return 0;
+    return input_.As<uint32_t>()[k % shape_.chain_height * inside + column];
+  }
+
+  void Chain() {
+    for (int64_t i = 0; i < shape_.channels * shape_.KWords(); ++i) {
+      if (i % shape_.KWords() != 0) filter_.As<uint32_t>()[i] ^= filter_.As<uint32_t>()[i - 1];
+    }
+    const int64_t columns = (Columns() + bnnedge::kChainColumns - 1) / bnnedge::kChainColumns * bnnedge::kChainColumns;
+    chained_.assign(static_cast<size_t>(bnnedge::kChainLead + columns * shape_.chain_height), Random());
+    ones_.assign(static_cast<size_t>(columns), -1);
+    const int64_t inside = Columns() - 2 * shape_.gap;
+    bnnedge::ChainedRow row{{}, shape_.gap, inside, Columns(), chained_.data() + bnnedge::kChainLead, ones_.data()};
+    for (int64_t r = 0; r < shape_.chain_height; ++r) row.rows[r] = input_.As<uint32_t>() + r * inside;
+    kernel_.chain(shape_.chain_height, shape_.KWords())(row);
   }
 
   void FillBits() {
@@ -181,10 +221,7 @@ class StripTest {
       for (int64_t c = 0; c < shape_.channels; ++c) {
         int32_t p = 0;
         const uint32_t* filter = filter_.As<uint32_t>() + c * shape_.KWords();
-        for (const ConvRun& run : runs_) {
-          const uint32_t* word = input_.As<uint32_t>() + i * shape_.pixel_step + run.offset;
-          for (int64_t w = 0; w < run.words; ++w) p += __builtin_popcount(*word++ ^ *filter++);
-        }
+        for (int64_t k = 0; k < shape_.KWords(); ++k) p += __builtin_popcount(Word(i, k) ^ filter[k]);
         popcounts_.push_back(p);
       }
     }
@@ -252,7 +289,8 @@ class StripTest {
   const Shape shape_;
   Guarded input_, filter_, weights_, scratch_, base_, multiplier_, bias_;
   std::vector<ConvRun> runs_;
-  std::vector<int32_t> base_offset_, popcounts_;
+  std::vector<uint32_t> chained_;
+  std::vector<int32_t> ones_, base_offset_, popcounts_;
   bool first_ = true;
 };
 
@@ -306,6 +344,25 @@ void TestStrips(const ConvKernel& kernel) {
   }
   for (const int64_t words : {2046, 2047, 2048, 2050}) {
     TestStrip(kernel, {3, kernel.block, 1, words, 0, words, false, 1});
+  }
+}
+
+void TestChainedStrips(const ConvKernel& kernel) {
+  int64_t turn = 0;
+  for (const int64_t height : {1, 2, 3}) {
+    for (const int64_t columns : {2, 6, 12, 14, 16, 24, 48, 128, 683}) {
+      const int64_t words = height * columns;
+      if (kernel.chain(height, words) == nullptr) continue;
+      for (const int64_t channels : {1, 15, 16, 17, 31, 32}) {
+        for (const int64_t pixels : {1, 2, 4, 7, 8, 13, 29}) {
+          if (words > 144 && pixels > 2) continue;
+          const int64_t step = 1 + turn % 5;
+          TestStrip(kernel, {pixels, channels, 1, words, columns > 2 ? turn % 3 : 0, step, turn % 3 == 0,
+                             static_cast<int>(turn % 4), height});
+          ++turn;
+        }
+      }
+    }
   }
 }
 
@@ -381,6 +438,7 @@ void TestPacking(const ConvKernel& kernel, int64_t pixels, int64_t channels) {
 void TestKernel(const ConvKernel& kernel) {
   const int64_t before = failures, cases_before = cases;
   TestStrips(kernel);
+  if (kernel.chain != nullptr) TestChainedStrips(kernel);
   for (const int64_t channels : {1, 3, 4, 31, 32, 33, 63, 64, 65, 96, 127, 128, 129, 256}) {
     for (const int64_t pixels : {1, 3, 4, 7, 15, 16, 17, 31, 33, 49}) TestPacking(kernel, pixels, channels);
   }

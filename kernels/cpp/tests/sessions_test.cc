@@ -285,6 +285,42 @@ HostNode MakeNode(const NodeCase& c) {
   return node;
 }
 
+// An int8 stem: small numbers, so that codes are spread.
+HostNode MakeStemNode() {
+  HostNode node;
+  node.name = "stem";
+  const auto add = [&](const char* name, const std::vector<int64_t>& values) {
+    HostAttribute attribute;
+    attribute.name = name;
+    attribute.type = HostAttributeType::kInts;
+    attribute.ints = values;
+    node.attributes.push_back(attribute);
+  };
+  add("pads", {1, 1, 1, 1});
+  add("pool_shape", {3, 3});
+  add("pool_strides", {2, 2});
+  add("pool_pads", {1, 1, 1, 1});
+  constexpr int64_t kFilters = 33;
+  const auto number = [](float value) {
+    return MakeTensor<float>(bnnedge::ort::kFloat, {}, [value] { return value; });
+  };
+  const auto zero_point = [](int value) {
+    return MakeTensor<uint8_t>(bnnedge::ort::kUint8, {}, [value] { return value; });
+  };
+  const auto small = [] { return static_cast<int32_t>(Random() % 41) - 20; };
+  node.inputs.push_back(Images(2, 3));
+  node.inputs[0].is_constant = false;
+  node.inputs.push_back(number(0.25f));
+  node.inputs.push_back(zero_point(120));
+  node.inputs.push_back(MakeTensor<int8_t>(bnnedge::ort::kInt8, {kFilters, 3, 3, 3}, small));
+  node.inputs.push_back(MakeTensor<float>(bnnedge::ort::kFloat, {kFilters}, [] { return 0.125f; }));
+  node.inputs.push_back(number(0.5f));
+  node.inputs.push_back(zero_point(0));
+  node.inputs.push_back(MakeTensor<int32_t>(bnnedge::ort::kInt32, {kFilters}, small));
+  for (int i = 0; i < 2; ++i) node.inputs.push_back(MakeTensor<float>(bnnedge::ort::kFloat, {kFilters}, RandomFloat));
+  return node;
+}
+
 // Parallel work in which each run meets all the others once, so that as many are under way as there can be.
 struct Meeting {
   Parallel inner;
@@ -306,14 +342,13 @@ bool SameBytes(const HostTensor& a, const HostTensor& b) {
          std::memcmp(a.data.get(), b.data.get(), static_cast<size_t>(a.Bytes(kMostBytes))) == 0;
 }
 
-void TestOperator(const NodeCase& c) {
-  const std::string name = std::string(c.op) + " of " + std::to_string(c.group) + " groups";
+void TestOperator(const std::string& op_name, const HostNode& node, int64_t channels) {
+  const std::string name = op_name + " of " + std::to_string(channels) + " channels";
   const bnnedge::ort::CustomOp* op = nullptr;
   for (const auto* each : bnnedge::ort::RegisteredOperators()) {
-    if (std::strcmp(each->get_name(each), c.op) == 0) op = each;
+    if (op_name == each->get_name(each)) op = each;
   }
   if (op == nullptr) return Fail(name + " is not registered");
-  const HostNode node = MakeNode(c);
   bnnedge::tflite::ThreadPool pool(kThreads);
   Barrier barrier(kThreads);
   Meeting meeting{pool.AsParallel(), &barrier};
@@ -322,7 +357,7 @@ void TestOperator(const NodeCase& c) {
   if (!kernel.created()) return Fail(name + ": " + kernel.error());
 
   std::vector<HostTensor> inputs[] = {node.inputs, node.inputs};
-  inputs[1][0] = Images(3, c.channels);
+  inputs[1][0] = Images(3, channels);
   std::vector<HostTensor> wanted[2];
   for (int i = 0; i < 2; ++i) {
     const HostKernel alone(op, node, kMostBytes);
@@ -353,8 +388,9 @@ int main(int count, char** arguments) {
   }
   for (const NodeCase& c : {NodeCase{"BinaryConv2d", 33, 1, 40}, NodeCase{"BinaryConv2dThreshold", 64, 1, 33},
                             NodeCase{"BinaryConv2d", 64, 2, 6}, NodeCase{"BinaryConv2dThreshold", 66, 2, 66}}) {
-    TestOperator(c);
+    TestOperator(c.op, MakeNode(c), c.channels);
   }
+  TestOperator("QuantizedConv2dMaxPoolSign", MakeStemNode(), 3);
   std::printf("%s, %d failures\n", BNNEDGE_COUNTS_ALLOCATIONS ? "allocations counted" : "allocations not counted",
               failures.load());
   return failures == 0 ? 0 : 1;

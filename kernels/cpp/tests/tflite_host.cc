@@ -143,10 +143,13 @@ struct OptionRow {
 };
 const std::vector<OptionRow>& OptionRows() {
   static const std::vector<OptionRow> rows = {
-      {0, {{0, 1}}},                                  // ADD: activation
-      {41, {{0, 1}}},                                 // SUB
-      {36, {{0, 4}, {1, 4}}},                         // GATHER: axis, batch_dims
-      {45, {{0, 4}, {1, 4}, {2, 4}, {3, 4}, {4, 4}}}  // STRIDED_SLICE: masks
+      {0, {{0, 1}}},                                           // ADD: activation
+      {41, {{0, 1}}},                                          // SUB
+      {36, {{0, 4}, {1, 4}}},                                  // GATHER: axis, batch_dims
+      {45, {{0, 4}, {1, 4}, {2, 4}, {3, 4}, {4, 4}}},          // STRIDED_SLICE: masks
+      {26, {{0, 4}}},                                          // SPACE_TO_DEPTH: block_size
+      {3, {{0, 1}, {1, 4}, {2, 4}, {3, 1}, {4, 4}, {5, 4}}},   // CONV_2D: padding, strides, activation, dilations
+      {17, {{0, 1}, {1, 4}, {2, 4}, {3, 4}, {4, 4}, {5, 1}}},  // MAX_POOL_2D: padding, strides, filter, activation
   };
   return rows;
 }
@@ -192,6 +195,8 @@ struct HostTensor {
   std::string name;
   Block memory;
   Block dims;
+  Block scales, zero_points;
+  std::unique_ptr<AffineQuantization> quantization;
 };
 
 }  // namespace
@@ -256,7 +261,7 @@ struct Host::Implementation {
     tensor.type = kTypes[code].type;
     const int64_t bytes = BytesOf(tensor.type, shape);
     if (bytes < 0) throw Refused("a tensor's shape");
-    Quantize(table.Child(4), &tensor);
+    Quantize(table.Child(4), &tensor, &own);
     const auto buffer = table.Scalar<uint32_t>(2, 0);
     if (buffer >= buffers.size()) throw Refused("a tensor's buffer");
     const Span data = buffer == 0 ? Span{} : buffers[buffer].Vector(0, 1);
@@ -275,12 +280,25 @@ struct Host::Implementation {
     owned.push_back(std::move(own));
   }
 
-  static void Quantize(const Table& table, Tensor* tensor) {
+  static void Quantize(const Table& table, Tensor* tensor, HostTensor* own) {
     if (!table) return;
     const Span scales = table.Vector(2, 4), zero_points = table.Vector(3, 8);
     if (scales.count == 0) return;
     if (zero_points.count != scales.count && zero_points.count != 1) throw Refused("a tensor's quantization");
     tensor->quantization_type = kAffineQuantization;
+    auto* const floats = static_cast<FloatArray*>(std::malloc(sizeof(int32_t) * (scales.count + 1)));
+    own->scales.reset(floats);
+    floats->size = static_cast<int32_t>(scales.count);
+    std::vector<int32_t> zeros;
+    for (size_t i = 0; i < scales.count; ++i) {
+      floats->data[i] = table.file().Read<float>(scales.at + 4 * i);
+      const size_t at = zero_points.at + 8 * (zero_points.count == 1 ? 0 : i);
+      zeros.push_back(static_cast<int32_t>(table.file().Read<int64_t>(at)));
+    }
+    own->zero_points.reset(MakeIntArray(zeros));
+    own->quantization = std::make_unique<AffineQuantization>(AffineQuantization{
+        floats, static_cast<IntArray*>(own->zero_points.get()), table.Scalar<int32_t>(6, 0)});
+    tensor->quantization = own->quantization.get();
     if (scales.count != 1) return;
     tensor->scale = table.file().Read<float>(scales.at);
     tensor->zero_point = static_cast<int32_t>(table.file().Read<int64_t>(zero_points.at));
@@ -327,11 +345,13 @@ struct Host::Implementation {
       if (row.builtin != builtin) continue;
       std::vector<int32_t> values;
       for (const auto& [slot, bytes] : row.slots) {
-        const int32_t value = !options      ? 0
+        const int32_t otherwise = builtin == 3 && slot >= 4 ? 1 : 0;  // CONV_2D's dilations
+        const int32_t value = !options      ? otherwise
                               : bytes == 1 ? options.Scalar<int8_t>(slot, 0)
-                                           : options.Scalar<int32_t>(slot, 0);
+                                           : options.Scalar<int32_t>(slot, otherwise);
         values.push_back(value);
       }
+      if (builtin == 3 || builtin == 17) values[0] += 1;  // the C interface counts paddings from 1
       values.resize(8);  // what a later struct may have appended
       node->builtin_data.reset(std::malloc(values.size() * sizeof(int32_t)));
       std::memcpy(node->builtin_data.get(), values.data(), values.size() * sizeof(int32_t));

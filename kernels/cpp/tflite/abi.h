@@ -41,6 +41,13 @@ enum class Builtin : int {
   kMinimum = 57,
 };
 
+// The same of operators that are claimed together only (stem_chain.h).
+enum StemCode : int { kConv2d = 3, kDequantize = 6, kMaxPool2d = 17, kSpaceToDepth = 26, kQuantize = 114 };
+
+// Numbers of TfLitePadding.
+constexpr int kPaddingSame = 1;
+constexpr int kPaddingValid = 2;
+
 // Numbers of TfLiteFusedActivation.
 constexpr int kActivationNone = 0;
 constexpr int kActivationRelu = 1;
@@ -50,6 +57,18 @@ constexpr int kActivationRelu6 = 3;
 struct IntArray {
   int32_t size;
   int32_t data[1];  // really [size]
+};
+
+struct FloatArray {
+  int32_t size;
+  float data[1];  // really [size]
+};
+
+// What Tensor.quantization points to for kAffineQuantization.
+struct AffineQuantization {
+  FloatArray* scale;
+  IntArray* zero_point;
+  int32_t quantized_dimension;
 };
 
 struct Tensor {
@@ -96,6 +115,24 @@ struct GatherParams {
 
 struct StridedSliceParams {
   int begin_mask, end_mask, ellipsis_mask, new_axis_mask, shrink_axis_mask;
+};
+
+struct ConvParams {
+  int padding;
+  int stride_width, stride_height;
+  int activation;
+  int dilation_width, dilation_height;
+};
+
+struct PoolParams {
+  int padding;
+  int stride_width, stride_height;
+  int filter_width, filter_height;
+  int activation;
+};
+
+struct SpaceToDepthParams {
+  int block_size;
 };
 
 struct Context;
@@ -150,6 +187,8 @@ struct Context {
 #if UINTPTR_MAX == UINT64_MAX
 #define BNNEDGE_AT(type, field, offset) static_assert(offsetof(type, field) == (offset), #type "." #field)
 BNNEDGE_AT(IntArray, data, 4);
+BNNEDGE_AT(FloatArray, data, 4);
+BNNEDGE_AT(AffineQuantization, quantized_dimension, 16);
 BNNEDGE_AT(Tensor, data, 8);
 BNNEDGE_AT(Tensor, dims, 16);
 BNNEDGE_AT(Tensor, scale, 24);

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "op.h"
+#include "stem_chain.h"
 
 namespace bnnedge::tflite {
 namespace {
@@ -166,18 +167,21 @@ std::vector<Candidate> Candidates(Context* context) {
   IntArray* plan = nullptr;
   if (context->get_execution_plan(context, &plan) != kOk) throw ModelError("the graph cannot be read");
   // The plan is good only until the next call of the context.
+  const std::vector<int32_t> nodes = Items(plan);
+  std::unordered_set<int32_t> of_stems;
+  for (const StemChain& chain : FindStems(context, nodes)) of_stems.insert(chain.nodes.begin(), chain.nodes.end());
   std::vector<Candidate> candidates;
   std::unordered_set<int32_t> tables;
   Levels levels;
   const Graph graph(context);
-  for (const int32_t index : Items(plan)) {
+  for (const int32_t index : nodes) {
     Node* node = nullptr;
     Registration* registration = nullptr;
     if (context->get_node_and_registration(context, index, &node, &registration) != kOk) {
       throw ModelError("node " + std::to_string(index) + " cannot be read");
     }
     Candidate candidate{index, Kind::kOther, Items(node->inputs), Items(node->outputs)};
-    if (IsLceOp(registration->custom_name)) {
+    if (IsLceOp(registration->custom_name) || of_stems.count(index) != 0) {
       candidate.kind = Kind::kOurs;
     } else if (IsGlue(graph, *node, registration->builtin_code)) {
       const bool gathers = registration->builtin_code == static_cast<int>(Builtin::kGather);

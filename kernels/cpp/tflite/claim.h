@@ -11,6 +11,7 @@
 //   PAD                      float32 or int32 (packed bits), constant amounts
 //   STRIDED_SLICE            float32 or int32, whole axes with constant steps above 0
 //   GATHER                   float32 with constant indices; computed once if the table is constant too
+// An int8 stem is claimed as a whole (stem_chain.h).
 // Sums of many numbers (MEAN, pools) are left to the interpreter: their last bit depends on the order of adding.
 // Denormal numbers are the exception: they are kept here as IEEE 754 has it, where XNNPACK makes zeros of them.
 #pragma once

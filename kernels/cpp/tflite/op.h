@@ -129,6 +129,15 @@ std::unique_ptr<Op> MakePad();
 std::unique_ptr<Op> MakeSubsample();
 std::unique_ptr<Op> MakeGather(int axis);
 
+// The tensors of a chain (stem_chain.h) inside it, as far as it has them.
+struct StemChain;
+struct StemValues {
+  Value *entered, *convolved, *pooled;
+  std::vector<const Value*> inner;
+};
+// To be given the image, the filter and the bias.
+std::unique_ptr<Op> MakeStem(StemChain chain, const StemValues& values);
+
 // An option within [least, most]. `otherwise` is taken for a missing one unless it is outside of these bounds too.
 int64_t Option(const FlexMap& options, const char* op, const char* key, int64_t least, int64_t most,
                int64_t otherwise = INT64_MIN);

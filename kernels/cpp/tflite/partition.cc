@@ -48,7 +48,33 @@ Partition::Partition(Context* context, const DelegateParams& params, std::shared
   for (const int tensor : Items(params.output_tensors)) {
     if (tensor >= 0 && static_cast<size_t>(tensor) < leaves_.size()) leaves_[static_cast<size_t>(tensor)] = true;
   }
-  for (const int node : Items(params.nodes_to_replace)) AddNode(context, node);
+  const std::vector<int> nodes = Items(params.nodes_to_replace);
+  std::unordered_map<int, const StemChain*> stems;  // by node
+  const std::vector<StemChain> chains = FindStems(context, nodes);
+  for (const StemChain& chain : chains) {
+    for (const int32_t node : chain.nodes) stems[node] = &chain;
+  }
+  for (const int node : nodes) {
+    const auto stem = stems.find(node);
+    if (stem == stems.end()) {
+      AddNode(context, node);
+    } else if (stem->second->nodes.front() == node) {
+      AddStem(context, *stem->second);
+    }
+  }
+}
+
+void Partition::AddStem(Context* context, const StemChain& chain) {
+  const auto output = [&](int32_t tensor) { return tensor == kOptionalTensor ? nullptr : Output(context, tensor); };
+  const std::vector<Value*> inputs{Input(context, chain.image), Input(context, chain.filter),
+                                   Input(context, chain.bias)};
+  StemValues values{output(chain.entered), output(chain.convolved), output(chain.pooled), {}};
+  for (const int32_t tensor : chain.inner) values.inner.push_back(output(tensor));
+  Value* const floats = output(chain.floats);
+  std::unique_ptr<Op> op = MakeStem(chain, values);
+  op->inputs = inputs;
+  op->output = floats != nullptr ? floats : values.pooled != nullptr ? values.pooled : values.convolved;
+  ops_.push_back(std::move(op));
 }
 
 void Partition::AddNode(Context* context, int index) {

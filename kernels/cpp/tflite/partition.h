@@ -8,6 +8,7 @@
 
 #include "abi.h"
 #include "op.h"
+#include "stem_chain.h"
 #include "thread_pool.h"
 
 namespace bnnedge::tflite {
@@ -46,6 +47,7 @@ class Partition {
   };
 
   void AddNode(Context* context, int index);
+  void AddStem(Context* context, const StemChain& chain);
   Value* Input(Context* context, int tensor);
   Value* Output(Context* context, int tensor);
   Slot& FindOrAdd(Context* context, int tensor);

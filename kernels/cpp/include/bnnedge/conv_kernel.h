@@ -19,6 +19,7 @@
 
 #include <cstdint>
 
+#include "bnnedge/chain.h"
 #include "bnnedge/conv.h"
 
 namespace bnnedge {
@@ -56,6 +57,11 @@ struct ConvStrip {
   int64_t channels;      // of this block: 1 to ConvKernel::block
   void* scratch;         // scratch_bytes, 64-byte aligned, kept between the strips of one row
   bool new_input;        // first strip with this input: what scratch holds of the row is not valid
+
+  // Chained words (bnnedge/chain.h), filter and input: popcount(s_0) of pixel 0, and the step to that of the next pixel.
+  // There is one run then. Or nullptr: plain words.
+  const int32_t* ones;
+  int64_t ones_step;
 
   OutputKind kind;
   void* output;              // of pixel 0, channel 0
@@ -110,6 +116,10 @@ struct ConvKernel {
   // Does `rounds` rounds of this kernel's inner loop on registers only and returns how many binary multiply-adds that
   // were: the yardstick of the benchmarks. nullptr: none.
   int64_t (*peak)(int64_t rounds);
+
+  // For windows of `kernel_height` rows and k_words words: what makes the chained words of a row (bnnedge/chain.h) for
+  // `run`, or nullptr where plain words are better. nullptr: everywhere.
+  ChainRowFunction (*chain)(int64_t kernel_height, int64_t k_words) = nullptr;
 };
 
 extern const ConvKernel kConvPortable;

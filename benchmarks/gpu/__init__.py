@@ -1,0 +1,1 @@
+"""The GPU kernels and the training step against PyTorch's own: ``python -m bnnedge.benchmarks.gpu``."""

@@ -1,0 +1,88 @@
+"""One GPU measurement, one JSON line; tables are made from rows alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bnnedge.benchmarks.environment import read_environment
+from bnnedge.benchmarks.result import append_lines
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuRow:
+    """One contender on one piece of work."""
+
+    benchmark: str
+    """gemm, conv, pack or step."""
+    case: str
+    """What is computed, such as ``8192 x 8192 x 8192`` or the name of a layer."""
+    contender: str
+    turns: int
+    p20_us: float
+    p50_us: float
+    p80_us: float
+    amount: float
+    """Of one run, in ``unit``."""
+    unit: str
+    """ops (two for each multiply-add), bytes (read and written) or images."""
+    modelled_us: float | None
+    """What the roofline of the GPU allows; None for a GPU or a contender that is not modelled."""
+    peak_memory_bytes: int | None = None
+    """What a training step adds to the allocator's peak; None for other work and on a CPU."""
+    kept_bytes: int | None = None
+    """What autograd keeps of the binary blocks of a training step between forward and backward; None for other work
+    and where it is compiled."""
+    environment: dict[str, Any]
+
+    @property
+    def rate(self) -> float:
+        """``amount`` a second at the median."""
+        return self.amount / self.p50_us * 1e6
+
+    def to_json(self) -> str:
+        """One line without its newline."""
+        return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, allow_nan=False)
+
+
+def append(path: Path, rows: Sequence[GpuRow]) -> None:
+    """Add rows to a JSON lines file. Raises ``BenchmarkError`` if it cannot be written."""
+    append_lines(path, [row.to_json() for row in rows])
+
+
+def environment_of(device: torch.device) -> dict[str, Any]:
+    """The machine, its software and, under ``gpu``, the GPU."""
+    return {**asdict(read_environment()), "gpu": gpu(device) if device.type == "cuda" else None}
+
+
+def gpu(device: torch.device) -> dict[str, Any]:
+    """Name, compute capability, multiprocessors, memory, driver, clocks and CUDA's versions."""
+    properties = torch.cuda.get_device_properties(device)
+    asked = ("driver_version", "clocks.max.sm", "clocks.max.mem", "power.limit")
+    return {
+        "name": properties.name,
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory_bytes": properties.total_memory,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        **dict(zip(asked, _nvidia_smi(device.index or 0, asked), strict=True)),
+    }
+
+
+def _nvidia_smi(index: int, fields: Sequence[str]) -> list[str | None]:
+    command = ["nvidia-smi", f"--id={index}", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return [None] * len(fields)
+    values = [value.strip() for value in done.stdout.strip().split(",")]
+    return [*values] if len(values) == len(fields) else [None] * len(fields)

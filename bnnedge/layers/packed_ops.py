@@ -1,0 +1,403 @@
+"""The binary convolution and the binary dense layer with their gradient, as operators that keep bits.
+
+    y  = conv(sign(x), w)                      packed kernels, or a dense convolution of +-1 values
+    dx = conv_transposed(g, w) * 1{abs(x) <= clip}
+    dw = gradient of the dense convolution's weight for the input sign(x)
+
+``w`` is the weight that a method made of the latent one, whose own gradient goes on through that. If it is binary, one
+magnitude in each output channel, it is packed too. g is real, so both gradients are dense; sign(x) and w are unpacked
+just in time.
+
+The operators are opaque to ``torch.compile`` and ``torch.export``, with shapes known to both. They return what they
+keep: see ``stash.Bits``.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bnnedge.kernels.flat_bits import is_channels_last
+from bnnedge.kernels.geometry import BConv2dGeometry, output_size
+from bnnedge.kernels.gpu.select import PACKED, LayerShape, select
+from bnnedge.layers import stash
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def on_device_of_first(function: _Function) -> _Function:
+    """Runs on the GPU of the first argument, as Triton launches on the current one whatever its arguments."""
+
+    @functools.wraps(function)
+    def guarded(*arguments: Any) -> Any:
+        with torch.cuda.device_of(arguments[0]):  # type: ignore[no-untyped-call]
+            return function(*arguments)
+
+    return guarded  # type: ignore[return-value]
+
+
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""y; signs and mask of the input; signs and scale of a binary weight, else empty."""
+
+
+@torch.library.custom_op("bnnedge::packed_conv2d", mutates_args=())
+@on_device_of_first
+def packed_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    clip: float,
+    binary_weight: bool,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    out_dtype: torch.dtype,
+    kernels: str,
+) -> Outputs:
+    """``conv2d(sign(x), weight)`` of ``out_dtype`` with zero padding, and the ``Outputs`` that backward reads.
+
+    ``x`` [N, C, H, W]; ``weight`` [O, C / groups, kh, kw], with ``binary_weight`` of one magnitude in each output
+    channel; ``clip``, infinite for none, bounds the inputs that the gradient passes; ``kernels`` is auto or triton.
+    """
+    implementation = _implementation(x.shape, weight.shape, groups, x.device, kernels)
+    gpu = stash.on_gpu(x.device, kernels)
+    bits, filters = stash.pack_input(x, clip, gpu), _pack_weight(weight, binary_weight, gpu)
+    if binary_weight and implementation in PACKED["bconv2d"]:
+        geometry = _geometry(x.shape, weight.shape, stride, padding, dilation)
+        y = _convolve_bits(implementation, bits, filters, geometry, out_dtype)
+    else:
+        signs = stash.unpack_input(bits.signs, x.shape, is_channels_last(x), out_dtype, gpu)
+        y = F.conv2d(signs, _operand(weight, out_dtype, gpu), None, stride, padding, dilation, groups)
+        y = in_format(y, gpu or is_channels_last(x))
+    return y, bits.signs, bits.mask, filters.signs, filters.scale
+
+
+def conv2d_again(
+    x: Tensor,
+    weight: Tensor,
+    outputs: Outputs,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    kernels: str,
+) -> Callable[[], Tensor]:
+    """A function that computes the y of ``outputs``, which ``packed_conv2d`` returned, anew from the bits beside it.
+
+    It holds on to neither ``x`` nor y, nor to a ``weight`` that was packed. y is the same to the bit.
+    """
+    y, signs, _, filters, scale = (tensor.detach() for tensor in outputs)
+    out_dtype, x_shape, weight_shape, x_channels_last = y.dtype, x.shape, weight.shape, is_channels_last(x)
+    dense = weight.detach() if filters.numel() == 0 else None
+    gpu = stash.on_gpu(x.device, kernels)
+    del x, y, weight, outputs
+
+    @torch.no_grad()
+    def again() -> Tensor:
+        implementation = _implementation(x_shape, weight_shape, groups, signs.device, kernels)
+        with torch.cuda.device_of(signs):  # type: ignore[no-untyped-call]
+            if dense is None and implementation in PACKED["bconv2d"]:
+                geometry = _geometry(x_shape, weight_shape, stride, padding, dilation)
+                bits, packed = stash.recount(signs), stash.recount(filters)._replace(scale=scale)
+                return _convolve_bits(implementation, bits, packed, geometry, out_dtype)
+            operand = stash.unpack_weight(filters, scale, weight_shape, out_dtype, gpu) if dense is None else dense
+            values = stash.unpack_input(signs, x_shape, x_channels_last, out_dtype, gpu)
+            found = F.conv2d(values, _operand(operand, out_dtype, gpu), None, stride, padding, dilation, groups)
+            return in_format(found, gpu or x_channels_last)
+
+    return again
+
+
+@packed_conv2d.register_fake
+def _(
+    x: Tensor,
+    weight: Tensor,
+    clip: float,
+    binary_weight: bool,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    out_dtype: torch.dtype,
+    kernels: str,
+) -> Outputs:
+    gpu = stash.on_gpu(x.device, kernels)
+    y = _empty_output(x, weight, stride, padding, dilation, out_dtype, gpu or is_channels_last(x))
+    return y, *_empty_stash(x, weight, clip, binary_weight, gpu)
+
+
+@torch.library.custom_op("bnnedge::packed_conv2d_backward", mutates_args=())
+@on_device_of_first
+def packed_conv2d_backward(
+    g: Tensor,
+    signs: Tensor,
+    mask: Tensor,
+    filters: Tensor,
+    scale: Tensor,
+    weight: Tensor | None,
+    x_shape: list[int],
+    x_channels_last: bool,
+    x_dtype: torch.dtype,
+    weight_shape: list[int],
+    weight_dtype: torch.dtype,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    needs_x: bool,
+    needs_weight: bool,
+    kernels: str,
+) -> tuple[Tensor, Tensor]:
+    """(dx, dw) of ``packed_conv2d``, empty where not needed; ``weight`` is None if ``filters`` holds its signs."""
+    gpu = stash.on_gpu(g.device, kernels)
+    x = stash.unpack_input(signs, x_shape, x_channels_last, g.dtype, gpu)
+    if weight is None:
+        weight = stash.unpack_weight(filters, scale, weight_shape, g.dtype, gpu)
+    dx, dw, _ = torch.ops.aten.convolution_backward(
+        g.contiguous(memory_format=torch.channels_last) if gpu else g,
+        x,
+        _operand(weight, g.dtype, gpu),
+        None,
+        stride,
+        padding,
+        dilation,
+        False,
+        [0, 0],
+        groups,
+        [needs_x, needs_weight, False],
+    )
+    return (
+        in_format(stash.mask_gradient(dx, mask, x_channels_last, gpu).to(x_dtype), gpu or x_channels_last)
+        if needs_x
+        else g.new_empty(0),
+        dw.to(weight_dtype).contiguous() if needs_weight else g.new_empty(0),
+    )
+
+
+@packed_conv2d_backward.register_fake
+def _(
+    g: Tensor,
+    signs: Tensor,
+    mask: Tensor,
+    filters: Tensor,
+    scale: Tensor,
+    weight: Tensor | None,
+    x_shape: list[int],
+    x_channels_last: bool,
+    x_dtype: torch.dtype,
+    weight_shape: list[int],
+    weight_dtype: torch.dtype,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    needs_x: bool,
+    needs_weight: bool,
+    kernels: str,
+) -> tuple[Tensor, Tensor]:
+    gpu = stash.on_gpu(g.device, kernels)
+    dx = g.new_empty(x_shape if needs_x else 0, dtype=x_dtype if needs_x else g.dtype)
+    return (
+        in_format(dx, gpu or x_channels_last) if needs_x else dx,
+        g.new_empty(weight_shape if needs_weight else 0, dtype=weight_dtype if needs_weight else g.dtype),
+    )
+
+
+def _conv2d_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    x, weight, _, binary_weight, *geometry, _, ctx.kernels = inputs
+    ctx.geometry = geometry
+    _keep(ctx, x, weight, binary_weight, output)
+
+
+def _conv2d_backward(ctx, g, *_):  # type: ignore[no-untyped-def]
+    needs_x, needs_weight, *_ = ctx.needs_input_grad
+    dx, dw = packed_conv2d_backward(
+        g, *ctx.saved_tensors, *ctx.described, *ctx.geometry, needs_x, needs_weight, ctx.kernels
+    )
+    return dx if needs_x else None, dw if needs_weight else None, *[None] * 8
+
+
+packed_conv2d.register_autograd(_conv2d_backward, setup_context=_conv2d_context)
+
+
+@torch.library.custom_op("bnnedge::packed_linear", mutates_args=())
+@on_device_of_first
+def packed_linear(
+    x: Tensor, weight: Tensor, clip: float, binary_weight: bool, out_dtype: torch.dtype, kernels: str
+) -> Outputs:
+    """``linear(sign(x), weight)``; ``x`` [N, I], ``weight`` [O, I], the rest as in ``packed_conv2d``."""
+    implementation = select("xnor_gemm", x.device, LayerShape(x.shape[1], weight.shape[0]), kernels)
+    gpu = stash.on_gpu(x.device, kernels)
+    bits, filters = stash.pack_input(x, clip, gpu), _pack_weight(weight, binary_weight, gpu)
+    if binary_weight and implementation in PACKED["xnor_gemm"]:
+        xnor_gemm = PACKED["xnor_gemm"].load(implementation)
+        operands = (bits.signs, filters.signs, x.shape[1], bits.counts, filters.counts)
+        y = xnor_gemm(*operands, filters.scale, out_dtype)
+    else:
+        signs = stash.unpack_input(bits.signs, x.shape, False, out_dtype, gpu)
+        y = F.linear(signs, weight.to(out_dtype))
+    return y, bits.signs, bits.mask, filters.signs, filters.scale
+
+
+@packed_linear.register_fake
+def _(x: Tensor, weight: Tensor, clip: float, binary_weight: bool, out_dtype: torch.dtype, kernels: str) -> Outputs:
+    y = x.new_empty((x.shape[0], weight.shape[0]), dtype=out_dtype)
+    return y, *_empty_stash(x, weight, clip, binary_weight, stash.on_gpu(x.device, kernels))
+
+
+@torch.library.custom_op("bnnedge::packed_linear_backward", mutates_args=())
+@on_device_of_first
+def packed_linear_backward(
+    g: Tensor,
+    signs: Tensor,
+    mask: Tensor,
+    filters: Tensor,
+    scale: Tensor,
+    weight: Tensor | None,
+    x_shape: list[int],
+    x_channels_last: bool,
+    x_dtype: torch.dtype,
+    weight_shape: list[int],
+    weight_dtype: torch.dtype,
+    needs_x: bool,
+    needs_weight: bool,
+    kernels: str,
+) -> tuple[Tensor, Tensor]:
+    """(dx, dw) of ``packed_linear``, empty where not needed."""
+    gpu = stash.on_gpu(g.device, kernels)
+    dx = dw = g.new_empty(0)
+    if needs_x:
+        if weight is None:
+            weight = stash.unpack_weight(filters, scale, weight_shape, g.dtype, gpu)
+        dx = stash.mask_gradient(g @ weight.to(g.dtype), mask, x_channels_last, gpu).to(x_dtype)
+    if needs_weight:
+        dw = (g.t() @ stash.unpack_input(signs, x_shape, x_channels_last, g.dtype, gpu)).to(weight_dtype)
+    return dx, dw if needs_weight else g.new_empty(0)
+
+
+@packed_linear_backward.register_fake
+def _(
+    g: Tensor,
+    signs: Tensor,
+    mask: Tensor,
+    filters: Tensor,
+    scale: Tensor,
+    weight: Tensor | None,
+    x_shape: list[int],
+    x_channels_last: bool,
+    x_dtype: torch.dtype,
+    weight_shape: list[int],
+    weight_dtype: torch.dtype,
+    needs_x: bool,
+    needs_weight: bool,
+    kernels: str,
+) -> tuple[Tensor, Tensor]:
+    return (
+        g.new_empty(x_shape if needs_x else 0, dtype=x_dtype if needs_x else g.dtype),
+        g.new_empty(weight_shape if needs_weight else 0, dtype=weight_dtype if needs_weight else g.dtype),
+    )
+
+
+def _linear_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    x, weight, _, binary_weight, _, ctx.kernels = inputs
+    _keep(ctx, x, weight, binary_weight, output)
+
+
+def _linear_backward(ctx, g, *_):  # type: ignore[no-untyped-def]
+    needs_x, needs_weight, *_ = ctx.needs_input_grad
+    dx, dw = packed_linear_backward(g, *ctx.saved_tensors, *ctx.described, needs_x, needs_weight, ctx.kernels)
+    return dx if needs_x else None, dw if needs_weight else None, *[None] * 4
+
+
+packed_linear.register_autograd(_linear_backward, setup_context=_linear_context)
+
+
+def _keep(ctx, x: Tensor, weight: Tensor, binary_weight: bool, output: Outputs) -> None:  # type: ignore[no-untyped-def]
+    _, signs, mask, filters, scale = output
+    ctx.mark_non_differentiable(scale)
+    ctx.save_for_backward(signs, mask, filters, scale, None if binary_weight else weight)
+    ctx.described = (list(x.shape), is_channels_last(x), x.dtype, list(weight.shape), weight.dtype)
+
+
+def _pack_weight(weight: Tensor, binary: bool, gpu: bool) -> stash.Bits:
+    if binary:
+        return stash.pack_weight(weight, gpu)
+    none = weight.new_empty(0, dtype=torch.int32)
+    return stash.Bits(none, none, none, weight.new_empty(0))
+
+
+def _empty_stash(
+    x: Tensor, weight: Tensor, clip: float, binary_weight: bool, gpu: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    bits = stash.empty_bits(x, clip, gpu)
+    if not binary_weight:
+        return bits.signs, bits.mask, weight.new_empty(0, dtype=torch.int32), weight.new_empty(0)
+    filters = stash.empty_bits(weight, float("inf"), gpu, is_weight=True)
+    return bits.signs, bits.mask, filters.signs, filters.scale
+
+
+def _empty_output(
+    x: Tensor,
+    weight: Tensor,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    dtype: torch.dtype,
+    channels_last: bool,
+) -> Tensor:
+    sizes = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+    y = x.new_empty((x.shape[0], weight.shape[0], *[output_size(*size) for size in sizes]), dtype=dtype)
+    return in_format(y, channels_last)
+
+
+def in_format(y: Tensor, channels_last: bool) -> Tensor:
+    """``y`` [N, C, H, W] laid out in ``channels_last`` or as its shape says; [N, C] as it is."""
+    channels_last = channels_last and y.dim() == 4
+    return y.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def _operand(weight: Tensor, dtype: torch.dtype, gpu: bool) -> Tensor:
+    """The weight as the dense convolution takes it."""
+    return weight.to(dtype, memory_format=torch.channels_last) if gpu else weight.to(dtype)
+
+
+def _implementation(
+    x_shape: Sequence[int], weight_shape: Sequence[int], groups: int, device: torch.device, kernels: str
+) -> str:
+    out_channels, _, kernel_y, kernel_x = weight_shape
+    return select("bconv2d", device, LayerShape(x_shape[1], out_channels, kernel_y * kernel_x, groups), kernels)
+
+
+def _convolve_bits(
+    implementation: str, bits: stash.Bits, filters: stash.Bits, geometry: BConv2dGeometry, out_dtype: torch.dtype
+) -> Tensor:
+    bconv2d = PACKED["bconv2d"].load(implementation)
+    found = bconv2d(bits.signs, filters.signs, geometry, bits.counts, filters.counts, filters.scale, out_dtype)
+    return stash.channels_first(found.y)
+
+
+def _geometry(
+    x_shape: Sequence[int], weight_shape: Sequence[int], stride: list[int], padding: list[int], dilation: list[int]
+) -> BConv2dGeometry:
+    batch, channels, height, width = x_shape
+    out_channels, _, kernel_y, kernel_x = weight_shape
+    return BConv2dGeometry(
+        batch=batch,
+        height=height,
+        width=width,
+        channels=channels,
+        out_channels=out_channels,
+        kernel=(kernel_y, kernel_x),
+        stride=(stride[0], stride[1]),
+        padding=(padding[0], padding[1]),
+        pad_value=0,
+        dilation=(dilation[0], dilation[1]),
+        groups=1,
+        out_height=output_size(height, kernel_y, stride[0], padding[0], dilation[0]),
+        out_width=output_size(width, kernel_x, stride[1], padding[1], dilation[1]),
+    )

@@ -1,0 +1,68 @@
+"""Batch norms that keep no input: the binary convolution before them is run again in the backward pass.
+
+A batch norm keeps its input for its gradient, 2 or 4 bytes an element. Where that is what a binary convolution
+returned, the bits that the convolution keeps anyway tell it, at the price of one more binary convolution a layer. The
+result is the same to the bit. It is for eager training: under ``torch.compile`` the layers are as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+
+
+def watch_norms(model: nn.Module) -> None:
+    """Make the batch norms of ``model`` drop an input that was offered; a second call changes nothing."""
+    for module in model.modules():
+        if isinstance(module, _NORMS) and _watch not in module._forward_pre_hooks.values():
+            module.register_forward_pre_hook(_watch)
+            module.register_forward_hook(_unwatch, always_call=True)
+
+
+def offer(y: Tensor, again: Callable[[], Tensor]) -> None:
+    """Note on ``y`` how to compute it again; the note goes with this very tensor object."""
+    y._bnnedge_again = (again, y._version)  # type: ignore[attr-defined]
+
+
+class _Output:
+    """In place of a saved tensor: how to compute it."""
+
+    def __init__(self, again: Callable[[], Tensor]) -> None:
+        self.again = again
+
+
+def _watch(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+    if torch.compiler.is_compiling():
+        return
+    (x,) = inputs
+    again, version = getattr(x, "_bnnedge_again", (None, 0))
+    hooks = None
+    if again is not None and x._version == version:
+        kept, offered = _Output(again), _identity(x)  # autograd keeps the hook, which must not keep x
+
+        def pack(tensor: Tensor) -> Any:
+            return kept if _identity(tensor) == offered else tensor
+
+        hooks = torch.autograd.graph.saved_tensors_hooks(pack, _unpack)
+        hooks.__enter__()
+    norm._bnnedge_hooks = hooks  # type: ignore[assignment]
+
+
+def _identity(tensor: Tensor) -> tuple[Any, ...]:
+    """Tells the tensors that are alive apart; autograd hands its hook another object for the same memory."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+
+
+def _unpack(kept: Any) -> Tensor:
+    return kept.again() if isinstance(kept, _Output) else kept
+
+
+def _unwatch(norm: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    hooks = norm.__dict__.pop("_bnnedge_hooks", None)
+    if hooks is not None:
+        hooks.__exit__(None, None, None)

@@ -1,0 +1,51 @@
+"""Batches on their way to the device: this process's slices, made ahead of the step that needs them on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from bnnedge.train.distributed import Group
+
+T = TypeVar("T")
+Parts = list[tuple[Tensor, Tensor]]
+"""Images and labels of this process, one pair for each micro-batch."""
+
+
+def load_parts(
+    batches: Iterator[tuple[Tensor, Tensor]], group: Group, accumulate: int, device: torch.device
+) -> Iterator[tuple[Parts, int]]:
+    """This process's parts of each batch, on ``device``, and the size of the whole batch."""
+    if device.type != "cuda":
+        yield from ((group.parts(images, labels, accumulate), len(labels)) for images, labels in batches)
+        return
+
+    def pinned() -> Iterator[tuple[Parts, int]]:
+        for images, labels in batches:
+            parts = group.parts(images, labels, accumulate)
+            yield [(x.pin_memory(), y.pin_memory()) for x, y in parts], len(labels)
+
+    for parts, size in one_ahead(pinned()):
+        yield to_device(parts, device), size
+
+
+def to_device(parts: Parts, device: torch.device) -> Parts:
+    """On a GPU images are NHWC in memory (channels_last), as its convolutions want them."""
+    if device.type != "cuda":
+        return [(x.to(device), y.to(device)) for x, y in parts]
+    moved = [(x.to(device, non_blocking=True), y.to(device, non_blocking=True)) for x, y in parts]
+    return [(x.contiguous(memory_format=torch.channels_last), y) for x, y in moved]
+
+
+def one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each made by a thread while its predecessor is used; an error surfaces at its item."""
+    end = object()
+    with ThreadPoolExecutor(1, "loader") as worker:
+        coming = worker.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = worker.submit(next, items, end)
+            yield item  # type: ignore[misc]

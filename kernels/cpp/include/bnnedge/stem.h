@@ -1,0 +1,113 @@
+// A network's first layers in 8 bits: float image -> codes -> convolution -> codes -> max-pool -> floats and signs.
+//
+// In steps, with codes q in [-128, 127] that mean (q - zero_point) * scale, all steps on one image of a batch:
+//   1. with fold 2 the image becomes half as high and wide: channel (2 r + s) C + c of pixel (i, j) is channel c of
+//      pixel (2 i + r, 2 j + s);
+//   2. q = clamp(round(x / scale) + zero_point, -128, 127); a NaN is -128;
+//   3. a = bias[o] + sum over the taps inside the image of (q - zero_point) * filter[o, tap], modulo 2^32;
+//   4. q = clamp(round(a * multiplier[o]) + zero_point, low_code, high_code) of the output's zero point;
+//   5. the maximum over the windows of the pool, of the pixels inside;
+//   6. y = float(q - zero_point) * scale, then the Tail (bnnedge/conv.h), which may give packed signs too.
+// How steps 2 and 4 round is what two runtimes do not agree on: Arithmetic.
+//
+// Fused: codes are bytes u = q + 128 in an image with a border of zero_point + 128, so that the sum needs no care for
+// borders: a = sum of u * filter + (bias[o] - (zero_point + 128) * sum of filter). A filter on a folded image is one of
+// twice the size and stride on the image itself; taps around it that are 0 for all outputs are left out. The rows of
+// steps 3 to 6 are made as the pool needs them and stay in the first cache.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bnnedge/conv.h"
+
+namespace bnnedge {
+
+enum class Arithmetic {
+  // ONNX Runtime: both halves to even, multiplier = input scale * weight scale / output scale in float32, float(a) *
+  // multiplier rounded to float32.
+  kFloat,
+  // TensorFlow Lite: halves of step 2 away from 0; multiplier = m 2^-31 2^shift with m in [2^30, 2^31), of the double
+  // quotient. a 2^max(shift, 0) m 2^-31 is rounded, halves up, then times 2^min(shift, 0), halves away from 0.
+  kFixedPoint,
+};
+
+struct Codes {
+  float scale;         // finite, above 0
+  int32_t zero_point;  // [-128, 127]
+};
+
+// Windows along heights and widths, in that order; pads are top, left, bottom, right, below the kernel.
+struct StemWindow {
+  int64_t kernel[2], strides[2], pads[4];
+
+  // Number of windows on so many pixels, 0 if there is none.
+  int64_t Count(int axis, int64_t size) const;
+};
+
+struct StemParams {
+  int64_t channels, out_channels;
+  Layout layout;  // of the float image
+  int64_t fold;   // 1 or 2
+  StemWindow conv;
+  bool pools;
+  StemWindow pool;
+  Arithmetic arithmetic;
+  Codes source, target;
+  int32_t low_code, high_code;  // of the convolution's result, in [-128, 127]
+
+  int64_t FilterChannels() const { return fold * fold * channels; }
+  // K: products in one sum.
+  int64_t FanIn() const { return conv.kernel[0] * conv.kernel[1] * FilterChannels(); }
+};
+
+struct StemWeights {
+  const int8_t* filter;       // [O, kh, kw, FilterChannels]
+  const float* filter_scale;  // [O], finite and not below 0
+  const int32_t* bias;        // [O]
+};
+
+// One input size and what follows from it.
+struct StemSize {
+  int64_t batch, in_height, in_width;
+  int64_t folded_height, folded_width;
+  int64_t conv_height, conv_width;
+  int64_t out_height, out_width;
+  int64_t workspace_bytes;
+};
+
+struct StemTensors {
+  const float* image;               // [N, C, H, W] or [N, H, W, C]
+  float* output;                    // [N, OH, OW, O], or nullptr: not wanted
+  const float* residual = nullptr;  // as the tail has them, see ConvTensors
+  uint32_t* bits = nullptr;
+  // Codes on the way, each wanted or nullptr: NHWC, of step 2 (of the folded image), 4 and 5.
+  int8_t* entered = nullptr;
+  int8_t* convolved = nullptr;
+  int8_t* pooled = nullptr;
+};
+
+// Returns an empty string and all of `size` but workspace_bytes, for its batch, height and width, or what is wrong.
+std::string FitStem(const StemParams& params, StemSize* size);
+
+// Immutable: Run may be called from several threads at once with separate workspaces.
+class Stem {
+ public:
+  // Everything is copied. `kernel` as in SelectConvKernel, which names the instruction set. Returns nullptr and one
+  // sentence in `error` for whatever is wrong.
+  static std::unique_ptr<Stem> Create(const StemParams& params, const StemWeights& weights, const Tail& tail,
+                                      const char* kernel, std::string* error);
+  virtual ~Stem() = default;
+
+  // As FitStem, with workspace_bytes.
+  virtual std::string Fit(StemSize* size) const = 0;
+  // `workspace`: 64-byte aligned. Does not allocate.
+  virtual void Run(const StemSize& size, const StemTensors& tensors, void* workspace,
+                   const Parallel& parallel) const = 0;
+  virtual const StemParams& params() const = 0;
+  virtual const char* kernel_name() const = 0;
+};
+
+}  // namespace bnnedge

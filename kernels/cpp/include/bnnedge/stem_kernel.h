@@ -1,0 +1,96 @@
+// What an instruction set supplies to Stem: one table a file, listed in select.cc. stem.cc does everything that is the
+// same for all of them: checks, filters of folded images, borders, the order of rows, threads. Channels of rows of
+// codes are padded to whole blocks of 16.
+#pragma once
+
+#include <cstdint>
+
+#include "bnnedge/conv_kernel.h"
+#include "bnnedge/stem.h"
+
+namespace bnnedge {
+
+constexpr int64_t kStemBlock = 16;
+constexpr int64_t kStemTaps = 4;  // bytes of the image that are multiplied in one step
+// So many bytes behind what a row needs may be read of its input.
+constexpr int64_t kStemSlack = 64;
+
+// How sums become codes; arrays have an element a padded channel. The codes are signed.
+struct Requantization {
+  Arithmetic arithmetic;
+  const float* multiplier;      // kFloat
+  const int32_t* mantissa;      // kFixedPoint: m
+  const int32_t* left_shift;    // and max(shift, 0)
+  const int32_t* right_shift;   // and max(-shift, 0)
+  int32_t zero_point;
+  int32_t low_code, high_code;
+};
+
+// One row of the convolution. Pixel i sums over rows r and bytes b < 4 * row_steps of
+//   input[i * pixel_step + r * row_step + b] * filter[o][r][b],
+// the input unsigned, or signed for kernels with `signed_codes`.
+struct StemRow {
+  const uint8_t* input;
+  int64_t pixels, pixel_step;
+  int64_t rows, row_step, row_steps;
+  const void* weights;  // as pack_weights left them, 64-byte aligned
+  int64_t blocks;
+  const int32_t* base;  // where the sums start
+  Requantization codes;
+  int8_t* output;  // [pixels][16 * blocks]
+  void* scratch;   // scratch_bytes, 64-byte aligned
+};
+
+struct StemPoolRow {
+  const int8_t* const* rows;  // those that the windows meet, [columns][padded channels] each
+  int64_t row_count;
+  int64_t columns;
+  int64_t kernel, stride, pad;  // along the columns; each window meets one at least
+  int64_t pixels, blocks;
+  int8_t* output;
+};
+
+struct StemKernel {
+  const char* name;
+  bool signed_codes;  // of the image
+
+  int64_t (*packed_bytes)(int64_t blocks, int64_t steps);
+  // filter [16 * blocks][4 * steps]
+  void (*pack_weights)(const int8_t* filter, int64_t blocks, int64_t steps, void* packed);
+  // Bytes of scratch for rows of `pixels` pixels; nullptr: none.
+  int64_t (*scratch_bytes)(int64_t pixels, int64_t steps);
+  // Step 2 of stem.h, to bytes q + 128.
+  void (*quantize)(const float* values, int64_t count, Arithmetic arithmetic, const Codes& codes, uint8_t* bytes);
+  // [channels][plane_step] -> [pixels][channels]
+  void (*interleave)(const uint8_t* planes, int64_t plane_step, int64_t channels, int64_t pixels, uint8_t* bytes);
+  void (*convolve)(const StemRow& row);
+  void (*pool)(const StemPoolRow& row);
+  // codes [pixels][padded] -> values [pixels][channels]
+  void (*dequantize)(const int8_t* codes, int64_t padded, int64_t pixels, int64_t channels, const Codes& target,
+                     float* values);
+};
+
+extern const StemKernel kStemPortable;
+#ifdef BNNEDGE_X86_64
+extern const StemKernel kStemAvx2;
+extern const StemKernel kStemAvx512Vnni;
+#endif
+#ifdef BNNEDGE_AMX
+extern const StemKernel kStemAmx;
+#endif
+#ifdef BNNEDGE_NEON_DOT
+extern const StemKernel kStemNeonDot;
+#endif
+
+// Those that this CPU supports, fastest first.
+const std::vector<const StemKernel*>& StemKernels();
+
+// The fastest that needs no more than kernel `name` of SelectConvKernel; for the fastest of these the fastest of all.
+// nullptr for "reference".
+const StemKernel* FindStemKernel(const char* name);
+
+// A Stem on `kernel`, whose Tail is finished by `finisher`. The arguments have been checked.
+std::unique_ptr<Stem> MakeStem(const StemKernel& kernel, const ConvKernel& finisher, const StemParams& params,
+                               const StemWeights& weights, const Tail& tail);
+
+}  // namespace bnnedge

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("triton")
+
+from bnnedge.errors import ConfigError
+from bnnedge.kernels.geometry import BConv2dGeometry
+from bnnedge.kernels.gpu.bmma import Tile
+from bnnedge.kernels.gpu.roofline import bconv2d, gemm, gpu_named, pack
+
+H200 = gpu_named("NVIDIA H200")
+LARGE, NARROW = Tile(4, 4, 2, 4), Tile(2, 2, 4, 2)
+
+
+def test_a_large_product_is_bound_by_arithmetic() -> None:
+    modelled = gemm(H200, 8192, 8192, 8192, LARGE, out_bytes=2)
+    assert modelled.bound == "arithmetic"
+    assert modelled.tera_operations_per_s == pytest.approx(35_400 * 132 * 1.755e9 / 1e12)
+
+
+def test_small_tiles_are_bound_by_l2() -> None:
+    modelled = gemm(H200, 8192, 8192, 8192, NARROW, out_bytes=2)
+    assert modelled.bound == "L2"
+    assert modelled.seconds == pytest.approx(64 * 128 * (128 + 64) * 1024 / (3_900 * 1.755e9))
+
+
+def test_a_binary_product_is_faster_than_the_same_in_bf16() -> None:
+    times = [gemm(H200, 4096, 4096, 4096, LARGE, 2, kind).seconds for kind in ("binary", "int8", "bf16")]
+    assert times == sorted(times)
+    bf16 = gemm(H200, 4096, 4096, 4096, LARGE, 2, "bf16")
+    assert bf16.bound == "L2", "this tile would feed bf16 too slowly"
+    assert bf16.seconds == pytest.approx(32 * 16 * 384 * 8192 / (3_900 * 1.755e9))
+
+
+def test_a_layer_with_few_channels_is_bound_by_memory() -> None:
+    g = BConv2dGeometry(256, 56, 56, 64, 64, (3, 3), (1, 1), (1, 1), 0, (1, 1), 1, 56, 56)
+    modelled = bconv2d(H200, g, NARROW, out_bytes=2)
+    pixels = 256 * 56 * 56
+    assert modelled.bound == "memory"
+    assert modelled.seconds == pytest.approx((pixels * (8 + 4 + 128) + 64 * 9 * (8 + 4)) / 4.3e12)
+    assert modelled.operations == 2 * pixels * 64 * 9 * 64
+
+
+def test_packing_moves_two_bytes_and_a_quarter() -> None:
+    elements, channels = 256 * 56 * 56 * 64, 64
+    assert pack(H200, elements, channels, in_bytes=2).seconds * 4.3e12 == elements * 2.25 + elements // channels * 4
+    assert (
+        pack(H200, elements, channels, 2, masked=False).seconds * 4.3e12 == elements * 2.125 + elements // channels * 4
+    )
+
+
+def test_an_unknown_gpu_is_named() -> None:
+    assert gpu_named("NVIDIA A100-SXM4-80GB").processors == 108
+    with pytest.raises(ConfigError, match=r"Tesla T4.*known are H200, H100, A100"):
+        gpu_named("Tesla T4")
