@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,17 @@ def test_commands(words: list[str], case: str, contenders: list[str], amount: fl
         (["conv", "--sizes", "3"], "No such option"),
     ],
 )
-def test_mistakes_are_one_line(words: list[str], message: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "bnnedge.benchmarks.gpu", *words], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 2
-    assert message in done.stderr and done.stderr.count("\n") == 1
+def test_mistakes_are_one_line(
+    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = import_module("bnnedge.benchmarks.gpu.__main__").main
+    monkeypatch.setattr(sys, "argv", ["gpu", *words])
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert message in said and said.count("\n") == 1
 
 
 def do_nothing() -> None:
