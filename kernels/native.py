@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.resources import as_file, files
@@ -22,7 +22,7 @@ from bnnedge.errors import BnnedgeError, ConfigError, MissingDependencyError
 from bnnedge.kernels.geometry import BConv2dGeometry, Pair, check_pool
 from bnnedge.kernels.layout import BIT_LAYOUT_VERSION, Words, words_for
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 LIBRARY_NAME = "bnnedge_kernels.dll" if sys.platform == "win32" else "bnnedge_kernels.so"
 
 _OK, _INVALID_ARGUMENT, _UNKNOWN_KERNEL = 0, 1, 2
@@ -154,7 +154,7 @@ def load_library() -> ctypes.CDLL:
     library.bnnedge_conv_kernel_name.argtypes = [pointer]
     library.bnnedge_conv_kernel_name.restype = ctypes.c_char_p
     library.bnnedge_conv_resize.argtypes = [pointer, count, count, count, *message]
-    library.bnnedge_conv_run.argtypes = [pointer, *(pointer, count) * 4, *message]
+    library.bnnedge_conv_run.argtypes = [pointer, ctypes.c_int32, *(pointer, count) * 4, *message]
     library.bnnedge_pack.argtypes = [
         *(ctypes.c_int32, name, pointer, count, ctypes.c_int32, count, count, count, pointer, count),
         *message,
@@ -335,23 +335,26 @@ class Conv:
 
     def __call__(
         self,
-        words: Words,
+        x: NDArray[Any],
         out: NDArray[Any] | None = None,
         *,
         residual: NDArray[np.float32] | None = None,
         bits: Words | None = None,
     ) -> NDArray[Any]:
-        """uint32 [N, H, W, ceil(C/32)] to the transform's output, written into ``out`` if that is given.
+        """Packed words uint32 [N, H, W, ceil(C/32)], or float32 [N, H, W, C], whose signs are packed first, to the
+        transform's output, written into ``out`` if that is given.
 
         ``residual`` (float32, shape of the output, may be ``out``) is what the tail adds; ``bits`` (uint32
         [N, OH, OW, ceil(O/32)]) takes what it packs.
         """
-        words = _typed("words", words, np.uint32)
-        if words.ndim != 4:
-            raise ConfigError(f"words must be [N, H, W, ceil(C/32)], got shape {words.shape}")
-        if words.shape[:3] != self._shape:
-            _checked(self._library.bnnedge_conv_resize, self._handle, *words.shape[:3])
-            self._shape = (words.shape[0], words.shape[1], words.shape[2])
+        if x.dtype not in (np.uint32, np.float32) or x.ndim != 4:
+            raise ConfigError(
+                f"the input must be uint32 [N, H, W, ceil(C/32)] or float32 [N, H, W, C], got {x.dtype} {x.shape}"
+            )
+        x = np.ascontiguousarray(x)
+        if x.shape[:3] != self._shape:
+            _checked(self._library.bnnedge_conv_resize, self._handle, *x.shape[:3])
+            self._shape = (x.shape[0], x.shape[1], x.shape[2])
         if out is None:
             out = np.empty(self.output_shape, self._dtype)
         _check_array("out", out, self._dtype, self.output_shape)
@@ -361,30 +364,38 @@ class Conv:
             _check_array("residual", residual, np.float32, self.output_shape)
         if bits is not None:
             _check_array("bits", bits, np.uint32, (*self.output_shape[:3], words_for(self._out_channels)))
-        _checked(self._library.bnnedge_conv_run, self._handle, *_run_pointers(words, out, residual, bits))
+        _checked(self._library.bnnedge_conv_run, self._handle, *_run_arguments(x, out, residual, bits))
         return out
 
     def bind(
         self,
-        words: Words,
+        x: NDArray[Any],
         out: NDArray[Any],
         *,
         residual: NDArray[np.float32] | None = None,
         bits: Words | None = None,
     ) -> Callable[[], None]:
         """A function that runs once more on these contiguous arrays without looking at them again: for timing."""
-        if not words.flags.c_contiguous or self(words, out, residual=residual, bits=bits) is not out:
-            raise ConfigError("bind needs contiguous words")
-        pointers = _run_pointers(words, out, residual, bits)
-        arguments = (self._handle, *pointers, None, 0)
-        return _bound(self._library.bnnedge_conv_run, arguments, self, words, out, residual, bits)
+        if not x.flags.c_contiguous:
+            raise ConfigError("bind needs a contiguous input")
+        self(x, out, residual=residual, bits=bits)
+        function, arguments = self._library.bnnedge_conv_run, _run_arguments(x, out, residual, bits)
+        values = (self._handle, *arguments, None, 0)
+        call = partial(
+            function, *(t(v) if type(v) is int else v for t, v in zip(function.argtypes, values, strict=True))
+        )
+
+        def run(_alive: tuple[object, ...] = (self, x, out, residual, bits)) -> None:
+            call()
+
+        return run
 
 
-def _run_pointers(
-    words: Words, out: NDArray[Any], residual: NDArray[np.float32] | None, bits: Words | None
+def _run_arguments(
+    x: NDArray[Any], out: NDArray[Any], residual: NDArray[np.float32] | None, bits: Words | None
 ) -> tuple[int | None, ...]:
     tail = [(None, 0) if array is None else (array.ctypes.data, array.size) for array in (residual, bits)]
-    return (words.ctypes.data, words.size, out.ctypes.data, out.nbytes, *tail[0], *tail[1])
+    return (int(x.dtype == np.float32), x.ctypes.data, x.size, out.ctypes.data, out.nbytes, *tail[0], *tail[1])
 
 
 def pack_nhwc(
@@ -402,18 +413,6 @@ def pack_nhwc(
     source = 1 if values.dtype == np.int8 else 0
     _pack(source, kernel, values, zero_point, 1, values.size // channels, channels, words)
     return words
-
-
-def bind_pack_nhwc(values: NDArray[Any], words: Words, *, kernel: str | None = None) -> Callable[[], None]:
-    """A function that packs contiguous float32 ``values`` into contiguous ``words`` anew at each call: for timing."""
-    expected = pack_nhwc(values, kernel=kernel)
-    if values.dtype != np.float32 or words.shape != expected.shape or words.dtype != np.uint32:
-        raise ConfigError(f"bind_pack_nhwc needs float32 values and uint32 words {expected.shape}, got {words.shape}")
-    if not (values.flags.c_contiguous and words.flags.c_contiguous):
-        raise ConfigError("bind_pack_nhwc needs contiguous arrays")
-    channels = values.shape[-1]
-    sizes = (values.ctypes.data, values.size, 0, 1, values.size // channels, channels, words.ctypes.data, words.size)
-    return _bound(load_library().bnnedge_pack, (0, _encoded(kernel), *sizes, None, 0), values, words)
 
 
 def pack_nchw(values: NDArray[np.float32], *, kernel: str | None = None) -> Words:
@@ -495,17 +494,6 @@ def bmaxpool2d(words: Words, *, kernel: Pair, stride: Pair, padding: Pair = (0, 
 def peak(rounds: int, kernel: str | None = None) -> int:
     """Run the kernel's inner loop on registers; returns its binary multiply-adds, 0 if it has no such loop."""
     return int(load_library().bnnedge_peak(_encoded(kernel), rounds))
-
-
-def _bound(function: Any, arguments: Sequence[Any], *alive: object) -> Callable[[], None]:
-    """``function`` with arguments that have been accepted once, as C values, and with what its pointers point to."""
-    types = function.argtypes
-    call = partial(function, *(t(a) if type(a) is int else a for t, a in zip(types, arguments, strict=True)))
-
-    def run(_alive: tuple[object, ...] = alive) -> None:
-        call()
-
-    return run
 
 
 def _encoded(kernel: str | None) -> bytes | None:

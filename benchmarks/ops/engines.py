@@ -90,16 +90,10 @@ class Native(Engine):
         return None if self.kernel in native.kernel_names() else "this CPU lacks the instructions"
 
     def prepare(self, shape: ConvShape, threads: int) -> Prepared:
-        pack_input, convolve, _ = self.parts(shape, threads)
+        return Prepared(self.bind(shape, threads)[0], 1)
 
-        def run() -> None:
-            pack_input()
-            convolve()
-
-        return Prepared(run, 1)
-
-    def parts(self, shape: ConvShape, threads: int) -> tuple[Callable[[], None], Callable[[], None], NDArray[Any]]:
-        """Packing, convolution, and the array that the output goes to."""
+    def bind(self, shape: ConvShape, threads: int) -> tuple[Callable[[], None], NDArray[Any]]:
+        """The convolution, and the array that the output goes to."""
         x, w = signs(shape)
         words, filters = pack(x[None]), pack(w)
         pair = (shape.stride, shape.stride), (shape.padding, shape.padding)
@@ -111,16 +105,15 @@ class Native(Engine):
         conv = native.Conv(native.to_params(geometry), filters, transform, kernel=self.kernel, threads=threads)
         values, out = aligned((1, *x.shape)), aligned(conv.output_shape)
         values[:] = x
-        return native.bind_pack_nhwc(values, words, kernel=self.kernel), conv.bind(words, out), out
+        return conv.bind(values, out), out
 
     def check(self, shape: ConvShape) -> None:
         """Raise ``BenchmarkError`` unless the result equals that of PyTorch: sums of +-1 are exact in float32."""
         import torch
         from torch.nn import functional as F
 
-        pack_input, convolve, out = self.parts(shape, 1)
-        pack_input()
-        convolve()
+        run, out = self.bind(shape, 1)
+        run()
         x, w = signs(shape)
         inputs = torch.from_numpy(np.where(x < 0, -1, 1).astype(np.float32)).permute(2, 0, 1)[None]
         weights = torch.from_numpy(w.astype(np.float32)).permute(0, 3, 1, 2)

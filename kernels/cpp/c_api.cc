@@ -97,12 +97,15 @@ std::string FromC(const bnnedge_transform& c, int64_t channels, bnnedge::Transfo
   return {};
 }
 
-// What packs for a kernel's name: "reference" has no packing of its own.
-const bnnedge::ConvKernel* Packer(const char* kernel, std::string* message) {
-  const char* name = bnnedge::SelectConvKernel(kernel, message);
-  if (name == nullptr) return nullptr;
+// What packs for the kernel of this name: "reference" has no packing of its own.
+const bnnedge::ConvKernel* PackerOf(const char* name) {
   const bnnedge::ConvKernel* table = bnnedge::FindConvKernel(name);
   return table == nullptr ? &bnnedge::kConvPortable : table;
+}
+
+const bnnedge::ConvKernel* SelectPacker(const char* kernel, std::string* message) {
+  const char* name = bnnedge::SelectConvKernel(kernel, message);
+  return name == nullptr ? nullptr : PackerOf(name);
 }
 
 bool InRange(int64_t value, int64_t least) { return value >= least && value <= INT32_MAX; }
@@ -175,9 +178,15 @@ struct bnnedge_conv {
   std::unique_ptr<bnnedge::Conv> conv;
   bnnedge::Transform transform;  // without the vectors
   std::unique_ptr<Workspace> workspace;
+  std::unique_ptr<Workspace> words;  // of float inputs, from the first one on
   bnnedge::tflite::ThreadPool pool;
 
   explicit bnnedge_conv(int threads) : pool(threads) {}
+
+  int64_t InputPixels() const {
+    const bnnedge::BConv2dParams& p = conv->params();
+    return p.batch * p.in_height * p.in_width;
+  }
 
   int64_t OutputPixels() const {
     const bnnedge::BConv2dParams& p = conv->params();
@@ -195,6 +204,40 @@ struct bnnedge_conv {
       default:
         return pixels * p.out_channels * 4;
     }
+  }
+
+  std::string CheckOutputs(int64_t output_bytes, int64_t residual_count, int64_t bit_words) const {
+    if (output_bytes != OutputBytes()) {
+      return "output must have " + std::to_string(OutputBytes()) + " bytes, got " + std::to_string(output_bytes);
+    }
+    const int64_t channels = conv->params().out_channels, pixels = OutputPixels();
+    const std::string error =
+        CheckCount("residual", transform.tail.adds_residual ? pixels * channels : 0, residual_count);
+    if (!error.empty()) return error;
+    return CheckCount("bits", transform.tail.writes_bits ? pixels * bnnedge::WordsFor(channels) : 0, bit_words);
+  }
+
+  // The words of `values`, packed in a piece for each thread.
+  const uint32_t* Pack(const float* values) {
+    const int64_t pixels = InputPixels(), channels = conv->params().channels;
+    if (words == nullptr) words = std::make_unique<Workspace>(pixels * bnnedge::WordsFor(channels) * 4);
+    struct Job {
+      const bnnedge::ConvKernel* packer;
+      const float* values;
+      uint32_t* words;
+      int64_t pixels, channels, pieces;
+    } job{PackerOf(conv->kernel_name()), values, static_cast<uint32_t*>(words->bytes()), pixels, channels, pool.threads()};
+    const bnnedge::Parallel parallel = pool.AsParallel();
+    parallel.run(
+        parallel.host, job.pieces,
+        [](void* context, int64_t i) {
+          const Job& j = *static_cast<const Job*>(context);
+          const int64_t first = j.pixels * i / j.pieces, count = j.pixels * (i + 1) / j.pieces - first;
+          j.packer->pack_nhwc_float(j.values + first * j.channels, 0.0f, count, j.channels,
+                                    j.words + first * bnnedge::WordsFor(j.channels));
+        },
+        &job);
+    return job.words;
   }
 };
 
@@ -244,6 +287,7 @@ int32_t bnnedge_conv_resize(bnnedge_conv* conv, int64_t batch, int64_t height, i
     if (!message->empty()) return BNNEDGE_INVALID_ARGUMENT;
     try {
       conv->workspace = std::make_unique<Workspace>(conv->conv->WorkspaceBytes());
+      conv->words = nullptr;
     } catch (...) {  // the old workspace serves the old size
       conv->conv->Resize(before.batch, before.in_height, before.in_width);
       throw;
@@ -252,28 +296,21 @@ int32_t bnnedge_conv_resize(bnnedge_conv* conv, int64_t batch, int64_t height, i
   });
 }
 
-int32_t bnnedge_conv_run(bnnedge_conv* conv, const uint32_t* input, int64_t input_words, void* output,
-                         int64_t output_bytes, const float* residual, int64_t residual_count, uint32_t* bits,
-                         int64_t bit_words, char* error, size_t error_size) {
+int32_t bnnedge_conv_run(bnnedge_conv* conv, int32_t input_is_float, const void* input, int64_t input_count,
+                         void* output, int64_t output_bytes, const float* residual, int64_t residual_count,
+                         uint32_t* bits, int64_t bit_words, char* error, size_t error_size) {
   if (conv == nullptr || input == nullptr || output == nullptr || (residual == nullptr && residual_count != 0) ||
       (bits == nullptr && bit_words != 0)) {
     return Fail(BNNEDGE_INVALID_ARGUMENT, "conv and arrays with elements must not be NULL", error, error_size);
   }
   return Guard(error, error_size, [&](std::string* message) {
     const bnnedge::BConv2dParams& p = conv->conv->params();
-    *message = CheckCount("input", p.batch * p.in_height * p.in_width * p.InWords(), input_words);
-    if (message->empty() && output_bytes != conv->OutputBytes()) {
-      *message = "output must have " + std::to_string(conv->OutputBytes()) + " bytes, got " +
-                 std::to_string(output_bytes);
-    }
-    const bnnedge::Tail& tail = conv->transform.tail;
-    const int64_t pixels = conv->OutputPixels();
-    const int64_t residuals = tail.adds_residual ? pixels * p.out_channels : 0;
-    const int64_t words = tail.writes_bits ? pixels * bnnedge::WordsFor(p.out_channels) : 0;
-    if (message->empty()) *message = CheckCount("residual", residuals, residual_count);
-    if (message->empty()) *message = CheckCount("bits", words, bit_words);
+    *message = CheckCount("input", conv->InputPixels() * (input_is_float ? p.channels : p.InWords()), input_count);
+    if (message->empty()) *message = conv->CheckOutputs(output_bytes, residual_count, bit_words);
     if (!message->empty()) return BNNEDGE_INVALID_ARGUMENT;
-    conv->conv->Run({input, output, residual, bits}, conv->workspace->bytes(), conv->pool.AsParallel());
+    const uint32_t* words =
+        input_is_float ? conv->Pack(static_cast<const float*>(input)) : static_cast<const uint32_t*>(input);
+    conv->conv->Run({words, output, residual, bits}, conv->workspace->bytes(), conv->pool.AsParallel());
     return BNNEDGE_OK;
   });
 }
@@ -293,7 +330,7 @@ int32_t bnnedge_pack(int32_t source, const char* kernel, const void* values, int
       *message = "source must be 0 (NHWC float), 1 (NHWC int8) or 2 (NCHW float), got " + std::to_string(source);
     }
     if (!message->empty()) return BNNEDGE_INVALID_ARGUMENT;
-    const bnnedge::ConvKernel* packer = Packer(kernel, message);
+    const bnnedge::ConvKernel* packer = SelectPacker(kernel, message);
     if (packer == nullptr) return BNNEDGE_UNKNOWN_KERNEL;
     if (source == BNNEDGE_NHWC_FLOAT) {
       packer->pack_nhwc_float(static_cast<const float*>(values), 0.0f, batch * pixels, channels, words);
@@ -317,7 +354,7 @@ int32_t bnnedge_unpack(const char* kernel, const uint32_t* words, int64_t word_c
   return Guard(error, error_size, [&](std::string* message) {
     *message = CheckPixels(1, pixels, channels, value_count, word_count);
     if (!message->empty()) return BNNEDGE_INVALID_ARGUMENT;
-    const bnnedge::ConvKernel* packer = Packer(kernel, message);
+    const bnnedge::ConvKernel* packer = SelectPacker(kernel, message);
     if (packer == nullptr) return BNNEDGE_UNKNOWN_KERNEL;
     packer->unpack_nhwc(words, pixels, channels, values);
     return BNNEDGE_OK;

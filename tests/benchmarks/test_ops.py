@@ -69,13 +69,13 @@ def test_every_engine_gives_a_row(engine: ops_engines.Engine, shape: ConvShape) 
 def test_wrong_results_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Native(native.kernel_names()[0])
     engine.check(SMALL)
-    parts = engine.parts(SMALL, 1)
+    run, out = engine.bind(SMALL, 1)
 
     def broken() -> None:
-        parts[1]()
-        parts[2][0, 0, 0, 0] += 2
+        run()
+        out[0, 0, 0, 0] += 2
 
-    monkeypatch.setattr(engine, "parts", lambda shape, threads: (parts[0], broken, parts[2]))
+    monkeypatch.setattr(engine, "bind", lambda shape, threads: (broken, out))
     with pytest.raises(BenchmarkError, match="is wrong on 6x5x32"):
         measure("test", SMALL, [engine], 1, 1, 1e-4, {})
 

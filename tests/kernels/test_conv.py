@@ -246,6 +246,24 @@ def test_other_sizes(kernel: str) -> None:
         assert np.array_equal(conv(words), expected)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("channels", [1, 33, 64])
+def test_float_inputs_are_packed_first(kernel: str, channels: int, threads: int) -> None:
+    """Also of other sizes, of fewer pixels than threads, and between packed inputs."""
+    case = Case(0, (1, 5, 6, channels), 40, (3, 3), padding=(1, 1))
+    conv = Conv(native.to_params(case.geometry), case.filters, kernel=kernel, threads=threads)
+    for shape in ((1, 5, 6, channels), (3, 2, 9, channels), (1, 1, 1, channels), (1, 5, 6, channels)):
+        values = awkward_floats(case.rng, *shape)
+        expected = reference.bconv2d(pack(values), case.filters, channels, padding=(1, 1))
+        assert np.array_equal(conv(values), expected)
+        assert np.array_equal(conv(pack(values)), expected)
+    out = np.empty_like(expected)
+    run = conv.bind(values, out)
+    out[:] = 12345
+    run()
+    assert np.array_equal(out, expected)
+
+
 def test_refused_size_leaves_the_conv_usable(kernel: str) -> None:
     case = Case(0, (1, 5, 6, 64), 40, (3, 3))
     conv = Conv(native.to_params(case.geometry), case.filters, kernel=kernel)
@@ -315,6 +333,14 @@ def test_bad_buffers_and_settings() -> None:
         conv(case.words, np.zeros((1, 1, 1, 4), np.float32))
     with pytest.raises(ConfigError, match="input must have 9 elements, got 18"):
         conv(np.zeros((1, 3, 3, 2), np.uint32))
+    with pytest.raises(ConfigError, match="input must have 288 elements, got 297"):
+        conv(np.zeros((1, 3, 3, 33), np.float32))
+    with pytest.raises(
+        ConfigError, match=r"uint32 \[N, H, W, ceil\(C/32\)\] or float32 .*, got float64 \(1, 3, 3, 32\)"
+    ):
+        conv(np.zeros((1, 3, 3, 32)))
+    with pytest.raises(ConfigError, match="bind needs a contiguous input"):
+        conv.bind(np.zeros((1, 3, 3, 64), np.float32)[..., ::2], np.empty((1, 1, 1, 4), np.int32))
 
 
 # ---- The tail of a residual block ----

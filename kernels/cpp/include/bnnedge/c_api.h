@@ -18,7 +18,7 @@ extern "C" {
 #endif
 
 // Raised by one whenever a function or struct below changes.
-#define BNNEDGE_ABI_VERSION 3
+#define BNNEDGE_ABI_VERSION 4
 
 enum bnnedge_status { BNNEDGE_OK = 0, BNNEDGE_INVALID_ARGUMENT = 1, BNNEDGE_UNKNOWN_KERNEL = 2, BNNEDGE_INTERNAL = 3 };
 
@@ -75,10 +75,12 @@ BNNEDGE_EXPORT void bnnedge_conv_destroy(bnnedge_conv* conv);  // NULL is fine
 BNNEDGE_EXPORT const char* bnnedge_conv_kernel_name(const bnnedge_conv* conv);
 BNNEDGE_EXPORT int32_t bnnedge_conv_resize(bnnedge_conv* conv, int64_t batch, int64_t height, int64_t width,
                                            char* error, size_t error_size);
-// `residual` and `bits` are NULL, with counts of 0, unless the tail has them; `residual` may be `output`.
-BNNEDGE_EXPORT int32_t bnnedge_conv_run(bnnedge_conv* conv, const uint32_t* input, int64_t input_words, void* output,
-                                        int64_t output_bytes, const float* residual, int64_t residual_count,
-                                        uint32_t* bits, int64_t bit_words, char* error, size_t error_size);
+// The input is packed words or, with `input_is_float`, float NHWC values, which are packed first. `residual` and `bits`
+// are NULL, with counts of 0, unless the tail has them; `residual` may be `output`.
+BNNEDGE_EXPORT int32_t bnnedge_conv_run(bnnedge_conv* conv, int32_t input_is_float, const void* input,
+                                        int64_t input_count, void* output, int64_t output_bytes,
+                                        const float* residual, int64_t residual_count, uint32_t* bits,
+                                        int64_t bit_words, char* error, size_t error_size);
 
 // ---- Packing ----
 
