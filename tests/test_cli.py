@@ -149,6 +149,9 @@ REFUSED: list[tuple[list[str], str]] = [
     (["train", "--lr-type", "exp"], "lr_type exp needs lr_decay_epochs"),
     (["train", "--lr-decay-epochs", "3"], "lr_decay_epochs belongs to lr_type exp"),
     (["train", "--init", "nowhere"], "nowhere/last.ckpt does not exist"),
+    (["train", "--method", "bnew", "--phases", "2"], "bnew without its phase 1 starts from trained weights"),
+    (["train", "--method", "bnew", "--phases", "3"], "bnew without its phase 1 starts from trained weights"),
+    (["train", "--method", "reactnet", "--phases", "2"], "reactnet without its phase 1 starts from trained weights"),
     (["evaluate", "nowhere"], "nowhere does not exist"),
     (["evaluate", "net.py"], "expected a file ending in .onnx or .tflite, found .py"),
     (["evaluate", ".", "--split", "all"], "--split must be one of train, val, test, got 'all'"),
@@ -180,6 +183,21 @@ def test_a_damaged_checkpoint_is_one_line(damage: Any, tmp_path: Path, capsys: C
     assert files(tmp_path) == before
 
 
+def test_a_later_phase_starts_from_init_and_is_resumed_without(tmp_path: Path) -> None:
+    common = ["train", "--method", "bnew", "--model", "net.py:net", "--image-size", "8", "--device", "cpu"]
+    assert cli.main([*common, "--phases", "1", "--epochs", "1", "--out", "first"]) == 0
+    later = [*common, "--phases", "2,3", "--epochs", "2", "--out", "later"]
+    assert cli.main([*later, "--init", "first"]) == 0
+    rows = Path("later/metrics.jsonl").read_text()
+    assert [json.loads(line)["phase"] for line in rows.splitlines()] == ["regularized weights", "frozen weights"]
+    before = read_checkpoint(Path("later/last.ckpt")).model
+    for name in ("last.ckpt", "best.ckpt", "metrics.jsonl", "result.json"):  # killed in the first epoch
+        Path("later", name).unlink()
+    assert cli.main([*later, "--resume"]) == 0
+    after = read_checkpoint(Path("later/last.ckpt")).model
+    assert all(bool((before[name] == after[name]).all()) for name in before)
+
+
 def test_rbnn_shortcuts_reach_the_method(capsys: Capture) -> None:
     flags = ["--rotation-update", "2", "--a32", "--Tmin", "0.1", "--tmax", "5", "--warm-up", "1"]
     arguments = ["train", "--model", "net.py:net", "--image-size", "8", "--epochs", "2", "--device", "cpu", *flags]
@@ -197,7 +215,6 @@ LAYER_METRICS = {"flip_rate", "positive_fraction", "latent_magnitude", "distance
     ("flags", "options", "phases", "own"),
     [
         (["--method", "bnew", "--phases", "1,2,3"], {"phases": [1, 2, 3]}, 3, set()),
-        (["--method", "bnew", "--phases", "2,3"], {"phases": [2, 3]}, 2, set()),
         (["--method", "bop2", "--variant", "biased"], {"variant": "biased"}, 1, {"flips"}),
         (["--method", "bop2", "--variant", "unbiased"], {"variant": "unbiased"}, 1, {"flips"}),
         (["--method", "rbnn"], {"rotation_update": 1}, 1, {"rotation_angle_deg"}),
@@ -208,7 +225,7 @@ LAYER_METRICS = {"flip_rate", "positive_fraction", "latent_magnitude", "distance
             set(),
         ),
     ],
-    ids=["bnew", "bnew-2,3", "bop2-biased", "bop2-unbiased", "rbnn", "bayesbinn"],
+    ids=["bnew", "bop2-biased", "bop2-unbiased", "rbnn", "bayesbinn"],
 )
 def test_methods_run_with_their_own_options_and_log_their_metrics(
     flags: list[str], options: dict[str, Any], phases: int, own: set[str]

@@ -172,7 +172,7 @@ class Bnew(Method[BnewOptions]):
     - the learning rate at step t of T is ``lr (1 - t / T)``, there ``lr (1 - t / (T - 1))``, with which the last step
       learns nothing.
 
-    ``--phases 2`` or ``3`` alone start from the weights of ``--init``.
+    Without phase 1 (``--phases 2,3``) a run starts from the weights of ``--init``, and is refused where there are none.
 
     BNEW, BMVC 2022; code at github.com/Alasdair-P/bnew.
     """
@@ -188,6 +188,10 @@ class Bnew(Method[BnewOptions]):
         self._phase = options.phases[0]
         self._rho = 0.0
         self._steps = 0
+
+    @property
+    def needs_init(self) -> bool:
+        return 1 not in self.options.phases
 
     def make_binarizer(self, layer: BinaryLayer) -> Binarizer:
         return BnewBinarizer(self.options)

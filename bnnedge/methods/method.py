@@ -107,6 +107,11 @@ class Method(Generic[OptionsT]):
         return 1
 
     @property
+    def needs_init(self) -> bool:
+        """Whether the options leave out the phases that train from scratch, so that a new run must have ``--init``."""
+        return False
+
+    @property
     def init_method(self) -> str | None:
         """The method that the ``--init`` run must be of, if the options make one necessary."""
         return None

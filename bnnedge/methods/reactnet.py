@@ -70,6 +70,10 @@ class Reactnet(Method[ReactnetOptions]):
     Options = ReactnetOptions
     recipe = Recipe(optimizer="adam", lr=2.5e-3, weight_decay=1e-5, lr_type="poly")
 
+    @property
+    def needs_init(self) -> bool:
+        return 1 not in self.options.phases
+
     def make_binarizer(self, layer: BinaryLayer) -> Binarizer:
         return ReactnetBinarizer(self.options)
 

@@ -205,6 +205,11 @@ def _initialize(model: nn.Module, method: Method[Any], config: RunConfig) -> Non
     if needed is not None and (source is None or read_checkpoint(_last_checkpoint(source)).config.method != needed):
         found = "none was given" if source is None else f"{config.init} is of another method"
         raise ConfigError(f"method {config.method} with these options needs --init with a run of {needed}; {found}")
+    if method.needs_init and source is None:
+        raise ConfigError(
+            f"method {config.method} without its phase 1 starts from trained weights: give --init with a run of this "
+            "network, of phase 1 or of another method"
+        )
     if source is not None:
         initialize(model, config.model, source)
 
