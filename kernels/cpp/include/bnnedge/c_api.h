@@ -18,7 +18,7 @@ extern "C" {
 #endif
 
 // Raised by one whenever a function or struct below changes.
-#define BNNEDGE_ABI_VERSION 3
+#define BNNEDGE_ABI_VERSION 4
 
 enum bnnedge_status { BNNEDGE_OK = 0, BNNEDGE_INVALID_ARGUMENT = 1, BNNEDGE_UNKNOWN_KERNEL = 2, BNNEDGE_INTERNAL = 3 };
 
@@ -37,6 +37,8 @@ BNNEDGE_EXPORT int32_t bnnedge_bit_layout_version(void);
 
 // Name of kernel `index`, fastest first, among those this CPU supports; NULL beyond the last.
 BNNEDGE_EXPORT const char* bnnedge_bconv2d_kernel_name(int32_t index);
+// Name of the kernel that int8 stems (bnnedge/stem.h) take where convolutions take `kernel`; NULL if that is unknown.
+BNNEDGE_EXPORT const char* bnnedge_stem_kernel_name(const char* kernel);
 
 // Binary convolution to int32 sums.
 BNNEDGE_EXPORT int32_t bnnedge_bconv2d(const bnnedge_bconv2d_params* params, const char* kernel,
