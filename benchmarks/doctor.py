@@ -23,7 +23,7 @@ def doctor() -> list[tuple[str, str]]:
         ("CPU features", ", ".join(machine.cpu_flags) or "none of those that the kernels use"),
         ("versions", ", ".join(f"{name} {version}" for name, version in machine.versions.items())),
         ("GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else "none that PyTorch sees"),
-        ("kernels", _kernels()),
+        *_kernels(),
     ]
     for name in (plugins.LITERT_DELEGATE, plugins.ONNXRUNTIME_OPERATORS):
         found.append((f"plug-in {name}", plugins.unavailable(name) or str(plugins.library_path(name))))
@@ -33,18 +33,21 @@ def doctor() -> list[tuple[str, str]]:
     return found + [(f"package {name}", _version(name)) for name in OPTIONAL_PACKAGES]
 
 
-def _kernels() -> str:
-    """The native kernels that this CPU runs, the one in use first."""
+def _kernels() -> list[tuple[str, str]]:
+    """The native kernels that this CPU runs, the one in use first, and the one of int8 stems that goes with it."""
     try:
         names = native.kernel_names()
     except MissingDependencyError as error:
-        return str(error)
+        return [("kernels", str(error))]
     asked = os.environ.get("BNNEDGE_KERNEL")
     if asked and asked not in names:
-        return f"BNNEDGE_KERNEL={asked} does not run here; these do: {', '.join(names)}"
-    chosen = asked or names[0]
+        return [("kernels", f"BNNEDGE_KERNEL={asked} does not run here; these do: {', '.join(names)}")]
+    chosen, override = asked or names[0], " (BNNEDGE_KERNEL)" if asked else ""
     others = ", ".join(name for name in names if name != chosen)
-    return f"{chosen}{' (BNNEDGE_KERNEL)' if asked else ''}; also there: {others}"
+    return [
+        ("kernels", f"{chosen}{override}; also there: {others}"),
+        ("kernel of int8 stems", f"{native.stem_kernel_name(chosen)}{override}"),
+    ]
 
 
 def _version(package: str) -> str:

@@ -19,6 +19,7 @@ CPU_FLAGS = (
     "avx512_bitalg",
     "avx512_vpopcntdq",
     "avx512_vnni",
+    "avx_vnni",
     "neon",
     "asimd",
     "asimddp",

@@ -39,9 +39,9 @@ def comparison_table(rows: Sequence[BenchmarkRow]) -> Table:
     for row in rows:
         table.add_row(
             f"{escape(Path(row.file).name)}\n[dim]{row.runtime}[/dim]",
-            _ms(row.p20_ms),
-            _ms(row.p50_ms),
-            _ms(row.p80_ms),
+            milliseconds(row.p20_ms),
+            milliseconds(row.p50_ms),
+            milliseconds(row.p80_ms),
             f"{row.p50_ms / rows[0].p50_ms:.2f}",
             "-" if row.top1 is None else f"{100 * row.top1:.2f}",
             "-" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / _MIB:.1f}",
@@ -160,7 +160,7 @@ def _draw_latency(axes: Axes, rows: Sequence[BenchmarkRow]) -> None:
     medians = [row.p50_ms for row in rows]
     below = [row.p50_ms - row.p20_ms for row in rows]
     above = [row.p80_ms - row.p50_ms for row in rows]
-    labels = [f"{_ms(m)} ms  ({m / medians[0]:.2f}x)" for m in medians]
+    labels = [f"{milliseconds(m)} ms  ({m / medians[0]:.2f}x)" for m in medians]
     _draw_bars(axes, rows, medians, labels, [row.p80_ms for row in rows])
     axes.errorbar(medians, range(len(rows)), xerr=[below, above], fmt="none", ecolor="#333333", capsize=3, linewidth=1)
     axes.set_title("latency of one image, ms: median, p20 to p80")
@@ -194,7 +194,7 @@ def _bar_name(row: BenchmarkRow) -> str:
     return f"{Path(row.file).name}\n{row.runtime}{accuracy}"
 
 
-def _ms(value: float) -> str:
+def milliseconds(value: float) -> str:
     """Three significant digits, trailing zeros kept, and never fewer than the integer part."""
     digits = 2 - math.floor(math.log10(value)) if value > 0 else 2
     return f"{value:.{min(max(digits, 0), 6)}f}"

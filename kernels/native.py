@@ -144,6 +144,8 @@ def load_library() -> ctypes.CDLL:
         *(ctypes.c_char_p, ctypes.c_size_t),
     ]
     library.bnnedge_bconv2d_kernel_name.restype = ctypes.c_char_p
+    library.bnnedge_stem_kernel_name.argtypes = [ctypes.c_char_p]
+    library.bnnedge_stem_kernel_name.restype = ctypes.c_char_p
     pointer, name, message = ctypes.c_void_p, ctypes.c_char_p, (ctypes.c_char_p, ctypes.c_size_t)
     library.bnnedge_conv_create.argtypes = [
         *(ctypes.POINTER(BConv2dParams), pointer, count, ctypes.POINTER(_Transform), name, ctypes.c_int32),
@@ -181,6 +183,14 @@ def kernel_names() -> list[str]:
     while (name := library.bnnedge_bconv2d_kernel_name(len(names))) is not None:
         names.append(name.decode())
     return names
+
+
+def stem_kernel_name(kernel: str) -> str:
+    """The kernel that int8 stems take where convolutions take ``kernel``, one of ``kernel_names()``."""
+    name: bytes | None = load_library().bnnedge_stem_kernel_name(kernel.encode())
+    if name is None:
+        raise ConfigError(f"kernel {kernel} does not run on this CPU; known: {', '.join(kernel_names())}")
+    return name.decode()
 
 
 def bconv2d(

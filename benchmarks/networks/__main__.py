@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from bnnedge.benchmarks.devices.device import BenchmarkPlan
 from bnnedge.benchmarks.networks.measure import measure
-from bnnedge.benchmarks.report import machine_line
+from bnnedge.benchmarks.report import machine_line, milliseconds
 from bnnedge.benchmarks.result import BenchmarkRow, append_rows, check_appendable
 from bnnedge.errors import BnnedgeError
 from bnnedge.export.api import check_stem
@@ -64,22 +65,34 @@ def main(
 
 
 def table(name: str, rows: Sequence[BenchmarkRow], missing: Sequence[str]) -> Table:
-    """Milliseconds, and how many times as long as each of our files a contender takes; ``missing`` is the footnote."""
+    """Milliseconds, and how many times as long as each of our files a contender takes; 80 columns wide.
+
+    The title names the network, which is ``binary`` in the rows; ``missing`` is the footnote.
+    """
     size = rows[0].metadata["input_shape"][-1]
     threads = f"{rows[0].threads} thread{'s' * (rows[0].threads > 1)}"
     footnote = [machine_line(rows), *(f"without {reason}" for reason in missing)]
-    result = Table(title=f"{name}, {size}x{size}, {threads}", caption="\n".join(footnote), caption_justify="left")
+    result = Table(
+        title=f"{name}, {size}x{size}, {threads}",
+        caption="\n".join(footnote),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        show_edge=False,
+    )
     ours = [row for row in rows if row.runtime.endswith("+bnnedge")]
-    for column in ("network", "runtime"):
-        result.add_column(column, no_wrap=True)
-    ratios = [f"x {Path(row.file).suffix}" for row in ours]
-    for column in ("p20", "p50 ms", "p80", *ratios, "KiB"):
+    for column in ("file", "runtime"):  # in a narrower window these go over several lines, numbers stay whole
+        result.add_column(column, overflow="fold")
+    ratios = [f"x\n{Path(row.file).suffix}" for row in ours]
+    for column in ("p20\nms", "p50\nms", "p80\nms", *ratios, "size\nKiB"):
         result.add_column(column, justify="right", no_wrap=True)
     for i, row in enumerate(rows):
-        times = [f"{value:.3f}" for value in (row.p20_ms, row.p50_ms, row.p80_ms)]
+        rest = row.file.removeprefix(name)
+        file = f"binary{rest}" if rest.startswith(".") else rest.removeprefix("_")
+        times = [milliseconds(value) for value in (row.p20_ms, row.p50_ms, row.p80_ms)]
         multiples = [f"{row.p50_ms / own.p50_ms:.2f}" for own in ours]
-        size_kib = f"{row.file_bytes / 1024:,.0f}"
-        result.add_row(row.file, row.runtime, *times, *multiples, size_kib, end_section=i == len(ours) - 1)
+        kib = f"{row.file_bytes / 1024:.0f}"
+        result.add_row(file, row.runtime, *times, *multiples, kib, end_section=i == len(ours) - 1)
     return result
 
 

@@ -14,6 +14,7 @@ import copy
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
-from bnnedge.benchmarks.networks.int8_onnx import quantize_onnx
+from bnnedge.benchmarks.environment import read_environment
+from bnnedge.benchmarks.networks.int8_onnx import quantize_onnx, weight_bits
 from bnnedge.benchmarks.networks.int8_tflite import quantize_tflite
 from bnnedge.errors import BenchmarkError
 from bnnedge.export.float_twin import float_twin
@@ -75,6 +77,8 @@ class Network:
     int8_onnx: bytes | BenchmarkError
     int8_tflite: bytes | BenchmarkError
     """Or why there is none."""
+    int8_onnx_weight_bits: int
+    """See ``int8_onnx.weight_bits``."""
     metadata: dict[str, Any]
     """Of the binary files."""
 
@@ -100,6 +104,8 @@ def build(name: str, image_size: int, num_classes: int, channels: int = 3, int8_
     traced = trace(model, torch.zeros(2, *shape))
     binary = _written(optimize(traced), metadata)
     files = _written(optimize(float_twin(traced)), {**metadata, "method": "float32 twin"})
+    here = read_environment()
+    bits = weight_bits(here.machine, here.cpu_flags)
     return Network(
         name=name,
         input_shape=shape,
@@ -110,8 +116,9 @@ def build(name: str, image_size: int, num_classes: int, channels: int = 3, int8_
         int8_stem=_with_int8_stem(traced, metadata, images) if int8_stem else None,
         float_onnx=files["onnx"],
         float_tflite=files["lce"],
-        int8_onnx=_bytes_or_reason(quantize_onnx, files["onnx"], images),
+        int8_onnx=_bytes_or_reason(partial(quantize_onnx, bits=bits), files["onnx"], images),
         int8_tflite=_bytes_or_reason(quantize_tflite, files["lce"], images),
+        int8_onnx_weight_bits=bits,
         metadata=metadata,
     )
 

@@ -150,7 +150,10 @@ class Torch(Engine):
 
 
 class OnnxRuntime(Engine):
-    """ONNX Runtime: Conv in float32, or QLinearConv of uint8 activations and int8 weights."""
+    """ONNX Runtime: Conv in float32, or QLinearConv of uint8 activations and int8 weights.
+
+    Pairs of products with weights of +-1 fit the 16 bits in which kernels for x86 without VNNI add them.
+    """
 
     package = "onnxruntime"
 

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "bnnedge/conv_kernel.h"
+#include "bnnedge/stem_kernel.h"
 #include "tflite/thread_pool.h"
 
 namespace {
@@ -148,6 +149,14 @@ int32_t bnnedge_bit_layout_version(void) { return bnnedge::kBitLayoutVersion; }
 const char* bnnedge_bconv2d_kernel_name(int32_t index) {
   const auto& names = bnnedge::ConvKernelNames();
   return index < 0 || static_cast<size_t>(index) >= names.size() ? nullptr : names[static_cast<size_t>(index)];
+}
+
+const char* bnnedge_stem_kernel_name(const char* kernel) {
+  std::string message;
+  const char* const name = bnnedge::SelectConvKernel(kernel, &message);
+  if (name == nullptr) return nullptr;
+  const bnnedge::StemKernel* const table = bnnedge::FindStemKernel(name);
+  return table == nullptr ? name : table->name;  // "reference" has no table
 }
 
 int32_t bnnedge_bconv2d(const bnnedge_bconv2d_params* params, const char* kernel, const uint32_t* input,

@@ -15,11 +15,17 @@ def test_everything_is_accounted_for() -> None:
 
 
 @pytest.mark.skipif(not native.available(), reason="native kernels were not built")
-def test_the_chosen_kernel_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_chosen_kernels_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     names = native.kernel_names()
     monkeypatch.delenv("BNNEDGE_KERNEL", raising=False)
-    assert dict(doctor())["kernels"].startswith(f"{names[0]}; also there: {names[1]}")
+    found = dict(doctor())
+    assert found["kernels"].startswith(f"{names[0]}; also there: {names[1]}")
+    assert found["kernel of int8 stems"] == native.stem_kernel_name(names[0])
     monkeypatch.setenv("BNNEDGE_KERNEL", "reference")
-    assert dict(doctor())["kernels"].startswith("reference (BNNEDGE_KERNEL); also there: ")
+    found = dict(doctor())
+    assert found["kernels"].startswith("reference (BNNEDGE_KERNEL); also there: ")
+    assert found["kernel of int8 stems"] == "reference (BNNEDGE_KERNEL)"
     monkeypatch.setenv("BNNEDGE_KERNEL", "warp")
-    assert "BNNEDGE_KERNEL=warp does not run here" in dict(doctor())["kernels"]
+    found = dict(doctor())
+    assert "BNNEDGE_KERNEL=warp does not run here" in found["kernels"]
+    assert "kernel of int8 stems" not in found

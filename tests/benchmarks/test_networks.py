@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ import onnxruntime
 import pytest
 import torch
 import typer
+from onnx import numpy_helper
+from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
@@ -23,6 +26,7 @@ from bnnedge.benchmarks.devices.device import BenchmarkPlan
 from bnnedge.benchmarks.networks import __main__ as command
 from bnnedge.benchmarks.networks import measure as networks_measure
 from bnnedge.benchmarks.networks.contenders import INT8, Candidate, TorchSession, candidates, open_checked
+from bnnedge.benchmarks.networks.int8_onnx import quantize_onnx, weight_bits
 from bnnedge.benchmarks.networks.int8_tflite import quantize_tflite
 from bnnedge.benchmarks.networks.measure import Rest, timed
 from bnnedge.benchmarks.networks.twins import Network, build, noise, run_torch, settle, torch_twin
@@ -153,6 +157,30 @@ def test_int8_twins_are_near(network: Network, form: str, runtime: str) -> None:
     assert 1e-3 < difference < INT8
 
 
+@pytest.mark.parametrize(
+    ("machine", "flags", "bits"),
+    [
+        ("x86_64", ["avx2"], 7),
+        ("AMD64", ["avx2", "avx512f", "avx512bw"], 7),
+        ("x86_64", ["avx2", "avx_vnni"], 8),
+        ("x86_64", ["avx2", "avx512f", "avx512_vnni"], 8),
+        ("aarch64", ["asimd"], 8),
+    ],
+)
+def test_weight_bits_of_onnxruntime(machine: str, flags: list[str], bits: int) -> None:
+    assert weight_bits(machine, flags) == bits
+
+
+@pytest.mark.parametrize(("bits", "largest"), [(8, 127), (7, 64)])
+def test_int8_onnx_weights_have_their_bits(network: Network, bits: int, largest: int) -> None:
+    """Two products with an unsigned byte fit 16 bits if weights are at most 64."""
+    model = onnx.load_model_from_string(quantize_onnx(network.float_onnx, IMAGES, bits))
+    weights = [numpy_helper.to_array(t) for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT8]
+    weights = [weight for weight in weights if weight.ndim > 1]
+    assert len(weights) == 20
+    assert max(np.abs(weight.astype(int)).max() for weight in weights) in (largest - 1, largest)
+
+
 def test_int8_onnx_convolutions_are_of_integers(network: Network, tmp_path: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
@@ -197,7 +225,8 @@ def test_every_candidate_is_right(network: Network, one_thread: None) -> None:
     for candidate in found:
         assert open_checked(candidate, network, IMAGES, 1, missing.append) is not None
     names = {c.name for c in found}
-    assert {"int8_twin.onnx in onnxruntime", "int8_twin.tflite in litert", "float32_twin in torch"} < names
+    twin = "int8_twin" if network.int8_onnx_weight_bits == 8 else "int8_twin_7bit"
+    assert {f"{twin}.onnx in onnxruntime", "int8_twin.tflite in litert", "float32_twin in torch"} < names
     assert len(found) == 9 or (len(found) == 7 and all("lce" in reason for reason in missing))
 
 
@@ -316,9 +345,10 @@ def test_command(tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPat
     rows = read_rows(rows_file)
     assert [row.runtime for row in rows[:2]] == ["onnxruntime+bnnedge", "litert+bnnedge"]
     assert {row.metadata["method"] for row in rows} == {"ste", "float32 twin", "int8 twin"}
-    assert [row.metadata.get("stem") for row in rows[:2]] == [{"precision": "int8"}] * 2 and rows[0].file in done.output
+    assert [row.metadata.get("stem") for row in rows[:2]] == [{"precision": "int8"}] * 2
     assert all(row.metadata["input_shape"] == [3, 8, 8] and row.threads == 1 and row.runs == 2 for row in rows)
-    assert "8x8, 1 thread" in done.output and "int8_twin.tflite" in done.output
+    assert f"{MODEL}, 8x8, 1 thread" in done.output
+    assert "int8_stem.onnx" in done.output and "int8_twin.tflite" in done.output
 
     mistakes = (
         (["--models", "alexnet"], "unknown model"),
@@ -332,12 +362,36 @@ def test_command(tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPat
 
 def test_table(make_row: Callable[..., BenchmarkRow]) -> None:
     rows = [
-        make_row(file="n.onnx", runtime="onnxruntime+bnnedge", p20_ms=1, p50_ms=2.0, p80_ms=3),
+        make_row(file="n_int8_stem.onnx", runtime="onnxruntime+bnnedge", p20_ms=1, p50_ms=2.0, p80_ms=3),
         make_row(file="n.tflite", runtime="litert+bnnedge", p20_ms=1, p50_ms=1.0, p80_ms=3),
         make_row(file="int8_twin.onnx", runtime="onnxruntime", p20_ms=1, p50_ms=5.0, p80_ms=9, file_bytes=2048),
     ]
     table = command.table("n", rows, ["somebody: not installed"])
     cells = [list(column.cells) for column in table.columns]
-    assert [column.header for column in table.columns][5:7] == ["x .onnx", "x .tflite"]
+    assert cells[0] == ["int8_stem.onnx", "binary.tflite", "int8_twin.onnx"]
+    assert [column.header for column in table.columns][5:7] == ["x\n.onnx", "x\n.tflite"]
     assert cells[5] == ["1.00", "0.50", "2.50"] and cells[6] == ["2.00", "1.00", "5.00"] and cells[7][2] == "2"
     assert str(table.caption).endswith("\nwithout somebody: not installed")
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+def test_table_shows_whole_numbers(make_row: Callable[..., BenchmarkRow], columns: int) -> None:
+    """In 80 columns each row is one line, though every name and number is as long as they get."""
+    times = {"p20_ms": 101.23, "p50_ms": 987.65, "p80_ms": 1234.5}
+    rows = [
+        make_row(file=f"{name}.tflite", runtime=runtime, **times, file_bytes=45_654 * 1024)
+        for name, runtime in zip(
+            ("resnet18_1w1a", "resnet18_1w1a_int8_stem", "float32_twin"),
+            ("onnxruntime+bnnedge", "litert+bnnedge", "onnxruntime"),
+            strict=True,
+        )
+    ]
+    console = Console(width=columns, file=(out := io.StringIO()))
+    console.print(command.table("resnet18_1w1a", rows, []))
+    lines = [line for line in out.getvalue().splitlines() if "1.00" in line]
+    assert len(lines) == 3 and "…" not in out.getvalue()
+    for line in lines:
+        assert line.split()[-6:] == ["101", "988", "1234", "1.00", "1.00", "45654"]
+    if columns == 80:
+        assert lines[0].split()[:2] == ["binary.tflite", "onnxruntime+bnnedge"]
+        assert lines[2].split()[:2] == ["float32_twin.tflite", "onnxruntime"]

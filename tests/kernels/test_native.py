@@ -33,6 +33,14 @@ def test_the_library_is_built() -> None:
     assert native.kernel_names()[-2:] == ["portable", "reference"]
 
 
+def test_a_stem_needs_no_more_than_the_convolutions_do() -> None:
+    assert [native.stem_kernel_name(name) for name in ("portable", "reference")] == ["portable", "reference"]
+    if "popcnt" in native.kernel_names():  # popcounts are no help to a stem
+        assert native.stem_kernel_name("popcnt") == "portable"
+    with pytest.raises(ConfigError, match=r"kernel warp does not run on this CPU; known: .*, portable, reference"):
+        native.stem_kernel_name("warp")
+
+
 @pytest.mark.parametrize("kernel", native.kernel_names() if native.available() else [])
 @pytest.mark.parametrize("channels", [1, 33, 64])
 def test_writes_every_output_and_nothing_else(kernel: str, channels: int) -> None:

@@ -37,6 +37,8 @@ BNNEDGE_EXPORT int32_t bnnedge_bit_layout_version(void);
 
 // Name of kernel `index`, fastest first, among those this CPU supports; NULL beyond the last.
 BNNEDGE_EXPORT const char* bnnedge_bconv2d_kernel_name(int32_t index);
+// Name of the kernel that int8 stems (bnnedge/stem.h) take where convolutions take `kernel`; NULL if that is unknown.
+BNNEDGE_EXPORT const char* bnnedge_stem_kernel_name(const char* kernel);
 
 // Binary convolution to int32 sums.
 BNNEDGE_EXPORT int32_t bnnedge_bconv2d(const bnnedge_bconv2d_params* params, const char* kernel,
