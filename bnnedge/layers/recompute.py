@@ -8,10 +8,13 @@ result is the same to the bit. It is for eager training: under ``torch.compile``
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from bnnedge.layers.notes import attach, read
 
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
@@ -24,11 +27,6 @@ def watch_norms(model: nn.Module) -> None:
             module.register_forward_hook(_unwatch, always_call=True)
 
 
-def offer(y: Tensor, again: Callable[[], Tensor]) -> None:
-    """Note on ``y`` how to compute it again; the note goes with this very tensor object."""
-    y._bnnedge_again = (again, y._version)  # type: ignore[attr-defined]
-
-
 class _Output:
     """In place of a saved tensor: how to compute it."""
 
@@ -36,20 +34,34 @@ class _Output:
         self.again = again
 
 
+def offer(y: Tensor, again: Callable[[], Tensor]) -> None:
+    """Note on ``y`` how to compute it again."""
+    attach(y, _Output(again))
+
+
+def dropped(x: Tensor) -> AbstractContextManager[Any]:
+    """A context in which autograd keeps, in place of ``x``, how to compute it again, if that was offered."""
+    kept = read(x, _Output)
+    if kept is None:
+        return nullcontext()
+    offered = _identity(x)  # autograd keeps the hook, which must not keep x
+
+    def pack(tensor: Tensor) -> Any:
+        return kept if _identity(tensor) == offered else tensor
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, _unpack)
+
+
+def is_watcher(hook: object) -> bool:
+    """Whether a hook of a module is one of ``watch_norms``."""
+    return hook is _watch or hook is _unwatch
+
+
 def _watch(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
     if torch.compiler.is_compiling():
         return
-    (x,) = inputs
-    again, version = getattr(x, "_bnnedge_again", (None, 0))
-    hooks = None
-    if again is not None and x._version == version:
-        kept, offered = _Output(again), _identity(x)  # autograd keeps the hook, which must not keep x
-
-        def pack(tensor: Tensor) -> Any:
-            return kept if _identity(tensor) == offered else tensor
-
-        hooks = torch.autograd.graph.saved_tensors_hooks(pack, _unpack)
-        hooks.__enter__()
+    hooks = dropped(*inputs)
+    hooks.__enter__()
     norm._bnnedge_hooks = hooks  # type: ignore[assignment]
 
 

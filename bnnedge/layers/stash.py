@@ -62,12 +62,16 @@ def pack_weight(weight: Tensor, gpu: bool) -> Bits:
     return bits._replace(scale=scale.float() if gpu else scale)
 
 
+def given(signs: Tensor, counts: Tensor) -> Bits:
+    """The bits of a GPU tensor with no element beyond the clip, from what made it."""
+    return Bits(signs, signs.new_empty(0), counts, signs.new_empty(0))
+
+
 def recount(signs: Tensor) -> Bits:
     """The bits of a GPU tensor from its signs alone, with new counts."""
     from bnnedge.kernels.gpu.pack import count_bits
 
-    none = signs.new_empty(0)
-    return Bits(signs, none, count_bits(signs), none)
+    return given(signs, count_bits(signs))
 
 
 def empty_bits(x: Tensor, clip: float, gpu: bool, is_weight: bool = False) -> Bits:
