@@ -112,6 +112,8 @@ def bn_clip_gradient(
     check_vectors(channels, mean=mean, invstd=invstd, weight=weight)
     if mask.dtype != torch.int32 or mask.shape != (*y.shape[:-1], words) or not mask.is_contiguous():
         raise ConfigError(f"mask must be contiguous int32 {(*y.shape[:-1], words)}, got {tuple(mask.shape)}")
+    if rows < 2:
+        raise ConfigError("batch normalisation has no gradient for one element in a channel")
     grid, strip = strips(rows, channels)
     partial = y.new_empty((grid[0], 2, channels), dtype=torch.float32)
     p = torch.empty_like(g) if needs_residual else None

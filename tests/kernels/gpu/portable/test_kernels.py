@@ -103,8 +103,8 @@ def test_batch_statistics(
     device: torch.device, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], channels: int
 ) -> None:
     """A sum rounds at most 31 times on an element's way (21 steps, a tree of 16 rows, 3 strips, its own 2), so the sum
-    of squares about the first element is off by 31 * 2^-24 of itself. It is (1 + d^2) n var with that element d standard
-    deviations from the mean, d < 2.7: 256 * 2^-24 of the variance, half as much of its root."""
+    of squares about the first element is off by 31 * 2^-24 of itself. It is (1 + d^2) n var with that element d
+    standard deviations from the mean, d < 2.7: 256 * 2^-24 of the variance, half as much of its root."""
     several_strips(monkeypatch)
     y = torch.randn(*shape, channels) * torch.linspace(0.1, 3, channels) + torch.linspace(-50, 50, channels)
     running = [torch.randn(channels), torch.rand(channels)]
