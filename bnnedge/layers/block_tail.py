@@ -19,7 +19,7 @@ from bnnedge.layers import stash
 from bnnedge.layers.hardtanh import Hardtanh
 from bnnedge.layers.notes import ChannelSums, InputBits, attach, read
 from bnnedge.layers.packed_ops import in_format, on_device_of_first
-from bnnedge.layers.recompute import dropped, is_watcher
+from bnnedge.layers.recompute import is_watcher, offered
 
 
 def normalize_add_clip(bn: nn.Module, act: nn.Module, y: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -38,8 +38,7 @@ def normalize_add_clip(bn: nn.Module, act: nn.Module, y: Tensor, residual: Tenso
     bn.num_batches_tracked.add_(1)
     running = bn.running_mean, bn.running_var, bn.eps, bn.momentum
     mean, invstd = batch_statistics(y.detach(), *running, sums, alpha)
-    with dropped(y):
-        z, signs, counts, _ = normalize_add_clip_op(y, residual, bn.weight, bn.bias, mean, invstd)
+    z, signs, counts, _ = normalize_add_clip_op(y, residual, bn.weight, bn.bias, mean, invstd)
     attach(z, InputBits(signs, counts))
     return z  # type: ignore[no-any-return]
 
@@ -51,7 +50,8 @@ def _fuses(bn: nn.Module, act: nn.Module, y: Tensor, residual: Tensor | None) ->
         return False
     if not stash.on_gpu(y.device, act.kernels) or _has_hooks(bn) or _has_hooks(act):
         return False
-    if bn.momentum is None or bn.running_mean is None or bn.weight is None or bn.weight.dtype != torch.float32:
+    usual = bn.momentum is not None and bn.eps > 0 and bn.running_mean is not None and bn.weight is not None
+    if not usual or bn.weight.dtype != torch.float32:
         return False
     maps = (y,) if residual is None else (y, residual)
     fits = all(stash.takes(m) and m.dtype != torch.float64 and m.shape == y.shape for m in maps)
@@ -147,12 +147,15 @@ def _(
 def _context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     y, residual, weight, _, mean, invstd = inputs
     ctx.residual_dtype = None if residual is None else residual.dtype
-    ctx.save_for_backward(y, output[3], weight, mean, invstd)
+    ctx.again = offered(y)
+    ctx.save_for_backward(y if ctx.again is None else None, output[3], weight, mean, invstd)
 
 
 def _backward(ctx, g, *_):  # type: ignore[no-untyped-def]
     needs_y, needs_residual, needs_weight, needs_bias, *_ = ctx.needs_input_grad
-    dy, dresidual, dweight, dbias = normalize_add_clip_backward(g, *ctx.saved_tensors, needs_residual)
+    y, *kept = ctx.saved_tensors
+    y = y if ctx.again is None else ctx.again()
+    dy, dresidual, dweight, dbias = normalize_add_clip_backward(g, y, *kept, needs_residual)
     return (
         dy if needs_y else None,
         dresidual.to(ctx.residual_dtype) if needs_residual else None,

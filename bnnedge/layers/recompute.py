@@ -8,7 +8,6 @@ result is the same to the bit. It is for eager training: under ``torch.compile``
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -39,17 +38,10 @@ def offer(y: Tensor, again: Callable[[], Tensor]) -> None:
     attach(y, _Output(again))
 
 
-def dropped(x: Tensor) -> AbstractContextManager[Any]:
-    """A context in which autograd keeps, in place of ``x``, how to compute it again, if that was offered."""
-    kept = read(x, _Output)
-    if kept is None:
-        return nullcontext()
-    offered = _identity(x)  # autograd keeps the hook, which must not keep x
-
-    def pack(tensor: Tensor) -> Any:
-        return kept if _identity(tensor) == offered else tensor
-
-    return torch.autograd.graph.saved_tensors_hooks(pack, _unpack)
+def offered(x: Tensor) -> Callable[[], Tensor] | None:
+    """What was offered to compute ``x`` again, for an operator that need not keep it then."""
+    output = read(x, _Output)
+    return None if output is None else output.again
 
 
 def is_watcher(hook: object) -> bool:
@@ -60,8 +52,16 @@ def is_watcher(hook: object) -> bool:
 def _watch(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
     if torch.compiler.is_compiling():
         return
-    hooks = dropped(*inputs)
-    hooks.__enter__()
+    (x,) = inputs
+    kept, hooks = read(x, _Output), None
+    if kept is not None:
+        identity = _identity(x)  # autograd keeps the hook, which must not keep x
+
+        def pack(tensor: Tensor) -> Any:
+            return kept if _identity(tensor) == identity else tensor
+
+        hooks = torch.autograd.graph.saved_tensors_hooks(pack, _unpack)
+        hooks.__enter__()
     norm._bnnedge_hooks = hooks  # type: ignore[assignment]
 
 

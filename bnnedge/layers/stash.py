@@ -122,5 +122,6 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def channels_first(x: Tensor) -> Tensor:
-    """The inverse of ``channels_last``."""
-    return x.permute(0, 3, 1, 2) if x.dim() == 4 else x
+    """The inverse of ``channels_last``, of a tensor without a gradient."""
+    # autograd forbids to change an operator's result in place if it is a view, which .data is not
+    return x.permute(0, 3, 1, 2).data if x.dim() == 4 else x
