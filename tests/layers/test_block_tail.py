@@ -24,7 +24,7 @@ class Tail(nn.Module):
         super().__init__()
         self.bn: nn.Module = nn.BatchNorm2d(3)
         self.act: nn.Module = Hardtanh()
-        self.act.kernels = "triton"  # type: ignore[assignment]
+        self.act.kernels = "triton"
 
     def forward(self, y: Tensor, residual: Tensor | None) -> Tensor:
         return normalize_add_clip(self.bn, self.act, y, residual)
@@ -109,7 +109,7 @@ def test_others_are_the_plain_expression(fused: list[None], change: Callable[[Ta
     dtype = torch.float64 if change is in_float64 else torch.float32
     y, residual = (torch.randn(2, 3, 4, 5, dtype=dtype) for _ in range(2))
     if change not in (with_plain_hardtanh, on_plain_pytorch):
-        model.act.forward = F.hardtanh  # type: ignore[method-assign]  # its own kernels need the interpreter
+        model.act.forward = F.hardtanh  # its own kernels need the interpreter
     expected = act(twin(y) + residual) if has_residual else act(twin(y))
     assert torch.equal(model(y, residual if has_residual else None), expected) and not fused
     assert all(torch.equal(a, b) for a, b in zip(model.bn.buffers(), twin.buffers(), strict=True))
@@ -123,7 +123,7 @@ def test_shapes_that_broadcast_and_empty_ones_are_the_plain_expression(
     fused: list[None], y: tuple[int, ...], residual: tuple[int, ...]
 ) -> None:
     model = Tail()
-    model.act.forward = F.hardtanh  # type: ignore[method-assign]
+    model.act.forward = F.hardtanh
     try:
         model(torch.randn(y), torch.randn(residual))
     except ValueError as error:
@@ -133,7 +133,7 @@ def test_shapes_that_broadcast_and_empty_ones_are_the_plain_expression(
 
 def test_evaluation_and_no_gradients_are_the_plain_expression(fused: list[None]) -> None:
     model, y = Tail(), torch.randn(2, 3, 4, 5)
-    model.act.forward = F.hardtanh  # type: ignore[method-assign]
+    model.act.forward = F.hardtanh
     with torch.no_grad():
         model(y, y)
     model.eval()(y, y)

@@ -108,8 +108,8 @@ def test_batch_statistics(
     several_strips(monkeypatch)
     y = torch.randn(*shape, channels) * torch.linspace(0.1, 3, channels) + torch.linspace(-50, 50, channels)
     running = [torch.randn(channels), torch.rand(channels)]
-    there = [t.to(device, copy=True) for t in (y, *running)]
-    mean, invstd = bn_statistics.batch_statistics(*there, 1e-5, 0.25)  # type: ignore[misc, arg-type]
+    there: Any = [t.to(device, copy=True) for t in (y, *running)]
+    mean, invstd = bn_statistics.batch_statistics(*[*there, 1e-5, 0.25])
     expected = reference.batch_statistics(y, 1e-5)
     torch.testing.assert_close(mean.cpu(), expected[0], rtol=2**-23, atol=32 * 2**-24)
     torch.testing.assert_close(invstd.cpu(), expected[1], rtol=128 * 2**-24, atol=0)
@@ -125,7 +125,7 @@ def test_batch_statistics_of_integers_are_exact_but_for_the_last_rounding(device
     y = torch.full(v.shape, math.nan)  # not read
     running = [torch.zeros(33), torch.ones(33)]
     there: Any = [t.to(device) for t in (y, *running)]
-    mean, invstd = bn_statistics.batch_statistics(*there, 1e-5, 0.1, sums.to(device), alpha.to(device))
+    mean, invstd = bn_statistics.batch_statistics(*[*there, 1e-5, 0.1, sums.to(device), alpha.to(device)])
     for found, expected in zip((mean, invstd), reference.batch_statistics(v * alpha.double(), 1e-5), strict=True):
         torch.testing.assert_close(found.cpu(), expected, rtol=2**-22, atol=0)
 
@@ -150,7 +150,7 @@ def test_bn_clip_gradient(
     mean, weight = eighths(channels), eighths(channels)
     invstd = torch.rand(channels) + 0.5
     there: Any = [t.to(device) for t in (g, mask, y, mean, invstd, weight)]
-    found = bn_gradient.bn_clip_gradient(*there, needs_residual)
+    found = bn_gradient.bn_clip_gradient(*[*there, needs_residual])
     expected = reference.bn_clip_gradient(g, mask, y, mean, invstd, weight)
     ulp = 2.0**-10 if dtype == torch.float16 else 0.0
     torch.testing.assert_close(found[0].cpu(), expected[0], rtol=ulp, atol=100 * 2**-22)
