@@ -12,6 +12,7 @@ from bnnedge.binarization.binarizer import Binarizer
 from bnnedge.errors import ConfigError
 from bnnedge.kernels.gpu.select import KERNELS, Kernels
 from bnnedge.layers.hardtanh import Hardtanh
+from bnnedge.layers.notes import ChannelSums, InputBits, attach, read
 from bnnedge.layers.packed_ops import conv2d_again, packed_conv2d, packed_linear
 from bnnedge.layers.recompute import offer, watch_norms
 from bnnedge.layers.stash import on_gpu, takes
@@ -75,29 +76,42 @@ class BinaryConv2d(nn.Conv2d):
         self.binarizer = Binarizer()
 
     def forward(self, x: Tensor) -> Tensor:
-        y, again = self._convolve(x, self.binarizer.binarize_weight(self.weight))
+        weight = self.binarizer.binarize_weight(self.weight)
         scale = self.binarizer.output_scale(self.weight)
         factors = [] if scale is None else [scale.view(-1, 1, 1)]
         if self.binarizer.scales_pixels:
             factors.append(self.pixel_scale(x))
         bias = None if self.bias is None else self.bias.view(-1, 1, 1)
+        y, again, sums = self._convolve(x, weight, bn_sums=self.training and not factors and bias is None)
         result = scaled(y, factors, bias)
         if again is not None:
             constants = [factor.detach() for factor in factors], None if bias is None else bias.detach()
             offer(result, lambda: scaled(again(), *constants))
+        if sums is not None:
+            attach(result, sums)
         return result
 
-    def _convolve(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Callable[[], Tensor] | None]:
-        """The convolution's sums and, if the layer offers its output, a function that computes them again."""
+    def _convolve(
+        self, x: Tensor, weight: Tensor, bn_sums: bool
+    ) -> tuple[Tensor, Callable[[], Tensor] | None, ChannelSums | None]:
+        """The convolution's output; a function that computes it again, if the layer offers that; the sums that a batch
+        norm behind it wants, if ``bn_sums`` asks for them and the kernel gives them."""
         clip = input_clip(self, x)
         if clip is None:
             x = self.binarizer.binarize_input(x)
-            return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups), None
+            return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups), None, None
         geometry = list(self.stride), [int(p) for p in self.padding], list(self.dilation), self.groups
+        noted = read(x, InputBits) if clip >= 1 and on_gpu(x.device, self.kernels) else None
+        signs, counts = (None, None) if noted is None else noted
+        eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()  # notes reach the layers behind
         binary = packs_weight(self, weight)
-        outputs = packed_conv2d(x, weight, clip, binary, *geometry, output_dtype(x), self.kernels)
-        offers = self.offers_output and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        return outputs[0], conv2d_again(x, weight, outputs, *geometry, self.kernels) if offers else None
+        kind = output_dtype(x), self.kernels
+        outputs = packed_conv2d(x, weight, clip, binary, *geometry, *kind, signs, counts, bn_sums and eager)
+        again = (
+            conv2d_again(x, weight, outputs, *geometry, self.kernels, signs) if self.offers_output and eager else None
+        )
+        sums = outputs[5]
+        return outputs[0], again, ChannelSums(sums, outputs[4]) if sums.numel() > 0 else None
 
     def pixel_scale(self, x: Tensor) -> Tensor:
         """K [N, 1, H', W']: the mean of abs(x) over all channels and the kernel's taps, zeros outside the image.

@@ -43,6 +43,8 @@ def on_device_of_first(function: _Function) -> _Function:
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 """y; signs and mask of the input; signs and scale of a binary weight, else empty."""
+ConvOutputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+"""``Outputs``, the input's bits empty where they were given, and ``reference.Convolved.sums``, else empty."""
 
 
 @torch.library.custom_op("bnnedge::packed_conv2d", mutates_args=())
@@ -58,40 +60,51 @@ def packed_conv2d(
     groups: int,
     out_dtype: torch.dtype,
     kernels: str,
-) -> Outputs:
-    """``conv2d(sign(x), weight)`` of ``out_dtype`` with zero padding, and the ``Outputs`` that backward reads.
+    signs: Tensor | None = None,
+    counts: Tensor | None = None,
+    bn_sums: bool = False,
+) -> ConvOutputs:
+    """``conv2d(sign(x), weight)`` of ``out_dtype`` with zero padding, and the ``ConvOutputs`` that backward reads.
 
     ``x`` [N, C, H, W]; ``weight`` [O, C / groups, kh, kw], with ``binary_weight`` of one magnitude in each output
     channel; ``clip``, infinite for none, bounds the inputs that the gradient passes; ``kernels`` is auto or triton.
+    ``signs`` and ``counts`` are those of ``x`` on a GPU, which has no element beyond the clip then and is not read.
+    With ``bn_sums`` a kernel on packed words sums its integers.
     """
     implementation = _implementation(x.shape, weight.shape, groups, x.device, kernels)
     gpu = stash.on_gpu(x.device, kernels)
-    bits, filters = stash.pack_input(x, clip, gpu), _pack_weight(weight, binary_weight, gpu)
+    bits = stash.pack_input(x, clip, gpu) if signs is None or counts is None else stash.given(signs, counts)
+    filters, sums = _pack_weight(weight, binary_weight, gpu), x.new_empty(0, dtype=torch.int64)
     if binary_weight and implementation in PACKED["bconv2d"]:
         geometry = _geometry(x.shape, weight.shape, stride, padding, dilation)
-        y = _convolve_bits(implementation, bits, filters, geometry, out_dtype)
+        y, found = _convolve_bits(implementation, bits, filters, geometry, out_dtype, bn_sums)
+        sums = sums if found is None else found
     else:
-        signs = stash.unpack_input(bits.signs, x.shape, is_channels_last(x), out_dtype, gpu)
-        y = F.conv2d(signs, _operand(weight, out_dtype, gpu), None, stride, padding, dilation, groups)
+        values = stash.unpack_input(bits.signs, x.shape, is_channels_last(x), out_dtype, gpu)
+        y = F.conv2d(values, _operand(weight, out_dtype, gpu), None, stride, padding, dilation, groups)
         y = in_format(y, gpu or is_channels_last(x))
-    return y, bits.signs, bits.mask, filters.signs, filters.scale
+    new_signs = bits.signs if signs is None else signs.new_empty(0)  # a result must not be an argument
+    return y, new_signs, bits.mask, filters.signs, filters.scale, sums
 
 
 def conv2d_again(
     x: Tensor,
     weight: Tensor,
-    outputs: Outputs,
+    outputs: ConvOutputs,
     stride: list[int],
     padding: list[int],
     dilation: list[int],
     groups: int,
     kernels: str,
+    given_signs: Tensor | None = None,
 ) -> Callable[[], Tensor]:
-    """A function that computes the y of ``outputs``, which ``packed_conv2d`` returned, anew from the bits beside it.
+    """A function that computes the y of ``outputs``, which ``packed_conv2d`` returned, anew from the bits beside it or
+    the ``given_signs``.
 
     It holds on to neither ``x`` nor y, nor to a ``weight`` that was packed. y is the same to the bit.
     """
-    y, signs, _, filters, scale = (tensor.detach() for tensor in outputs)
+    y, signs, _, filters, scale, _ = (tensor.detach() for tensor in outputs)
+    signs = signs if given_signs is None else given_signs
     out_dtype, x_shape, weight_shape, x_channels_last = y.dtype, x.shape, weight.shape, is_channels_last(x)
     dense = weight.detach() if filters.numel() == 0 else None
     gpu = stash.on_gpu(x.device, kernels)
@@ -104,7 +117,7 @@ def conv2d_again(
             if dense is None and implementation in PACKED["bconv2d"]:
                 geometry = _geometry(x_shape, weight_shape, stride, padding, dilation)
                 bits, packed = stash.recount(signs), stash.recount(filters)._replace(scale=scale)
-                return _convolve_bits(implementation, bits, packed, geometry, out_dtype)
+                return _convolve_bits(implementation, bits, packed, geometry, out_dtype)[0]
             operand = stash.unpack_weight(filters, scale, weight_shape, out_dtype, gpu) if dense is None else dense
             values = stash.unpack_input(signs, x_shape, x_channels_last, out_dtype, gpu)
             found = F.conv2d(values, _operand(operand, out_dtype, gpu), None, stride, padding, dilation, groups)
@@ -125,10 +138,19 @@ def _(
     groups: int,
     out_dtype: torch.dtype,
     kernels: str,
-) -> Outputs:
+    signs: Tensor | None = None,
+    counts: Tensor | None = None,
+    bn_sums: bool = False,
+) -> ConvOutputs:
     gpu = stash.on_gpu(x.device, kernels)
     y = _empty_output(x, weight, stride, padding, dilation, out_dtype, gpu or is_channels_last(x))
-    return y, *_empty_stash(x, weight, clip, binary_weight, gpu)
+    packs = bn_sums and binary_weight
+    packs = packs and _implementation(x.shape, weight.shape, groups, x.device, kernels) in PACKED["bconv2d"]
+    sums = x.new_empty((2, weight.shape[0]) if packs else 0, dtype=torch.int64)
+    new_signs, mask, filters, scale = _empty_stash(x, weight, clip, binary_weight, gpu)
+    if signs is not None:
+        new_signs, mask = signs.new_empty(0), signs.new_empty(0)
+    return y, new_signs, mask, filters, scale, sums
 
 
 @torch.library.custom_op("bnnedge::packed_conv2d_backward", mutates_args=())
@@ -209,9 +231,8 @@ def _(
 
 
 def _conv2d_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    x, weight, _, binary_weight, *geometry, _, ctx.kernels = inputs
-    ctx.geometry = geometry
-    _keep(ctx, x, weight, binary_weight, output)
+    x, weight, _, binary_weight, *ctx.geometry, _, ctx.kernels, signs, _, _ = inputs
+    _keep(ctx, x, weight, binary_weight, output, signs)
 
 
 def _conv2d_backward(ctx, g, *_):  # type: ignore[no-untyped-def]
@@ -219,7 +240,7 @@ def _conv2d_backward(ctx, g, *_):  # type: ignore[no-untyped-def]
     dx, dw = packed_conv2d_backward(
         g, *ctx.saved_tensors, *ctx.described, *ctx.geometry, needs_x, needs_weight, ctx.kernels
     )
-    return dx if needs_x else None, dw if needs_weight else None, *[None] * 8
+    return dx if needs_x else None, dw if needs_weight else None, *[None] * 11
 
 
 packed_conv2d.register_autograd(_conv2d_backward, setup_context=_conv2d_context)
@@ -317,8 +338,16 @@ def _linear_backward(ctx, g, *_):  # type: ignore[no-untyped-def]
 packed_linear.register_autograd(_linear_backward, setup_context=_linear_context)
 
 
-def _keep(ctx, x: Tensor, weight: Tensor, binary_weight: bool, output: Outputs) -> None:  # type: ignore[no-untyped-def]
-    _, signs, mask, filters, scale = output
+def _keep(  # type: ignore[no-untyped-def]
+    ctx,
+    x: Tensor,
+    weight: Tensor,
+    binary_weight: bool,
+    output: Outputs | ConvOutputs,
+    given_signs: Tensor | None = None,
+) -> None:
+    _, signs, mask, filters, scale, *_ = output
+    signs = signs if given_signs is None else given_signs
     ctx.mark_non_differentiable(scale)
     ctx.save_for_backward(signs, mask, filters, scale, None if binary_weight else weight)
     ctx.described = (list(x.shape), is_channels_last(x), x.dtype, list(weight.shape), weight.dtype)
@@ -374,11 +403,16 @@ def _implementation(
 
 
 def _convolve_bits(
-    implementation: str, bits: stash.Bits, filters: stash.Bits, geometry: BConv2dGeometry, out_dtype: torch.dtype
-) -> Tensor:
+    implementation: str,
+    bits: stash.Bits,
+    filters: stash.Bits,
+    geometry: BConv2dGeometry,
+    out_dtype: torch.dtype,
+    bn_sums: bool = False,
+) -> tuple[Tensor, Tensor | None]:
     bconv2d = PACKED["bconv2d"].load(implementation)
-    found = bconv2d(bits.signs, filters.signs, geometry, bits.counts, filters.counts, filters.scale, out_dtype)
-    return stash.channels_first(found.y)
+    found = bconv2d(bits.signs, filters.signs, geometry, bits.counts, filters.counts, filters.scale, out_dtype, bn_sums)
+    return stash.channels_first(found.y), found.sums
 
 
 def _geometry(

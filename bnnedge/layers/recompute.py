@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bnnedge.layers.notes import attach, read
+
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
@@ -24,11 +26,6 @@ def watch_norms(model: nn.Module) -> None:
             module.register_forward_hook(_unwatch, always_call=True)
 
 
-def offer(y: Tensor, again: Callable[[], Tensor]) -> None:
-    """Note on ``y`` how to compute it again; the note goes with this very tensor object."""
-    y._bnnedge_again = (again, y._version)  # type: ignore[attr-defined]
-
-
 class _Output:
     """In place of a saved tensor: how to compute it."""
 
@@ -36,17 +33,32 @@ class _Output:
         self.again = again
 
 
+def offer(y: Tensor, again: Callable[[], Tensor]) -> None:
+    """Note on ``y`` how to compute it again."""
+    attach(y, _Output(again))
+
+
+def offered(x: Tensor) -> Callable[[], Tensor] | None:
+    """What was offered to compute ``x`` again, for an operator that need not keep it then."""
+    output = read(x, _Output)
+    return None if output is None else output.again
+
+
+def is_watcher(hook: object) -> bool:
+    """Whether a hook of a module is one of ``watch_norms``."""
+    return hook is _watch or hook is _unwatch
+
+
 def _watch(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
     if torch.compiler.is_compiling():
         return
     (x,) = inputs
-    again, version = getattr(x, "_bnnedge_again", (None, 0))
-    hooks = None
-    if again is not None and x._version == version:
-        kept, offered = _Output(again), _identity(x)  # autograd keeps the hook, which must not keep x
+    kept, hooks = read(x, _Output), None
+    if kept is not None:
+        identity = _identity(x)  # autograd keeps the hook, which must not keep x
 
         def pack(tensor: Tensor) -> Any:
-            return kept if _identity(tensor) == offered else tensor
+            return kept if _identity(tensor) == identity else tensor
 
         hooks = torch.autograd.graph.saved_tensors_hooks(pack, _unpack)
         hooks.__enter__()

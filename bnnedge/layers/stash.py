@@ -62,12 +62,16 @@ def pack_weight(weight: Tensor, gpu: bool) -> Bits:
     return bits._replace(scale=scale.float() if gpu else scale)
 
 
+def given(signs: Tensor, counts: Tensor) -> Bits:
+    """The bits of a GPU tensor with no element beyond the clip, from what made it."""
+    return Bits(signs, signs.new_empty(0), counts, signs.new_empty(0))
+
+
 def recount(signs: Tensor) -> Bits:
     """The bits of a GPU tensor from its signs alone, with new counts."""
     from bnnedge.kernels.gpu.pack import count_bits
 
-    none = signs.new_empty(0)
-    return Bits(signs, none, count_bits(signs), none)
+    return given(signs, count_bits(signs))
 
 
 def empty_bits(x: Tensor, clip: float, gpu: bool, is_weight: bool = False) -> Bits:
@@ -118,5 +122,6 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def channels_first(x: Tensor) -> Tensor:
-    """The inverse of ``channels_last``."""
-    return x.permute(0, 3, 1, 2) if x.dim() == 4 else x
+    """The inverse of ``channels_last``, of a tensor without a gradient."""
+    # autograd forbids to change an operator's result in place if it is a view, which .data is not
+    return x.permute(0, 3, 1, 2).data if x.dim() == 4 else x

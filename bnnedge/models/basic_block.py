@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from bnnedge.layers.binary_layers import BinaryConv2d
+from bnnedge.layers.block_tail import normalize_add_clip
 from bnnedge.layers.hardtanh import Hardtanh
 
 
@@ -29,6 +30,5 @@ class BinaryBasicBlock(nn.Module):
         self.act2 = Hardtanh()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.act1(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        return self.act2(y + self.shortcut(x))  # type: ignore[no-any-return]
+        y = normalize_add_clip(self.bn1, self.act1, self.conv1(x))
+        return normalize_add_clip(self.bn2, self.act2, self.conv2(y), self.shortcut(x))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bnnedge.layers.block_tail import normalize_add_clip
 from bnnedge.layers.hardtanh import Hardtanh
 from bnnedge.models.basic_block import BinaryBasicBlock
 
@@ -59,7 +60,7 @@ class BinaryResNet20(nn.Module):
                 nn.init.constant_(module.weight, 1e-8)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.blocks(self.stem_act(self.stem_bn(self.stem(x))))
+        x = self.blocks(normalize_add_clip(self.stem_bn, self.stem_act, self.stem(x)))
         return self.classifier(self.head_bn(self.flatten(self.pool(x))))  # type: ignore[no-any-return]
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from bnnedge.layers.binary_layers import BinaryConv2d
+from bnnedge.layers.block_tail import normalize_add_clip
 from bnnedge.layers.hardtanh import Hardtanh
 
 
@@ -33,8 +34,8 @@ class DoubleSkipBlock(nn.Module):
         self.act2 = Hardtanh()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.act1(self.bn1(self.conv1(x)) + self.shortcut(x))
-        return self.act2(self.bn2(self.conv2(y)) + y)  # type: ignore[no-any-return]
+        y = normalize_add_clip(self.bn1, self.act1, self.conv1(x), self.shortcut(x))
+        return normalize_add_clip(self.bn2, self.act2, self.conv2(y), y)
 
 
 def float_shortcut(in_channels: int, channels: int, stride: int) -> nn.Module:
@@ -77,5 +78,5 @@ class BinaryImageNetResNet(nn.Module):
                 nn.init.constant_(module.weight, 1e-8)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem_pool(self.stem_act(self.stem_bn(self.stem(x))))
+        x = self.stem_pool(normalize_add_clip(self.stem_bn, self.stem_act, self.stem(x)))
         return self.classifier(self.head_bn(self.flatten(self.pool(self.blocks(x)))))  # type: ignore[no-any-return]

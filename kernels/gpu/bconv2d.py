@@ -172,7 +172,7 @@ def bconv2d(
         raise ConfigError(f"{images} images of {g.height}x{g.width}x{g.channels} exceed the 2^31 words of a tile")
     border_class, table = border_table(g, filter_counts)
     out = words.new_empty(g.output_shape, dtype=out_dtype)
-    sums, squares = words.new_zeros((2, g.out_channels), dtype=torch.int64) if bn_sums else (None, None)
+    sums = words.new_zeros((2, g.out_channels), dtype=torch.int64) if bn_sums else None
     pixels = g.batch * g.out_height * g.out_width
     bconv2d_kernel[(triton.cdiv(pixels, BLOCK_PIXELS), triton.cdiv(g.out_channels, BLOCK_OUT))](
         words,
@@ -182,8 +182,7 @@ def bconv2d(
         table,
         alpha,
         out,
-        sums,
-        squares,
+        *((None, None) if sums is None else sums),
         pixels,
         g.out_channels,
         words.shape[3],
@@ -196,7 +195,7 @@ def bconv2d(
         BLOCK_OUT=BLOCK_OUT,
         num_warps=NUM_WARPS,
     )
-    return Convolved(out, sums, squares)
+    return Convolved(out, sums)
 
 
 def check_bconv2d(

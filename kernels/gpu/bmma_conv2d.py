@@ -192,7 +192,7 @@ def bconv2d(
     g = geometry
     border_class, table = border_table(g, filter_counts)
     out = words.new_empty(g.output_shape, dtype=out_dtype)
-    sums, squares = words.new_zeros((2, g.out_channels), dtype=torch.int64) if bn_sums else (None, None)
+    sums = words.new_zeros((2, g.out_channels), dtype=torch.int64) if bn_sums else None
     pixels = g.batch * g.out_height * g.out_width
     vector = gcd(4, words.shape[3], words.data_ptr() // 4, filters.data_ptr() // 4)
     config = config_for("bconv2d", words.device, pixels, g.out_channels, vector)
@@ -205,8 +205,7 @@ def bconv2d(
         table,
         alpha,
         out,
-        sums,
-        squares,
+        *((None, None) if sums is None else sums),
         pixels,
         g.out_channels,
         triton.cdiv(g.kernel[0] * g.kernel[1] * words.shape[3], config.words),
@@ -222,7 +221,7 @@ def bconv2d(
         CONFIG=config,
         num_warps=config.tile.warps,
     )
-    return Convolved(out, sums, squares)
+    return Convolved(out, sums)
 
 
 def _case(

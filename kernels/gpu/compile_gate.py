@@ -34,7 +34,9 @@ OPS = (
     "bnnedge.kernels.gpu.xnor_gemm",
     "bnnedge.kernels.gpu.bconv2d",
     "bnnedge.kernels.gpu.pack",
-    "bnnedge.kernels.gpu.bn_pack",
+    "bnnedge.kernels.gpu.bn_statistics",
+    "bnnedge.kernels.gpu.bn_clip_pack",
+    "bnnedge.kernels.gpu.bn_gradient",
     "bnnedge.kernels.gpu.unpack",
 )
 """The modules whose ``COMPILE_CASES`` are compiled."""

@@ -239,7 +239,7 @@ def bconv2d(
         )
     border_class, table = border_table(g, filter_counts)
     out = words.new_empty(g.output_shape, dtype=out_dtype)
-    sums, squares = words.new_zeros((2, g.out_channels), dtype=torch.int64) if bn_sums else (None, None)
+    sums = words.new_zeros((2, g.out_channels), dtype=torch.int64) if bn_sums else None
     pixels = g.batch * g.out_height * g.out_width
     int8_conv2d_kernel[(triton.cdiv(pixels, TILE["BLOCK_M"]), triton.cdiv(g.out_channels, TILE["BLOCK_N"]))](
         words.view(torch.int8),
@@ -249,8 +249,7 @@ def bconv2d(
         table,
         alpha,
         out,
-        sums,
-        squares,
+        *((None, None) if sums is None else sums),
         pixels,
         g.out_channels,
         *(g.height, g.width, g.out_height, g.out_width, *g.stride, *g.padding, *g.dilation),
@@ -264,7 +263,7 @@ def bconv2d(
         num_warps=NUM_WARPS,
         num_stages=NUM_STAGES,
     )
-    return Convolved(out, sums, squares)
+    return Convolved(out, sums)
 
 
 def operand_kind(device: torch.device) -> dict[str, bool]:

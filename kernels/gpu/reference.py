@@ -34,11 +34,10 @@ class Packed(NamedTuple):
 
 
 class Convolved(NamedTuple):
-    """Output [N, OH, OW, O] and, where asked for, int64 [O] sums over all pixels of the integers v and of v * v."""
+    """Output [N, OH, OW, O] and, where asked for, int64 [2, O] sums over all pixels of the integers v and of v * v."""
 
     y: Tensor
     sums: Tensor | None
-    sums_of_squares: Tensor | None
 
 
 def pack_bits(bits: Tensor) -> Tensor:
@@ -68,14 +67,47 @@ def count_bits(words: Tensor) -> Tensor:
     return unpack_bits(words, words.shape[-1] * WORD_BITS).sum(-1).to(torch.int32)
 
 
-def bn_sign_pack(
-    y: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None = None, clip: float = 1.0
+def batch_statistics(y: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Mean and ``1 / sqrt(variance + eps)`` of each channel of ``y`` [..., C], float32 [C]; variance over all n, not
+    n - 1, elements."""
+    wide = y.double().flatten(0, -2)
+    var, mean = torch.var_mean(wide, 0, correction=0)
+    return mean.float(), (var + eps).rsqrt().float()
+
+
+def bn_clip_pack(
+    y: Tensor, mean: Tensor, invstd: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None
 ) -> tuple[Tensor, Packed]:
-    """``z = y * scale + shift + residual``, in float32 and rounded once to the dtype of ``residual`` (else of
-    ``shift``), and ``sign_pack(z, clip)``. ``y`` and ``residual`` [..., C], ``scale`` and ``shift`` float32 [C]."""
-    z = y.float() * scale + shift
-    z = z if residual is None else (z + residual.float()).to(residual.dtype)
-    return z, sign_pack(z, clip)
+    """``z = clip(x, -1, 1)`` of ``x = (y - mean) * invstd * weight + bias + residual``, and z's bits.
+
+    x is float32, rounded once to the wider type of ``y`` and ``residual``, both [..., C]; the others are float32 [C].
+    The mask is ``abs(x) < 1`` of the rounded x, where z's gradient is x's (NaN is outside).
+    """
+    x = (y.float() - mean) * (invstd * weight) + bias
+    x = (x if residual is None else x + residual.float()).to(output_type(y, residual))
+    signs, _, counts = sign_pack(x)
+    return x.clamp(-1, 1), Packed(signs, pack_bits(x.abs() < 1), counts)
+
+
+def output_type(y: Tensor, residual: Tensor | None) -> torch.dtype:
+    """The type of ``y + residual``."""
+    return y.dtype if residual is None else torch.promote_types(y.dtype, residual.dtype)
+
+
+def bn_clip_gradient(
+    g: Tensor, mask: Tensor, y: Tensor, mean: Tensor, invstd: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of ``bn_clip_pack`` in y, residual, weight and bias, from z's gradient ``g`` [..., C] and the mask, for
+    the mean and invstd of this very y.
+
+    With ``p = g`` where the mask is 1, else 0, ``u = (y - mean) * invstd`` and n elements in a channel:
+    ``dy = weight * invstd * (p - sum(p) / n - u * sum(p * u) / n)``, ``p``, ``sum(p * u)``, ``sum(p)``.
+    """
+    p = mask_gradient(g, mask)
+    wide, u = p.double().flatten(0, -2), ((y.double() - mean) * invstd).flatten(0, -2)
+    along, total, count = (wide * u).sum(0), wide.sum(0), len(wide)
+    dy = (wide - total / count - u * (along / count)) * (weight.double() * invstd)
+    return dy.view(y.shape).to(y.dtype), p, along.float(), total.float()
 
 
 def unpack_signs(words: Tensor, channels: int, dtype: torch.dtype, scale: Tensor | None = None) -> Tensor:
@@ -87,10 +119,9 @@ def unpack_signs(words: Tensor, channels: int, dtype: torch.dtype, scale: Tensor
     return (signs * scale.view(-1, *[1] * (signs.dim() - 1))).to(dtype)
 
 
-def mask_gradient(g: Tensor, mask: Tensor, residual: Tensor | None = None) -> Tensor:
-    """``g`` where the mask is 1, else 0, plus ``residual``; [..., C], the sum in float32 and rounded once."""
-    kept = torch.where(unpack_bits(mask, g.shape[-1]), g, torch.zeros((), dtype=g.dtype, device=g.device))
-    return kept if residual is None else (kept.float() + residual.float()).to(g.dtype)
+def mask_gradient(g: Tensor, mask: Tensor) -> Tensor:
+    """``g`` [..., C] where the mask is 1, else 0."""
+    return torch.where(unpack_bits(mask, g.shape[-1]), g, torch.zeros((), dtype=g.dtype, device=g.device))
 
 
 def scaled(v: Tensor, alpha: Tensor | None, out_dtype: torch.dtype) -> Tensor:
@@ -144,5 +175,5 @@ def bconv2d(
             rows = padded[:, top : top + g.stride[0] * (g.out_height - 1) + 1 : g.stride[0]]
             pixels = rows[:, :, left : left + g.stride[1] * (g.out_width - 1) + 1 : g.stride[1]]
             v += (pixels.unsqueeze(-2) * weights[:, ky, kx]).sum(-1)
-    sums, squares = (v.sum((0, 1, 2)), (v * v).sum((0, 1, 2))) if bn_sums else (None, None)
-    return Convolved(scaled(v, alpha, out_dtype), sums, squares)
+    sums = torch.stack([v.sum((0, 1, 2)), (v * v).sum((0, 1, 2))]) if bn_sums else None
+    return Convolved(scaled(v, alpha, out_dtype), sums)

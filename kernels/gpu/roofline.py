@@ -95,11 +95,21 @@ def bconv2d(gpu: Gpu, geometry: BConv2dGeometry, tile: Tile, out_bytes: int) -> 
     return _longest(gpu, 2 * pixels * g.out_channels * taps * g.channels, read + written, l2, "binary")
 
 
-def pack(gpu: Gpu, elements: int, channels: int, in_bytes: int, masked: bool = True) -> Modelled:
-    """Signs, clip mask (``masked``) and counts of ``elements`` values: no arithmetic that counts, memory only."""
-    pixels = elements // channels
-    written = pixels * (4 * words_for(channels) * (2 if masked else 1) + 4)
-    return Modelled((elements * in_bytes + written) / gpu.memory_bytes_per_s, "memory", elements)
+def pack_bytes(elements: int, channels: int, value_bytes: int) -> int:
+    """Bytes that ``sign_pack`` reads and writes: values; signs, clip mask and counts."""
+    return elements * value_bytes + elements // channels * (2 * 4 * words_for(channels) + 4)
+
+
+def tail_bytes(elements: int, channels: int, value_bytes: int) -> tuple[int, int]:
+    """Bytes of a residual block's tail, forward and backward, with the sums that the convolution before it has made.
+
+    Forward reads y and the residual and writes z, signs, mask and counts. Backward reads z's gradient, mask and y for
+    the sums and writes the residual's gradient, then reads that and y and writes y's.
+    """
+    pixels, words_bytes = elements // channels, 4 * words_for(channels)
+    return 3 * elements * value_bytes + pixels * (
+        2 * words_bytes + 4
+    ), 6 * elements * value_bytes + pixels * words_bytes
 
 
 def _row_bytes(k: int, arithmetic: Arithmetic) -> int:

@@ -42,12 +42,10 @@ def unpack_signs_kernel(
 def mask_gradient_kernel(
     g_ptr,
     mask_ptr,
-    residual_ptr,
     out_ptr,
     rows,
     CHANNELS: tl.constexpr,
     WORDS: tl.constexpr,
-    HAS_RESIDUAL: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_WORDS: tl.constexpr,
 ):
@@ -57,11 +55,8 @@ def mask_gradient_kernel(
     channel = tl.program_id(1) * BLOCK_WORDS * 32 + tl.arange(0, BLOCK_WORDS * 32)[None, :]
     inside = (row < rows) & (channel < CHANNELS)
     at = row * CHANNELS + channel
-    g = tl.load(g_ptr + at, mask=inside, other=0.0).to(tl.float32)
-    g = tl.where(spread_words(words, BLOCK_ROWS, BLOCK_WORDS) != 0, g, 0.0)
-    if HAS_RESIDUAL:
-        g += tl.load(residual_ptr + at, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out_ptr + at, g.to(out_ptr.dtype.element_ty), mask=inside)
+    g = tl.load(g_ptr + at, mask=inside, other=0.0)
+    tl.store(out_ptr + at, tl.where(spread_words(words, BLOCK_ROWS, BLOCK_WORDS) != 0, g, 0.0), mask=inside)
 
 
 def unpack_signs(words: Tensor, channels: int, dtype: torch.dtype, scale: Tensor | None = None) -> Tensor:
@@ -89,28 +84,17 @@ def unpack_signs(words: Tensor, channels: int, dtype: torch.dtype, scale: Tensor
     return out
 
 
-def mask_gradient(g: Tensor, mask: Tensor, residual: Tensor | None = None) -> Tensor:
+def mask_gradient(g: Tensor, mask: Tensor) -> Tensor:
     """``reference.mask_gradient`` for contiguous tensors."""
     _check_words(mask, g.shape[-1])
-    if g.shape[:-1] != mask.shape[:-1] or (residual is not None and residual.shape != g.shape):
-        raise ConfigError(f"gradient {tuple(g.shape)}, mask {tuple(mask.shape)} and residual do not match")
-    if not g.is_contiguous() or not (residual is None or residual.is_contiguous()):
-        raise ConfigError("mask_gradient needs contiguous tensors")
+    if g.shape[:-1] != mask.shape[:-1]:
+        raise ConfigError(f"gradient {tuple(g.shape)} and mask {tuple(mask.shape)} do not match")
+    if not g.is_contiguous():
+        raise ConfigError("mask_gradient needs a contiguous gradient")
     out = torch.empty_like(g)
     rows = mask.numel() // mask.shape[-1]
     grid, blocks = _launch(rows, mask.shape[-1])
-    mask_gradient_kernel[grid](
-        g,
-        mask,
-        residual,
-        out,
-        rows,
-        CHANNELS=g.shape[-1],
-        WORDS=mask.shape[-1],
-        HAS_RESIDUAL=residual is not None,
-        num_warps=4,
-        **blocks,
-    )
+    mask_gradient_kernel[grid](g, mask, out, rows, CHANNELS=g.shape[-1], WORDS=mask.shape[-1], num_warps=4, **blocks)
     return out
 
 
@@ -142,18 +126,15 @@ def _unpack_case(dtype: str, channels: int, has_scale: bool = False) -> CompileC
     )
 
 
-def _mask_case(dtype: str, channels: int, has_residual: bool) -> CompileCase:
+def _mask_case(dtype: str, channels: int) -> CompileCase:
     return CompileCase(
-        name=f"mask_gradient/{dtype}_{channels}{'_residual' if has_residual else ''}",
+        name=f"mask_gradient/{dtype}_{channels}",
         kernel=mask_gradient_kernel,
-        arguments={"g_ptr": f"*{dtype}", "mask_ptr": "*i32", "out_ptr": f"*{dtype}", "rows": "i64"}
-        | ({"residual_ptr": f"*{dtype}"} if has_residual else {}),
-        constants={"CHANNELS": channels, "WORDS": words_for(channels), "HAS_RESIDUAL": has_residual}
-        | _launch(1, words_for(channels))[1]
-        | ({} if has_residual else {"residual_ptr": None}),
+        arguments={"g_ptr": f"*{dtype}", "mask_ptr": "*i32", "out_ptr": f"*{dtype}", "rows": "i64"},
+        constants={"CHANNELS": channels, "WORDS": words_for(channels)} | _launch(1, words_for(channels))[1],
         aligned=("rows",),
         at_least={"LDG.128": 1, "STG.128": 1} if channels % WORD_BITS == 0 else {},
-        quick=(dtype, channels, has_residual) == ("bf16", 64, True),
+        quick=(dtype, channels) == ("bf16", 64),
     )
 
 
@@ -161,7 +142,6 @@ COMPILE_CASES = [
     *[_unpack_case("bf16", channels) for channels in (64, 128, 512)],
     _unpack_case("bf16", 256, has_scale=True),
     _unpack_case("fp32", 256),
-    *[_mask_case("bf16", channels, True) for channels in (64, 128, 512)],
-    _mask_case("fp32", 256, True),
-    _mask_case("bf16", 256, False),
+    *[_mask_case("bf16", channels) for channels in (64, 256, 512)],
+    _mask_case("fp32", 256),
 ]

@@ -42,6 +42,13 @@ def run_in_interpreter(*words: str) -> str:
             "ops",
         ),
         (["pack", "--size", "5x33", "--batch-size", "1"], "sign_pack 5x33", ["sign_pack", "torch copy"], 2150, "bytes"),
+        (
+            ["pack", "--size", "5x33", "--batch-size", "2"],
+            "bn_gradient 5x33",
+            ["bn_gradient", "torch copy"],
+            50 * (6 * 2 * 33 + 8),
+            "bytes",
+        ),
     ],
 )
 def test_commands(words: list[str], case: str, contenders: list[str], amount: float, unit: str, tmp_path: Path) -> None:

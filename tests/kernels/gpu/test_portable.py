@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("file", ["test_kernels.py", "test_packed_layers.py"])
+@pytest.mark.parametrize("file", ["test_kernels.py", "test_packed_layers.py", "test_block_tail.py"])
 def test_portable_kernels_in_the_interpreter(file: str, run: Callable[..., str]) -> None:
     pytest.importorskip("triton")
     path = Path(__file__).parent / "portable" / file
@@ -19,4 +19,4 @@ def test_portable_kernels_in_the_interpreter(file: str, run: Callable[..., str])
 
 def test_every_portable_test_file_is_run() -> None:
     files = {path.name for path in (Path(__file__).parent / "portable").glob("test_*.py")}
-    assert files == {"test_kernels.py", "test_packed_layers.py"}
+    assert files == {"test_kernels.py", "test_packed_layers.py", "test_block_tail.py"}

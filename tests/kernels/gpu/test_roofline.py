@@ -7,7 +7,7 @@ pytest.importorskip("triton")
 from bnnedge.errors import ConfigError
 from bnnedge.kernels.geometry import BConv2dGeometry
 from bnnedge.kernels.gpu.bmma import Tile
-from bnnedge.kernels.gpu.roofline import bconv2d, gemm, gpu_named, pack
+from bnnedge.kernels.gpu.roofline import bconv2d, gemm, gpu_named, pack_bytes, tail_bytes
 
 H200 = gpu_named("NVIDIA H200")
 LARGE, NARROW = Tile(4, 4, 2, 4), Tile(2, 2, 4, 2)
@@ -44,10 +44,17 @@ def test_a_layer_with_few_channels_is_bound_by_memory() -> None:
 
 def test_packing_moves_two_bytes_and_a_quarter() -> None:
     elements, channels = 256 * 56 * 56 * 64, 64
-    assert pack(H200, elements, channels, in_bytes=2).seconds * 4.3e12 == elements * 2.25 + elements // channels * 4
-    assert (
-        pack(H200, elements, channels, 2, masked=False).seconds * 4.3e12 == elements * 2.125 + elements // channels * 4
-    )
+    assert pack_bytes(elements, channels, value_bytes=2) == elements * 2.25 + elements // channels * 4
+
+
+def test_a_tail_moves_a_third_of_what_its_layers_do() -> None:
+    """Forward, batch norm takes 3 passes over y, the sum 3, hardtanh 2 and its mask and the next signs a packing each;
+    backward, hardtanh takes 2, batch norm 5 and the clip mask of the next convolution 2."""
+    elements, channels = 256 * 14 * 14 * 256, 256
+    forward, backward = tail_bytes(elements, channels, 2)
+    assert forward == elements * 6.25 + elements // channels * 4 and backward == elements * 12.125
+    assert forward < (3 + 3 + 2) * 2 * elements + 2 * pack_bytes(elements, channels, 2) < 21 * elements
+    assert backward < (2 + 5 + 2) * 2 * elements + 2 * elements / 8
 
 
 def test_an_unknown_gpu_is_named() -> None:

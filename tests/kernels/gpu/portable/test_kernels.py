@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 from bnnedge.kernels.geometry import BConv2dGeometry, output_size
-from bnnedge.kernels.gpu import bconv2d, bn_pack, int8_dot, pack, reference, unpack
+from bnnedge.kernels.gpu import (
+    bconv2d,
+    bn_clip_pack,
+    bn_gradient,
+    bn_statistics,
+    int8_dot,
+    pack,
+    reference,
+    unpack,
+)
 from bnnedge.kernels.gpu.reference import Packed
 from bnnedge.kernels.gpu.select import PACKED, for_capability
 
@@ -52,21 +61,104 @@ def test_new_buffers_are_poisoned(device: torch.device) -> None:
     assert torch.zeros(1, device=device).new_empty(3).isnan().all()
 
 
+def eighths(*shape: int, most: int = 16) -> Tensor:
+    """Multiples of 1/8 up to ``most`` / 8: products and sums of a few are exact in float32, and a contraction changes
+    nothing."""
+    return torch.randint(-most, most + 1, shape) / 8
+
+
 @pytest.mark.parametrize("residual_type", [None, torch.float32, torch.float16])
-@pytest.mark.parametrize(("y_type", "channels"), [(torch.int32, 65), (torch.float16, 64), (torch.float32, 31)])
-def test_bn_sign_pack(
+@pytest.mark.parametrize(("y_type", "channels"), [(torch.float32, 65), (torch.float16, 64), (torch.float32, 31)])
+def test_bn_clip_pack(
     device: torch.device, residual_type: torch.dtype | None, y_type: torch.dtype, channels: int
 ) -> None:
-    """Multiples of 1/8, so that product and sum are exact in float32 and a contraction changes nothing."""
-    y = torch.randint(-64, 64, (2, 3, 3, channels)).to(y_type)
-    scale, shift = torch.randint(-8, 8, (channels,)) / 8, torch.randint(-8, 8, (channels,)) / 8
-    residual = None if residual_type is None else (torch.randint(-16, 16, y.shape) / 8).to(residual_type)
-    arguments: list[Any] = [None if t is None else t.to(device) for t in (y, scale, shift, residual)]
-    z, packed = bn_pack.bn_sign_pack(*[*arguments, 0.75])
-    expected_z, expected = reference.bn_sign_pack(y, scale, shift, residual, 0.75)
+    y = eighths(2, 3, 3, channels).to(y_type)
+    mean, weight, bias = (eighths(channels, most=8) for _ in range(3))
+    invstd = 2.0 ** torch.randint(-1, 2, (channels,))
+    residual = None if residual_type is None else eighths(*y.shape).to(residual_type)
+    arguments = [None if t is None else t.to(device) for t in (y, mean, invstd, weight, bias, residual)]
+    z, packed = bn_clip_pack.bn_clip_pack(*arguments)  # type: ignore[arg-type]
+    expected_z, expected = reference.bn_clip_pack(y, mean, invstd, weight, bias, residual)
     assert z.dtype == expected_z.dtype and torch.equal(z.cpu(), expected_z)
-    assert (expected_z == 0).any() and (expected_z.abs() == 0.75).any() and (scale < 0).any()
+    assert (expected_z == 0).any() and (expected_z.abs() == 1).any() and (weight < 0).any()
     assert_packed(packed, expected)
+
+
+def test_bn_clip_pack_at_the_borders(device: torch.device) -> None:
+    """x = y here: signs, mask and clip of every border, -0.0, denormals and NaN."""
+    y = awkward(3, 7, 33)
+    one, zero = torch.ones(33), torch.zeros(33)
+    z, packed = bn_clip_pack.bn_clip_pack(*[t.to(device) for t in (y, zero, one, one, zero)])
+    assert torch.equal(z.cpu().nan_to_num(9), y.clamp(-1, 1).nan_to_num(9)) and y.isnan().any()
+    assert_packed(packed, reference.bn_clip_pack(y, zero, one, one, zero)[1])
+
+
+def several_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few programs, so that small maps take several steps of each."""
+    monkeypatch.setattr(bn_statistics, "MOST_PROGRAMS", 3)
+
+
+@pytest.mark.parametrize(("shape", "channels"), [((1, 1, 2), 32), ((2, 3, 5), 65), ((3, 17, 19), 96), ((2, 9, 9), 160)])
+def test_batch_statistics(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], channels: int
+) -> None:
+    """A sum rounds at most 31 times on an element's way (21 steps, a tree of 16 rows, 3 strips, its own 2), so the sum
+    of squares about the first element is off by 31 * 2^-24 of itself. It is (1 + d^2) n var with that element d
+    standard deviations from the mean, d < 2.7: 256 * 2^-24 of the variance, half as much of its root."""
+    several_strips(monkeypatch)
+    y = torch.randn(*shape, channels) * torch.linspace(0.1, 3, channels) + torch.linspace(-50, 50, channels)
+    running = [torch.randn(channels), torch.rand(channels)]
+    there: Any = [t.to(device, copy=True) for t in (y, *running)]
+    mean, invstd = bn_statistics.batch_statistics(*[*there, 1e-5, 0.25])
+    expected = reference.batch_statistics(y, 1e-5)
+    torch.testing.assert_close(mean.cpu(), expected[0], rtol=2**-23, atol=32 * 2**-24)
+    torch.testing.assert_close(invstd.cpu(), expected[1], rtol=128 * 2**-24, atol=0)
+    unbiased = y.double().flatten(0, -2).var(0).float()
+    torch.testing.assert_close(there[1].cpu(), 0.25 * mean.cpu() + 0.75 * running[0], rtol=2**-22, atol=2**-22)
+    torch.testing.assert_close(there[2].cpu(), 0.25 * unbiased + 0.75 * running[1], rtol=256 * 2**-24, atol=0)
+
+
+def test_batch_statistics_of_integers_are_exact_but_for_the_last_rounding(device: torch.device) -> None:
+    v = torch.randint(-500, 500, (2, 5, 5, 33)) + 4000
+    alpha = torch.rand(33) + 0.5
+    sums = torch.stack([v.flatten(0, 2).sum(0), (v * v).flatten(0, 2).sum(0)])
+    y = torch.full(v.shape, math.nan)  # not read
+    running = [torch.zeros(33), torch.ones(33)]
+    there: Any = [t.to(device) for t in (y, *running)]
+    mean, invstd = bn_statistics.batch_statistics(*[*there, 1e-5, 0.1, sums.to(device), alpha.to(device)])
+    for found, expected in zip((mean, invstd), reference.batch_statistics(v * alpha.double(), 1e-5), strict=True):
+        torch.testing.assert_close(found.cpu(), expected, rtol=2**-22, atol=0)
+
+
+@pytest.mark.parametrize("needs_residual", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "channels", "dtype"),
+    [((1, 1, 3), 32, torch.float32), ((2, 5, 7), 65, torch.float32), ((3, 11, 5), 160, torch.float16)],
+)
+def test_bn_clip_gradient(
+    device: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
+    needs_residual: bool,
+    shape: tuple[int, ...],
+    channels: int,
+    dtype: torch.dtype,
+) -> None:
+    """Multiples of 1/8 whose sums are exact in float32; a few roundings of terms up to 100 remain."""
+    several_strips(monkeypatch)
+    y, g = eighths(*shape, channels).to(dtype), eighths(*shape, channels).to(dtype)
+    mask = reference.pack_bits(torch.rand(y.shape) < 0.7)
+    mean, weight = eighths(channels), eighths(channels)
+    invstd = torch.rand(channels) + 0.5
+    there: Any = [t.to(device) for t in (g, mask, y, mean, invstd, weight)]
+    found = bn_gradient.bn_clip_gradient(*[*there, needs_residual])
+    expected = reference.bn_clip_gradient(g, mask, y, mean, invstd, weight)
+    ulp = 2.0**-10 if dtype == torch.float16 else 0.0
+    torch.testing.assert_close(found[0].cpu(), expected[0], rtol=ulp, atol=100 * 2**-22)
+    assert (found[1] is None) == (not needs_residual)
+    if found[1] is not None:
+        assert torch.equal(found[1].cpu(), expected[1])
+    torch.testing.assert_close(found[2].cpu(), expected[2], rtol=0, atol=100 * 2**-22)
+    assert torch.equal(found[3].cpu(), expected[3])
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
@@ -87,14 +179,13 @@ def test_unpack_scaled_filters(device: torch.device, dtype: torch.dtype) -> None
 
 
 @pytest.mark.parametrize("channels", [1, 33, 64, 544])
-@pytest.mark.parametrize("has_residual", [False, True])
-def test_mask_gradient(device: torch.device, channels: int, has_residual: bool) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_mask_gradient(device: torch.device, channels: int, dtype: torch.dtype) -> None:
     mask = reference.sign_pack(awkward(2, 3, channels)).mask
     assert mask is not None
-    g = torch.randn(2, 3, channels)
-    residual = torch.randn_like(g) if has_residual else None
-    found = unpack.mask_gradient(g.to(device), mask.to(device), None if residual is None else residual.to(device))
-    assert torch.equal(found.cpu(), reference.mask_gradient(g, mask, residual))
+    g = torch.randn(2, 3, channels).to(dtype)
+    found = unpack.mask_gradient(g.to(device), mask.to(device))
+    assert torch.equal(found.cpu(), reference.mask_gradient(g, mask))
 
 
 def test_masked_gradient_that_is_not_finite_is_dropped(device: torch.device) -> None:
@@ -219,5 +310,5 @@ def test_sums_of_squares_pass_32_bits(device: torch.device) -> None:
     found = bconv2d.bconv2d(
         x.signs.to(device), weights.signs.to(device), g, x.counts.to(device), weights.counts.to(device), bn_sums=True
     )
-    assert found.sums_of_squares is not None and found.sums_of_squares.tolist() == [33 * 8192**2] * 2
+    assert found.sums is not None and found.sums.tolist() == [[33 * 8192] * 2, [33 * 8192**2] * 2]
     assert 33 * 8192**2 > 2**31
