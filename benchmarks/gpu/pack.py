@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bnnedge.benchmarks.gpu.gemm import modelled_gpu
 from bnnedge.benchmarks.gpu.measure import Amount, Contender, require_equal
-from bnnedge.kernels.gpu import reference
+from bnnedge.kernels.gpu import reference, roofline
 from bnnedge.kernels.gpu.bn_pack import bn_sign_pack
 from bnnedge.kernels.gpu.pack import sign_pack
 from bnnedge.kernels.gpu.reference import Packed
@@ -36,6 +36,6 @@ def contenders(op: str, batch: int, size: int, channels: int, device: torch.devi
     source = torch.zeros(nbytes // 2, dtype=torch.int8, device=device)
     target = torch.empty_like(source)
     gpu = modelled_gpu(device)
-    least_us = None if gpu is None else nbytes / gpu.memory_bytes_per_s * 1e6
+    least_us = None if gpu is None else roofline.pack(gpu, nbytes).seconds * 1e6
     copy = Contender("torch copy", lambda: target.copy_(source), None, least_us)
     return Amount(float(nbytes), "bytes"), [Contender(op, work, check, least_us), copy]

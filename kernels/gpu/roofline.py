@@ -95,11 +95,9 @@ def bconv2d(gpu: Gpu, geometry: BConv2dGeometry, tile: Tile, out_bytes: int) -> 
     return _longest(gpu, 2 * pixels * g.out_channels * taps * g.channels, read + written, l2, "binary")
 
 
-def pack(gpu: Gpu, elements: int, channels: int, in_bytes: int, masked: bool = True) -> Modelled:
-    """Signs, clip mask (``masked``) and counts of ``elements`` values: no arithmetic that counts, memory only."""
-    pixels = elements // channels
-    written = pixels * (4 * words_for(channels) * (2 if masked else 1) + 4)
-    return Modelled((elements * in_bytes + written) / gpu.memory_bytes_per_s, "memory", elements)
+def pack(gpu: Gpu, moved: int) -> Modelled:
+    """Packing, alone or behind a batch norm, that reads and writes ``moved`` bytes: no arithmetic that counts."""
+    return Modelled(moved / gpu.memory_bytes_per_s, "memory", 0)
 
 
 def _row_bytes(k: int, arithmetic: Arithmetic) -> int:
