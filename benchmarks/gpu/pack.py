@@ -27,7 +27,7 @@ def contenders(op: str, batch: int, size: int, channels: int, device: torch.devi
     source = torch.zeros(nbytes // 2, dtype=torch.int8, device=device)
     target = torch.empty_like(source)
     gpu = modelled_gpu(device)
-    least_us = None if gpu is None else nbytes / gpu.memory_bytes_per_s * 1e6
+    least_us = None if gpu is None else roofline.pack(gpu, nbytes).seconds * 1e6
     copy = Contender("torch copy", lambda: target.copy_(source), None, least_us)
     work, check = _sign_pack(y) if op == "sign_pack" else _tail(op, y, residual)
     return Amount(float(nbytes), "bytes"), [Contender(op, work, check, least_us), copy]

@@ -95,6 +95,11 @@ def bconv2d(gpu: Gpu, geometry: BConv2dGeometry, tile: Tile, out_bytes: int) -> 
     return _longest(gpu, 2 * pixels * g.out_channels * taps * g.channels, read + written, l2, "binary")
 
 
+def pack(gpu: Gpu, moved: int) -> Modelled:
+    """Packing, alone or in the tail of a block, that reads and writes ``moved`` bytes: no arithmetic that counts."""
+    return Modelled(moved / gpu.memory_bytes_per_s, "memory", 0)
+
+
 def pack_bytes(elements: int, channels: int, value_bytes: int) -> int:
     """Bytes that ``sign_pack`` reads and writes: values; signs, clip mask and counts."""
     return elements * value_bytes + elements // channels * (2 * 4 * words_for(channels) + 4)

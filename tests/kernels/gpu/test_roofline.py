@@ -7,7 +7,7 @@ pytest.importorskip("triton")
 from bnnedge.errors import ConfigError
 from bnnedge.kernels.geometry import BConv2dGeometry
 from bnnedge.kernels.gpu.bmma import Tile
-from bnnedge.kernels.gpu.roofline import bconv2d, gemm, gpu_named, pack_bytes, tail_bytes
+from bnnedge.kernels.gpu.roofline import bconv2d, gemm, gpu_named, pack, pack_bytes, tail_bytes
 
 H200 = gpu_named("NVIDIA H200")
 LARGE, NARROW = Tile(4, 4, 2, 4), Tile(2, 2, 4, 2)
@@ -40,6 +40,12 @@ def test_a_layer_with_few_channels_is_bound_by_memory() -> None:
     assert modelled.bound == "memory"
     assert modelled.seconds == pytest.approx((pixels * (8 + 4 + 128) + 64 * 9 * (8 + 4)) / 4.3e12)
     assert modelled.operations == 2 * pixels * 64 * 9 * 64
+
+
+def test_packing_is_bound_by_memory() -> None:
+    modelled = pack(H200, 43 * 10**9)
+    assert modelled.bound == "memory" and modelled.operations == 0
+    assert modelled.seconds == pytest.approx(0.01)
 
 
 def test_packing_moves_two_bytes_and_a_quarter() -> None:
