@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from bnnedge.kernels.flat_bits import is_channels_last
 from bnnedge.kernels.geometry import BConv2dGeometry, output_size
-from bnnedge.kernels.gpu.select import PACKED, LayerShape, select
+from bnnedge.kernels.gpu.select import packed_pays, select
 from bnnedge.layers import stash
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -71,20 +71,14 @@ def packed_conv2d(
     ``signs`` and ``counts`` are those of ``x`` on a GPU, which has no element beyond the clip then and is not read.
     With ``bn_sums`` a kernel on packed words sums its integers.
     """
-    implementation = _implementation(x.shape, weight.shape, groups, x.device, kernels)
     gpu = stash.on_gpu(x.device, kernels)
     bits = stash.pack_input(x, clip, gpu) if signs is None or counts is None else stash.given(signs, counts)
-    filters, sums = _pack_weight(weight, binary_weight, gpu), x.new_empty(0, dtype=torch.int64)
-    if binary_weight and implementation in PACKED["bconv2d"]:
-        geometry = _geometry(x.shape, weight.shape, stride, padding, dilation)
-        y, found = _convolve_bits(implementation, bits, filters, geometry, out_dtype, bn_sums)
-        sums = sums if found is None else found
-    else:
-        values = stash.unpack_input(bits.signs, x.shape, is_channels_last(x), out_dtype, gpu)
-        y = F.conv2d(values, _operand(weight, out_dtype, gpu), None, stride, padding, dilation, groups)
-        y = in_format(y, gpu or is_channels_last(x))
+    filters = _pack_weight(weight, binary_weight, gpu)
+    shapes = x.shape, is_channels_last(x), weight.shape
+    y, sums = _convolve(bits, filters, weight, *shapes, stride, padding, dilation, groups, out_dtype, kernels, bn_sums)
     new_signs = bits.signs if signs is None else signs.new_empty(0)  # a result must not be an argument
-    return y, new_signs, bits.mask, filters.signs, filters.scale, sums
+    no_sums = x.new_empty(0, dtype=torch.int64)
+    return y, new_signs, bits.mask, filters.signs, filters.scale, no_sums if sums is None else sums
 
 
 def conv2d_again(
@@ -105,23 +99,15 @@ def conv2d_again(
     """
     y, signs, _, filters, scale, _ = (tensor.detach() for tensor in outputs)
     signs = signs if given_signs is None else given_signs
-    out_dtype, x_shape, weight_shape, x_channels_last = y.dtype, x.shape, weight.shape, is_channels_last(x)
+    bits, packed = stash.given(signs), stash.given(filters)._replace(scale=scale)
     dense = weight.detach() if filters.numel() == 0 else None
-    gpu = stash.on_gpu(x.device, kernels)
+    arguments = x.shape, is_channels_last(x), weight.shape, stride, padding, dilation, groups, y.dtype, kernels
     del x, y, weight, outputs
 
     @torch.no_grad()
     def again() -> Tensor:
-        implementation = _implementation(x_shape, weight_shape, groups, signs.device, kernels)
         with torch.cuda.device_of(signs):  # type: ignore[no-untyped-call]
-            if dense is None and implementation in PACKED["bconv2d"]:
-                geometry = _geometry(x_shape, weight_shape, stride, padding, dilation)
-                bits, packed = stash.recount(signs), stash.recount(filters)._replace(scale=scale)
-                return _convolve_bits(implementation, bits, packed, geometry, out_dtype)[0]
-            operand = stash.unpack_weight(filters, scale, weight_shape, out_dtype, gpu) if dense is None else dense
-            values = stash.unpack_input(signs, x_shape, x_channels_last, out_dtype, gpu)
-            found = F.conv2d(values, _operand(operand, out_dtype, gpu), None, stride, padding, dilation, groups)
-            return in_format(found, gpu or x_channels_last)
+            return _convolve(bits, packed, dense, *arguments)[0]
 
     return again
 
@@ -145,7 +131,7 @@ def _(
     gpu = stash.on_gpu(x.device, kernels)
     y = _empty_output(x, weight, stride, padding, dilation, out_dtype, gpu or is_channels_last(x))
     packs = bn_sums and binary_weight
-    packs = packs and _implementation(x.shape, weight.shape, groups, x.device, kernels) in PACKED["bconv2d"]
+    packs = packs and select("bconv2d", x.device, x.shape[1], groups, kernels) is not None
     sums = x.new_empty((2, weight.shape[0]) if packs else 0, dtype=torch.int64)
     new_signs, mask, filters, scale = _empty_stash(x, weight, clip, binary_weight, gpu)
     if signs is not None:
@@ -252,16 +238,23 @@ def packed_linear(
     x: Tensor, weight: Tensor, clip: float, binary_weight: bool, out_dtype: torch.dtype, kernels: str
 ) -> Outputs:
     """``linear(sign(x), weight)``; ``x`` [N, I], ``weight`` [O, I], the rest as in ``packed_conv2d``."""
-    implementation = select("xnor_gemm", x.device, LayerShape(x.shape[1], weight.shape[0]), kernels)
+    xnor_gemm = select("xnor_gemm", x.device, x.shape[1], kernels=kernels)
     gpu = stash.on_gpu(x.device, kernels)
     bits, filters = stash.pack_input(x, clip, gpu), _pack_weight(weight, binary_weight, gpu)
-    if binary_weight and implementation in PACKED["xnor_gemm"]:
-        xnor_gemm = PACKED["xnor_gemm"].load(implementation)
+
+    def packed() -> Tensor:
+        assert xnor_gemm is not None
         operands = (bits.signs, filters.signs, x.shape[1], bits.counts, filters.counts)
-        y = xnor_gemm(*operands, filters.scale, out_dtype)
-    else:
-        signs = stash.unpack_input(bits.signs, x.shape, False, out_dtype, gpu)
-        y = F.linear(signs, weight.to(out_dtype))
+        y: Tensor = xnor_gemm(*operands, filters.scale, out_dtype)
+        return y
+
+    def dense() -> Tensor:
+        return F.linear(stash.unpack_input(bits.signs, x.shape, False, out_dtype, gpu), weight.to(out_dtype))
+
+    packs = binary_weight and xnor_gemm is not None
+    if packs and kernels == "auto":
+        packs = packed_pays((*x.shape, *weight.shape, out_dtype, x.device), packed, dense)
+    y = packed() if packs else dense()
     return y, bits.signs, bits.mask, filters.signs, filters.scale
 
 
@@ -395,24 +388,44 @@ def _operand(weight: Tensor, dtype: torch.dtype, gpu: bool) -> Tensor:
     return weight.to(dtype, memory_format=torch.channels_last) if gpu else weight.to(dtype)
 
 
-def _implementation(
-    x_shape: Sequence[int], weight_shape: Sequence[int], groups: int, device: torch.device, kernels: str
-) -> str:
-    out_channels, _, kernel_y, kernel_x = weight_shape
-    return select("bconv2d", device, LayerShape(x_shape[1], out_channels, kernel_y * kernel_x, groups), kernels)
-
-
-def _convolve_bits(
-    implementation: str,
+def _convolve(
     bits: stash.Bits,
     filters: stash.Bits,
-    geometry: BConv2dGeometry,
+    weight: Tensor | None,
+    x_shape: Sequence[int],
+    x_channels_last: bool,
+    weight_shape: Sequence[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
     out_dtype: torch.dtype,
+    kernels: str,
     bn_sums: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    bconv2d = PACKED["bconv2d"].load(implementation)
-    found = bconv2d(bits.signs, filters.signs, geometry, bits.counts, filters.counts, filters.scale, out_dtype, bn_sums)
-    return stash.channels_first(found.y), found.sums
+    """y, and the sums if a kernel on packed words makes them; ``weight`` is None if ``filters`` has its bits."""
+    bconv2d = select("bconv2d", bits.signs.device, x_shape[1], groups, kernels)
+
+    def packed() -> tuple[Tensor, Tensor | None]:
+        assert bconv2d is not None
+        geometry = _geometry(x_shape, weight_shape, stride, padding, dilation)
+        counts = [each.counts if each.counts.numel() > 0 else stash.count(each.signs) for each in (bits, filters)]
+        found = bconv2d(bits.signs, filters.signs, geometry, *counts, filters.scale, out_dtype, bn_sums)
+        return stash.channels_first(found.y), found.sums
+
+    def dense() -> tuple[Tensor, Tensor | None]:
+        gpu = stash.on_gpu(bits.signs.device, kernels)
+        operand = weight
+        if operand is None:
+            operand = stash.unpack_weight(filters.signs, filters.scale, weight_shape, out_dtype, gpu)
+        values = stash.unpack_input(bits.signs, x_shape, x_channels_last, out_dtype, gpu)
+        y = F.conv2d(values, _operand(operand, out_dtype, gpu), None, stride, padding, dilation, groups)
+        return in_format(y, gpu or x_channels_last), None
+
+    if filters.signs.numel() == 0 or bconv2d is None:
+        return dense()
+    layer = (*x_shape, *weight_shape, *stride, *padding, *dilation, out_dtype, bits.signs.device)
+    return packed() if kernels == "triton" or packed_pays(layer, packed, dense) else dense()
 
 
 def _geometry(

@@ -62,16 +62,17 @@ def pack_weight(weight: Tensor, gpu: bool) -> Bits:
     return bits._replace(scale=scale.float() if gpu else scale)
 
 
-def given(signs: Tensor, counts: Tensor) -> Bits:
-    """The bits of a GPU tensor with no element beyond the clip, from what made it."""
-    return Bits(signs, signs.new_empty(0), counts, signs.new_empty(0))
+def given(signs: Tensor, counts: Tensor | None = None) -> Bits:
+    """Bits that are at hand, without a mask; the counts of a GPU tensor may be made later by ``count``."""
+    none = signs.new_empty(0)
+    return Bits(signs, none, none if counts is None else counts, none)
 
 
-def recount(signs: Tensor) -> Bits:
-    """The bits of a GPU tensor from its signs alone, with new counts."""
+def count(signs: Tensor) -> Tensor:
+    """The counts that belong to the signs of a GPU tensor."""
     from bnnedge.kernels.gpu.pack import count_bits
 
-    return given(signs, count_bits(signs))
+    return count_bits(signs)
 
 
 def empty_bits(x: Tensor, clip: float, gpu: bool, is_weight: bool = False) -> Bits:

@@ -1,4 +1,4 @@
-"""Which kernel computes a binary layer: the one place that looks at the device and at the layer's size.
+"""Which kernel computes a binary layer: the one place that looks at the device and at the layer.
 
 An implementation is one of
 
@@ -12,8 +12,8 @@ An implementation is one of
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -45,47 +45,51 @@ PACKED = {
 }
 """Op to its implementations on packed words; all have the signature and the results of ``reference.py``."""
 
-LEAST_CHANNELS = 64
-"""Below this the dense path is taken: half of each 128-bit load of packed words would be empty."""
-LEAST_OUT_CHANNELS = 32
-"""Below this half of the smallest tile of output channels would be."""
+
+_packed_is_faster: dict[tuple[object, ...], bool] = {}
 
 
-@dataclass(frozen=True)
-class LayerShape:
-    """What of a layer's size decides: input and output channels (features), kernel taps, groups."""
+def select(
+    op: Op, device: torch.device, channels: int, groups: int = 1, kernels: str = "auto"
+) -> Callable[..., Any] | None:
+    """The packed implementation for a layer with these input channels (features), or None for ``dense`` and ``host``.
 
-    channels: int
-    out_channels: int
-    taps: int = 1
-    groups: int = 1
-
-
-def select(op: Op, device: torch.device, shape: LayerShape, kernels: str = "auto") -> str:
-    """Name of the implementation for this layer.
-
-    ``kernels`` is ``auto``, which takes the dense path where the packed one cannot pay, or ``triton``, which takes it
-    only where no packed kernel can compute the layer; on a CPU, ``triton`` runs in Triton's interpreter. Raises
-    ``ConfigError`` where there is no GPU and no interpreter.
+    The packed kernels compute layers with whole words of channels and one group. On a CPU there are none, unless
+    ``kernels`` is ``triton``, which runs in Triton's interpreter. Raises ``ConfigError`` where there is no GPU and no
+    interpreter. For ``auto``, whether to take it is up to ``packed_pays``.
     """
     if device.type != "cuda":
         if kernels != "triton":
-            return "host"
+            return None
         if os.environ.get("TRITON_INTERPRET") != "1":
             raise ConfigError(f"kernels triton needs an NVIDIA GPU, the model is on {device}; take auto")
-    if not packable(shape) or (kernels == "auto" and not pays(shape)):
-        return "dense"
-    return for_capability(torch.cuda.get_device_capability(device)) if device.type == "cuda" else "triton_popcount"
+    if groups != 1 or channels % WORD_BITS != 0:
+        return None
+    on_gpu = device.type == "cuda"
+    name = for_capability(torch.cuda.get_device_capability(device)) if on_gpu else "triton_popcount"
+    function: Callable[..., Any] = PACKED[op].load(name)
+    return function
 
 
-def packable(shape: LayerShape) -> bool:
-    """Whether the packed kernels compute this layer: whole words of channels, one group."""
-    return shape.groups == 1 and shape.channels % WORD_BITS == 0
+def packed_pays(layer: tuple[object, ...], packed: Callable[[], object], dense: Callable[[], object]) -> bool:
+    """Whether ``packed()`` takes no more time than ``dense()`` on the current GPU: measured once in a process for what
+    ``layer`` names, which is all that the times depend on.
+
+    While a CUDA graph is captured nothing can be measured, and under ``torch.use_deterministic_algorithms`` two runs
+    must not differ: the packed one is taken then. (The results differ: the dense path rounds the scale to its type.)
+    """
+    if torch.are_deterministic_algorithms_enabled():
+        return True
+    if layer not in _packed_is_faster:
+        capturing = torch.cuda.is_current_stream_capturing()
+        _packed_is_faster[layer] = capturing or _milliseconds(packed) <= _milliseconds(dense)
+    return _packed_is_faster[layer]
 
 
-def pays(shape: LayerShape) -> bool:
-    """Whether a layer is large enough for a packed kernel; to be replaced by measured bounds."""
-    return shape.channels >= LEAST_CHANNELS and shape.out_channels >= LEAST_OUT_CHANNELS
+def _milliseconds(work: Callable[[], object]) -> float:
+    from triton.testing import do_bench
+
+    return float(do_bench(work, warmup=5, rep=20, return_mode="median"))
 
 
 def for_capability(capability: tuple[int, int]) -> str:
