@@ -176,10 +176,13 @@ def step(model: nn.Module, *inputs: Any, forward: Callable[..., Tensor] | None =
 
 
 def assert_alike(found: dict[str, Tensor], expected: dict[str, Tensor], step: float) -> None:
-    """Equal but for ``step`` of the largest number in a tensor."""
+    """Equal but for ``step`` of the largest number in a tensor, in a gradient of the largest of all gradients: some
+    are sums that cancel, of numbers as large as those."""
     assert found.keys() == expected.keys()
+    gradients = [name for name in expected if name.endswith(("weight", "bias"))]
+    steepest = max(float(expected[name].abs().max()) for name in gradients)
     for name, theirs in expected.items():
-        largest = float(theirs.abs().max())
+        largest = steepest if name in gradients else float(theirs.abs().max())
         torch.testing.assert_close(found[name].cpu(), theirs, rtol=0, atol=step * largest, msg=name)
 
 
@@ -283,10 +286,12 @@ def shake_norms(model: nn.Module) -> None:
             nn.init.normal_(module.bias)
 
 
-@pytest.mark.parametrize("name", blocks())
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("name", "compiled"),
+    [*[(name, False) for name in blocks()], ("basic_stride_2", True), ("double_skip", True)],
+)
 def test_block_is_plain_pytorchs(device: torch.device, name: str, compiled: bool) -> None:
-    """Sums of some hundred float32 terms in another order. Signs are the same: no z is so near to 0 here."""
+    """Sums of at most 64 rounded terms in another order: 2^-18. The signs are the same: no z is so near to 0 here."""
     block, shape = blocks()[name]
     shake_norms(block)
     twin, x = copy.deepcopy(block), torch.rand(shape) * 2 - 1
@@ -294,16 +299,24 @@ def test_block_is_plain_pytorchs(device: torch.device, name: str, compiled: bool
     expected = step(twin, x)
     use_kernels(block.to(device), "triton")
     forward = torch.compile(block, fullgraph=True, backend="aot_eager") if compiled else None
-    assert_alike(step(block, x.to(device), forward=forward), expected, 2**-17)
+    assert_alike(step(block, x.to(device), forward=forward), expected, 2**-18)
 
 
-@pytest.mark.parametrize("form", [BinaryResNet, BinaryImageNetResNet])
-def test_network_trains_as_plain_pytorch(device: torch.device, form: type[BinaryResNet | BinaryImageNetResNet]) -> None:
-    """Two blocks in each of four stages, as resnet18_1w1a, of fewer channels; the first stage runs densely."""
-    model = form(5, 3, (2, 2, 2, 2), (33, 32, 32, 64))
+@pytest.mark.parametrize(
+    ("form", "depths", "size"), [(BinaryImageNetResNet, (2, 2, 2, 2), (33, 35)), (BinaryResNet, (1, 1, 1, 1), (12, 12))]
+)
+def test_network_trains_as_plain_pytorch(
+    device: torch.device,
+    form: type[BinaryResNet | BinaryImageNetResNet],
+    depths: tuple[int, ...],
+    size: tuple[int, int],
+) -> None:
+    """The stages of resnet18_1w1a with fewer channels; the first one runs densely. Signs are the same everywhere; the
+    roundings of a block, as above, pass four times through others on their way."""
+    model = form(5, 3, depths, (33, 32, 32, 64))
     shake_norms(model)
-    twin, x = copy.deepcopy(model), torch.randn(2, 3, *((33, 35) if form is BinaryImageNetResNet else (12, 12)))
+    twin, x = copy.deepcopy(model), torch.randn(2, 3, *size)
     use_kernels(twin, "torch")
     expected = step(twin, x)
     use_kernels(model.to(device), "triton")
-    assert_alike(step(model, x.to(device)), expected, 2**-12)
+    assert_alike(step(model, x.to(device)), expected, 2**-16)
