@@ -98,7 +98,7 @@ class RunConfig:
     compile: bool = False
     """Train through torch.compile."""
     kernels: Literal["auto", "triton", "torch"] = "auto"
-    """Binary layers on packed bits: auto where that pays, triton wherever a GPU kernel can, torch nowhere."""
+    """Binary layers on packed bits: auto where they are faster, triton wherever a GPU kernel can, torch nowhere."""
     recompute: bool = False
     """Batch norms behind binary convolutions keep no input for the backward pass, which convolves the bits once more.
     """

@@ -71,11 +71,13 @@ def packed_conv2d(
     ``signs`` and ``counts`` are those of ``x`` on a GPU, which has no element beyond the clip then and is not read.
     With ``bn_sums`` a kernel on packed words sums its integers.
     """
+    bconv2d = select("bconv2d", x.device, x.shape[1], groups, kernels)  # first, as it refuses kernels that cannot run
     gpu = stash.on_gpu(x.device, kernels)
     bits = stash.pack_input(x, clip, gpu) if signs is None or counts is None else stash.given(signs, counts)
     filters = _pack_weight(weight, binary_weight, gpu)
     shapes = x.shape, is_channels_last(x), weight.shape
-    y, sums = _convolve(bits, filters, weight, *shapes, stride, padding, dilation, groups, out_dtype, kernels, bn_sums)
+    geometry = stride, padding, dilation, groups
+    y, sums = _convolve(bconv2d, bits, filters, weight, shapes, geometry, out_dtype, kernels, bn_sums)
     new_signs = bits.signs if signs is None else signs.new_empty(0)  # a result must not be an argument
     no_sums = x.new_empty(0, dtype=torch.int64)
     return y, new_signs, bits.mask, filters.signs, filters.scale, no_sums if sums is None else sums
@@ -101,13 +103,14 @@ def conv2d_again(
     signs = signs if given_signs is None else given_signs
     bits, packed = stash.given(signs), stash.given(filters)._replace(scale=scale)
     dense = weight.detach() if filters.numel() == 0 else None
-    arguments = x.shape, is_channels_last(x), weight.shape, stride, padding, dilation, groups, y.dtype, kernels
+    bconv2d = select("bconv2d", x.device, x.shape[1], groups, kernels)
+    arguments = (x.shape, is_channels_last(x), weight.shape), (stride, padding, dilation, groups), y.dtype, kernels
     del x, y, weight, outputs
 
     @torch.no_grad()
     def again() -> Tensor:
         with torch.cuda.device_of(signs):  # type: ignore[no-untyped-call]
-            return _convolve(bits, packed, dense, *arguments)[0]
+            return _convolve(bconv2d, bits, packed, dense, *arguments)[0]
 
     return again
 
@@ -389,28 +392,28 @@ def _operand(weight: Tensor, dtype: torch.dtype, gpu: bool) -> Tensor:
 
 
 def _convolve(
+    bconv2d: Callable[..., Any] | None,
     bits: stash.Bits,
     filters: stash.Bits,
     weight: Tensor | None,
-    x_shape: Sequence[int],
-    x_channels_last: bool,
-    weight_shape: Sequence[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
+    shapes: tuple[Sequence[int], bool, Sequence[int]],
+    geometry: tuple[list[int], list[int], list[int], int],
     out_dtype: torch.dtype,
     kernels: str,
     bn_sums: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """y, and the sums if a kernel on packed words makes them; ``weight`` is None if ``filters`` has its bits."""
-    bconv2d = select("bconv2d", bits.signs.device, x_shape[1], groups, kernels)
+    """y, and the sums if a kernel on packed words makes them.
+
+    ``bconv2d`` is what ``select`` gave; ``weight`` is None if ``filters`` has its bits; ``shapes`` are the input's with
+    whether it was channels-last, and the weight's; ``geometry`` is stride, padding, dilation and groups.
+    """
+    x_shape, x_channels_last, weight_shape = shapes
 
     def packed() -> tuple[Tensor, Tensor | None]:
         assert bconv2d is not None
-        geometry = _geometry(x_shape, weight_shape, stride, padding, dilation)
+        checked = _geometry(x_shape, weight_shape, *geometry[:3])
         counts = [each.counts if each.counts.numel() > 0 else stash.count(each.signs) for each in (bits, filters)]
-        found = bconv2d(bits.signs, filters.signs, geometry, *counts, filters.scale, out_dtype, bn_sums)
+        found = bconv2d(bits.signs, filters.signs, checked, *counts, filters.scale, out_dtype, bn_sums)
         return stash.channels_first(found.y), found.sums
 
     def dense() -> tuple[Tensor, Tensor | None]:
@@ -419,11 +422,12 @@ def _convolve(
         if operand is None:
             operand = stash.unpack_weight(filters.signs, filters.scale, weight_shape, out_dtype, gpu)
         values = stash.unpack_input(bits.signs, x_shape, x_channels_last, out_dtype, gpu)
-        y = F.conv2d(values, _operand(operand, out_dtype, gpu), None, stride, padding, dilation, groups)
+        y = F.conv2d(values, _operand(operand, out_dtype, gpu), None, *geometry)
         return in_format(y, gpu or x_channels_last), None
 
     if filters.signs.numel() == 0 or bconv2d is None:
         return dense()
+    stride, padding, dilation, _ = geometry
     layer = (*x_shape, *weight_shape, *stride, *padding, *dilation, out_dtype, bits.signs.device)
     return packed() if kernels == "triton" or packed_pays(layer, packed, dense) else dense()
 
