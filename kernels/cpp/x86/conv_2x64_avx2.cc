@@ -5,7 +5,7 @@
 // pixels share a look-up: t[w] = popcount(a ^ w) + 16 popcount(b ^ w). Three such bytes add up without overflow (at
 // most 12 in either half). Of these sums x, two totals are kept modulo 256:
 //   T = sum of x        H = sum of (x >> 4): the second pixel's counts
-// For 63 nibbles at most, H and the first pixel's counts L fit a byte, and L = T - 16 H modulo 256.
+// For 63 nibbles at most, H and the first pixel's counts L fit a byte, and L = T - 16 H modulo 256: a group is 48.
 //
 // Shuffles and shifts share two of the four vector pipes, averages do not, and a byte has no shift. So H takes four sums
 // at once: with y = x & 0xf0, a multiple of 16 up to 192, the average of two is exact and 8 times the sum of their
@@ -20,6 +20,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <type_traits>
 
 #include "../portable/epilogue.h"
 #include "../portable/pack_scalar.h"
@@ -35,10 +36,10 @@ constexpr int64_t kBlock = kMostVectors * kLanes;
 constexpr int64_t kWordNibbles = 8;
 constexpr int64_t kSum = 3;  // nibbles added before the totals
 constexpr int64_t kQuad = 4 * kSum;
-constexpr int64_t kGroup = 4 * kQuad;
-constexpr int64_t kMostNibbles = 255 / 4;  // in totals of bytes
+constexpr int64_t kGroup = 4 * kQuad;  // before totals are widened
+static_assert(4 * kGroup < 256, "counts of a byte");
 constexpr int64_t kChunk = 6 * kGroup;       // 18 KiB of weights
-constexpr int64_t kStripPixels = 128;
+constexpr int64_t kStripPixels = 64;
 // Above this, counts of 16 bits could overflow.
 constexpr int64_t kNarrowWords = 65535 / kWordBits;
 
@@ -115,110 +116,126 @@ void PairWords(const uint32_t* first, const uint32_t* second, int64_t count, uin
 
 // ---- Counting ----
 
-// Keeps a value in its register, and so the order of what is around it: compilers that move the look-ups together run
-// out of registers.
-inline void Pin(__m256i* value) { __asm__ volatile("" : "+x"(*value)); }
-
-template <int kVectors>
-struct Totals {
-  __m256i total[kVectors], high[kVectors];
-  void Clear() {
-    for (int v = 0; v < kVectors; ++v) total[v] = high[v] = _mm256_setzero_si256();
-  }
-};
+// Keeps a value in a register here, and so the order of what is around it: compilers that move look-ups together run out
+// of registers.
+#define BNNEDGE_PIN(value) __asm__ volatile("" : "+x"(value))
 
 inline __m256i TableAt(uint16_t place) {
   const uint8_t* entry = kTables.entry[0] + place;
   return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(entry)));
 }
 
-// The sum of kNibbles look-ups for vector v. Weights are [nibbles][kVectors].
-template <int kVectors, int kNibbles>
-__attribute__((always_inline)) inline __m256i Sum(const __m256i* tables, const __m256i* weights, int v) {
-  __m256i x = _mm256_shuffle_epi8(tables[0], _mm256_load_si256(weights + v));
-#pragma GCC unroll 3
-  for (int n = 1; n < kNibbles; ++n) {
-    x = _mm256_add_epi8(x, _mm256_shuffle_epi8(tables[n], _mm256_load_si256(weights + n * kVectors + v)));
-  }
-  return x;
-}
-
-template <int kVectors>
-__attribute__((always_inline)) inline void AddQuad(const uint16_t* places, const __m256i* weights,
-                                                   Totals<kVectors>* to) {
-  __m256i second_halves = _mm256_set1_epi8(static_cast<char>(0xf0));
-  Pin(&second_halves);
-  __m256i halves[kVectors], doubled[kVectors];  // of one sum; of two
-#pragma GCC unroll 4
-  for (int s = 0; s < 4; ++s, places += kSum, weights += kSum * kVectors) {
-    __m256i tables[kSum];
-#pragma GCC unroll 3
-    for (int n = 0; n < kSum; ++n) {
-      tables[n] = TableAt(places[n]);
-      Pin(&tables[n]);
-    }
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) {
-      const __m256i x = Sum<kVectors, kSum>(tables, weights, v);
-      to->total[v] = _mm256_add_epi8(to->total[v], x);
-      Pin(&to->total[v]);
-      __m256i y = _mm256_and_si256(x, second_halves);
-      if (s % 2 == 1) y = _mm256_avg_epu8(y, halves[v]);
-      if (s == 3) {
-        y = _mm256_srli_epi16(_mm256_avg_epu8(y, doubled[v]), 2);
-        to->high[v] = _mm256_add_epi8(to->high[v], y);
-        Pin(&to->high[v]);
-      } else {
-        Pin(&y);
-        (s % 2 == 0 ? halves : doubled)[v] = y;
-      }
-    }
-  }
-}
-
-// One sum of 1 or 3 nibbles.
-template <int kVectors, int kNibbles>
-__attribute__((always_inline)) inline void AddSum(const uint16_t* places, const __m256i* weights,
-                                                  Totals<kVectors>* to) {
-  __m256i tables[kNibbles];
-  for (int n = 0; n < kNibbles; ++n) tables[n] = TableAt(places[n]);
-  for (int v = 0; v < kVectors; ++v) {
-    const __m256i x = Sum<kVectors, kNibbles>(tables, weights, v);
-    const __m256i y = _mm256_and_si256(_mm256_srli_epi16(x, 4), _mm256_set1_epi8(15));
-    to->total[v] = _mm256_add_epi8(to->total[v], x);
-    to->high[v] = _mm256_add_epi8(to->high[v], y);
-  }
+inline __m256i LookUp(__m256i table, const __m256i* weights) {
+  return _mm256_shuffle_epi8(table, _mm256_load_si256(weights));
 }
 
 // Counts of a pixel are 16 bits, [kBlock], in the order in which unpacking leaves the channels of a vector: 0-7, 16-23,
 // 8-15, 24-31.
-inline int64_t CountsOf(int64_t channel) {
+constexpr int64_t CountsOf(int64_t channel) {
   const int64_t eights = channel / 8 % 4;
   return channel - channel % kLanes + (eights % 2 * 16 + eights / 2 * 8) + channel % 8;
 }
 
-template <bool kFresh>
-inline void AddWidened(__m256i bytes, uint16_t* counts) {
+inline void AddBytes(__m256i bytes, uint16_t* counts) {
   const __m256i zero = _mm256_setzero_si256();
   __m256i* const to = reinterpret_cast<__m256i*>(counts);
-  __m256i low = _mm256_unpacklo_epi8(bytes, zero), high = _mm256_unpackhi_epi8(bytes, zero);
-  if (!kFresh) {
-    low = _mm256_add_epi16(low, _mm256_load_si256(to));
-    high = _mm256_add_epi16(high, _mm256_load_si256(to + 1));
-  }
-  _mm256_store_si256(to, low);
-  _mm256_store_si256(to + 1, high);
+  _mm256_store_si256(to, _mm256_add_epi16(_mm256_load_si256(to), _mm256_unpacklo_epi8(bytes, zero)));
+  _mm256_store_si256(to + 1, _mm256_add_epi16(_mm256_load_si256(to + 1), _mm256_unpackhi_epi8(bytes, zero)));
 }
 
-template <bool kFresh, int kVectors>
-__attribute__((always_inline)) inline void Widen(const Totals<kVectors>& totals, uint16_t* counts) {
+// T and H of a vector.
+inline void AddTotals(__m256i total, __m256i high, uint16_t* counts) {
   const __m256i second_halves = _mm256_set1_epi8(static_cast<char>(0xf0));
-#pragma GCC unroll 2
-  for (int v = 0; v < kVectors; ++v, counts += kLanes) {
-    const __m256i times16 = _mm256_and_si256(_mm256_slli_epi16(totals.high[v], 4), second_halves);
-    AddWidened<kFresh>(_mm256_sub_epi8(totals.total[v], times16), counts);
-    AddWidened<kFresh>(totals.high[v], counts + kBlock);
+  const __m256i times16 = _mm256_and_si256(_mm256_slli_epi16(high, 4), second_halves);
+  AddBytes(_mm256_sub_epi8(total, times16), counts);
+  AddBytes(high, counts + kBlock);
+}
+
+// Of two pixels.
+inline void Clear(uint16_t* counts) {
+  __m256i zero = _mm256_setzero_si256();
+  BNNEDGE_PIN(zero);  // else compilers see a memset, which is slow for so few bytes
+  for (int i = 0; i < 8; ++i) _mm256_store_si256(reinterpret_cast<__m256i*>(counts) + i, zero);
+}
+
+// The totals of a vector, and of a quad so far: second halves of one sum, and the average of two.
+struct Totals {
+  __m256i total, high, one, two;
+};
+
+// Sum kStep of a quad. Weights are [nibbles][kVectors], here those of this vector.
+template <int kStep, int kVectors>
+__attribute__((always_inline)) inline void AddSum(const __m256i& table0, const __m256i& table1, const __m256i& table2,
+                                                  const __m256i* weights, const __m256i& second_halves, Totals* to) {
+  __m256i x = _mm256_add_epi8(LookUp(table0, weights), LookUp(table1, weights + kVectors));
+  x = _mm256_add_epi8(x, LookUp(table2, weights + 2 * kVectors));
+  to->total = _mm256_add_epi8(to->total, x);
+  BNNEDGE_PIN(to->total);
+  x = _mm256_and_si256(x, second_halves);
+  if (kStep % 2 == 0) {
+    to->one = x;
+    BNNEDGE_PIN(to->one);
+  } else if (kStep == 1) {
+    to->two = _mm256_avg_epu8(to->one, x);
+    BNNEDGE_PIN(to->two);
+  } else {
+    x = _mm256_avg_epu8(to->two, _mm256_avg_epu8(to->one, x));
+    to->high = _mm256_add_epi8(to->high, _mm256_srli_epi16(x, 2));
+    BNNEDGE_PIN(to->high);
   }
+}
+
+template <int kStep, int kVectors>
+__attribute__((always_inline)) inline void AddSums(const uint16_t* places, const __m256i* weights,
+                                                   const __m256i& second_halves, Totals* first, Totals* second) {
+  places += kStep * kSum;
+  weights += kStep * kSum * kVectors;
+  __m256i table0 = TableAt(places[0]), table1 = TableAt(places[1]), table2 = TableAt(places[2]);
+  BNNEDGE_PIN(table0);
+  BNNEDGE_PIN(table1);
+  BNNEDGE_PIN(table2);
+  AddSum<kStep, kVectors>(table0, table1, table2, weights, second_halves, first);
+  if (kVectors == 2) AddSum<kStep, kVectors>(table0, table1, table2, weights + 1, second_halves, second);
+}
+
+// counts: [2 pixels][kBlock]
+template <int kVectors>
+__attribute__((always_inline)) inline void AddGroup(const uint16_t* places, const __m256i* weights, uint16_t* counts) {
+  __m256i second_halves = _mm256_set1_epi8(static_cast<char>(0xf0));
+  BNNEDGE_PIN(second_halves);
+  Totals first, second;
+  first.total = first.high = second.total = second.high = _mm256_setzero_si256();
+  for (int q = 0; q < kGroup / kQuad; ++q, places += kQuad, weights += kQuad * kVectors) {
+    AddSums<0, kVectors>(places, weights, second_halves, &first, &second);
+    AddSums<1, kVectors>(places, weights, second_halves, &first, &second);
+    AddSums<2, kVectors>(places, weights, second_halves, &first, &second);
+    AddSums<3, kVectors>(places, weights, second_halves, &first, &second);
+  }
+  AddTotals(first.total, first.high, counts);
+  if (kVectors == 2) AddTotals(second.total, second.high, counts + kLanes);
+}
+
+// What is left of a run after its whole groups.
+template <int kVectors>
+__attribute__((noinline)) void AddRest(const uint16_t* places, int64_t nibbles, const __m256i* weights,
+                                       uint16_t* counts) {
+  const __m256i low_nibbles = _mm256_set1_epi8(15);
+  __m256i total[kVectors], high[kVectors];
+  for (int v = 0; v < kVectors; ++v) total[v] = high[v] = _mm256_setzero_si256();
+  const auto add = [&](auto length) {
+    for (int v = 0; v < kVectors; ++v) {
+      __m256i x = LookUp(TableAt(places[0]), weights + v);
+      for (int n = 1; n < length; ++n) x = _mm256_add_epi8(x, LookUp(TableAt(places[n]), weights + n * kVectors + v));
+      total[v] = _mm256_add_epi8(total[v], x);
+      high[v] = _mm256_add_epi8(high[v], _mm256_and_si256(_mm256_srli_epi16(x, 4), low_nibbles));
+    }
+    places += length;
+    weights += length * kVectors;
+    nibbles -= length;
+  };
+  while (nibbles >= kSum) add(std::integral_constant<int, kSum>{});
+  while (nibbles > 0) add(std::integral_constant<int, 1>{});
+  for (int v = 0; v < kVectors; ++v) AddTotals(total[v], high[v], counts + v * kLanes);
 }
 
 // Where a chunk of K starts.
@@ -227,44 +244,20 @@ struct Place {
   int64_t nibble;  // in the run
 };
 
-// counts: [2 pixels][kBlock]; `fresh`: they hold nothing yet.
 template <int kVectors>
-void CountPair(const uint32_t* window, Place at, const __m256i* weights, int64_t nibbles, bool fresh,
-               uint16_t* counts) {
-  Totals<kVectors> totals;
-  totals.Clear();
-  int64_t held = 0;  // nibbles in the totals
-  const auto empty = [&] {
-    fresh ? Widen<true>(totals, counts) : Widen<false>(totals, counts);
-    totals.Clear();
-    fresh = false;
-    held = 0;
-  };
+__attribute__((noinline)) void CountPair(const uint32_t* window, Place at, const __m256i* weights, int64_t nibbles,
+                                         bool fresh, uint16_t* counts) {
+  if (fresh) Clear(counts);
   for (; nibbles > 0; ++at.run, at.nibble = 0) {
     const uint16_t* places = reinterpret_cast<const uint16_t*>(window + at.run->offset) + at.nibble;
     int64_t left = std::min(nibbles, at.run->words * kWordNibbles - at.nibble);
     nibbles -= left;
-    while (left > 0) {
-      // Of whole groups the number of steps is a constant: no mispredicted end.
-      const int64_t length = std::min(left, kGroup);
-      if (held + length > kMostNibbles) empty();
-      held += length;
-      left -= length;
-      const uint16_t* const end = places + length;
-      if (length == kGroup) {
-        for (int q = 0; q < 4; ++q, places += kQuad, weights += kQuad * kVectors) AddQuad<kVectors>(places, weights, &totals);
-        continue;
-      }
-      for (; end - places >= kQuad; places += kQuad, weights += kQuad * kVectors) {
-        AddQuad<kVectors>(places, weights, &totals);
-      }
-      for (; end - places >= kSum; places += kSum, weights += kSum * kVectors) {
-        AddSum<kVectors, kSum>(places, weights, &totals);
-      }
-      for (; places < end; ++places, weights += kVectors) AddSum<kVectors, 1>(places, weights, &totals);
+    for (; left >= kGroup; left -= kGroup, places += kGroup, weights += kGroup * kVectors) {
+      AddGroup<kVectors>(places, weights, counts);
     }
+    if (left > 0) AddRest<kVectors>(places, left, weights, counts);
+    weights += left * kVectors;
   }
-  empty();
 }
 
 // ---- Scratch: counts of a strip; and of those that need more, in 32 bits ----
@@ -324,65 +317,130 @@ inline __m256i Lanes(int64_t count) {
                             _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
-// The float values of a pixel, 8 at a time.
-struct PixelValues {
-  const ConvStrip& strip;
-  const int32_t *base, *half_base;
-  const uint16_t* counts;
+// A word of 32 lanes with all bits set or none. Packing with saturation keeps them so, and takes fours of two vectors in
+// turn.
+inline uint32_t WordOf(__m256i lanes0, __m256i lanes8, __m256i lanes16, __m256i lanes24) {
+  const __m256i low = _mm256_packs_epi32(lanes0, lanes8), high = _mm256_packs_epi32(lanes16, lanes24);
+  const __m256i fours = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), fours);
+  return static_cast<uint32_t>(_mm256_movemask_epi8(bytes));
+}
 
-  PixelValues(const ConvStrip& its_strip, int64_t pixel, const uint16_t* its_counts)
-      : strip(its_strip),
-        base(its_strip.base + its_strip.base_offset[pixel]),
-        half_base(its_strip.half_base == nullptr ? nullptr : its_strip.half_base + its_strip.base_offset[pixel]),
-        counts(its_counts) {}
-
-  __m256 Halved(int64_t c) const {
-    const __m256i v = _mm256_sub_epi32(Load(half_base + c), Counts8(counts, c));
-    return Scaled(v, strip.half_multiplier, c);
+struct Avx2Lanes {
+  using Floats = __m256;
+  static constexpr int kLanes = 8;
+  static __m256 Load(const float* from) { return _mm256_loadu_ps(from); }
+  static __m256 Same(float value) { return _mm256_set1_ps(value); }
+  static void Store(float* to, __m256 y) { _mm256_storeu_ps(to, y); }
+  static __m256 Plus(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
+  static __m256 Times(__m256 a, __m256 b) { return _mm256_mul_ps(a, b); }
+  static __m256 PickBelow(__m256 a, __m256 b, __m256 c, __m256 d) {
+    return _mm256_blendv_ps(d, c, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
   }
-
-  __m256 Whole(int64_t c) const {
-    const __m256i doubled = _mm256_slli_epi32(Counts8(counts, c), 1);
-    __m256i v = strip.doubled < 0 ? _mm256_sub_epi32(Load(base + c), doubled) : _mm256_add_epi32(Load(base + c), doubled);
-    if (strip.clamps) {
-      v = _mm256_max_epi32(v, _mm256_set1_epi32(strip.clamp_low));
-      v = _mm256_min_epi32(v, _mm256_set1_epi32(strip.clamp_high));
-    }
-    return Scaled(v, strip.multiplier, c);
-  }
-
- private:
-  __m256 Scaled(__m256i v, const float* multiplier, int64_t c) const {
-    const __m256 product = _mm256_mul_ps(_mm256_cvtepi32_ps(v), _mm256_loadu_ps(multiplier + c));
-    return _mm256_add_ps(product, _mm256_loadu_ps(strip.bias + c));
+  // Both instructions return their second operand if one is NaN.
+  static __m256 Clip(__m256 y, __m256 low, __m256 high) { return _mm256_min_ps(high, _mm256_max_ps(low, y)); }
+  static uint32_t Below(__m256 a, __m256 b) {
+    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
   }
 };
 
-void StoreFloats(const PixelValues& values, float* out) {
-  const int64_t channels = values.strip.channels;
-  if (values.half_base != nullptr && channels == kBlock) {
+inline __m256 Scaled(__m256i v, const float* multiplier, const float* bias) {
+  return _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(v), _mm256_loadu_ps(multiplier)), _mm256_loadu_ps(bias));
+}
+
+// The usual case: whole blocks with half_base. What is done with a value is up to `finish`(pixel, channel, value).
+template <typename Finish>
+inline void FinishHalved(const ConvStrip& strip, const uint16_t* counts, const Finish& finish) {
+  const float *const multiplier = strip.half_multiplier, *const bias = strip.bias;
+  const int32_t *const half_base = strip.half_base, *const offset = strip.base_offset;
+  for (int64_t i = 0, pixels = strip.pixels; i < pixels; ++i, counts += kBlock) {
+    const int32_t* const base = half_base + offset[i];
 #pragma GCC unroll 8
-    for (int64_t c = 0; c < kBlock; c += 8) _mm256_storeu_ps(out + c, values.Halved(c));
-    return;
+    for (int64_t c = 0; c < kBlock; c += 8) {
+      const __m256i v = _mm256_sub_epi32(Load(base + c), Counts8(counts, c));
+      finish(i, c, Scaled(v, multiplier + c, bias + c));
+    }
   }
-  for (int64_t c = 0; c < channels; c += 8) {
-    const __m256 y = values.half_base != nullptr ? values.Halved(c) : values.Whole(c);
-    if (c + 8 <= channels) {
+}
+
+// All other cases, one pixel.
+void StoreFloats(const ConvStrip& strip, int64_t pixel, const uint16_t* counts, float* out) {
+  const int32_t* const base = strip.base + strip.base_offset[pixel];
+  const __m256i low = _mm256_set1_epi32(strip.clamp_low), high = _mm256_set1_epi32(strip.clamp_high);
+  for (int64_t c = 0; c < strip.channels; c += 8) {
+    const __m256i doubled = _mm256_slli_epi32(Counts8(counts, c), 1);
+    __m256i v = strip.doubled < 0 ? _mm256_sub_epi32(Load(base + c), doubled) : _mm256_add_epi32(Load(base + c), doubled);
+    if (strip.clamps) v = _mm256_min_epi32(_mm256_max_epi32(v, low), high);
+    const __m256 y = Scaled(v, strip.multiplier + c, strip.bias + c);
+    if (c + 8 <= strip.channels) {
       _mm256_storeu_ps(out + c, y);
     } else {
-      _mm256_maskstore_ps(out + c, Lanes(channels - c), y);
+      _mm256_maskstore_ps(out + c, Lanes(strip.channels - c), y);
     }
+  }
+}
+
+void StoreFloatRow(const ConvStrip& strip, const uint16_t* counts) {
+  float* const out = static_cast<float*>(strip.output);
+  const int64_t step = strip.out_pixel_step;
+  if (strip.half_base != nullptr && strip.channels == kBlock) {
+    FinishHalved(strip, counts, [=](int64_t i, int64_t c, __m256 y) { _mm256_storeu_ps(out + i * step + c, y); });
+    return;
+  }
+  for (int64_t i = 0; i < strip.pixels; ++i) StoreFloats(strip, i, counts + i * kBlock, out + i * step);
+}
+
+// `first`: the row's first pixel among those of the tail.
+template <bool kAddsResidual, bool kWritesBits>
+void StoreTailRow(const ConvStrip& strip, const uint16_t* counts, int64_t first) {
+  const TailStrip& tail = *strip.tail;
+  const int64_t step = tail.pixel_step, bits_step = tail.bits_step;
+  const float* const residual = kAddsResidual ? tail.residual + first * step : nullptr;
+  float* const output = tail.output + first * step;
+  uint32_t* const bits = kWritesBits ? tail.bits + first * bits_step : nullptr;
+  const float *const limit = tail.limit, low = tail.low, high = tail.high;
+  uint32_t word = 0;
+  FinishHalved(strip, counts, [&](int64_t i, int64_t c, __m256 y) {
+    const int64_t at = i * step;
+    const TailStep<kAddsResidual, false, kWritesBits> pixel{residual + at, nullptr, nullptr, limit, output + at, low, high};
+    word = word >> 8 | pixel.template Do<Avx2Lanes>(y, c) << 24;
+    if (kWritesBits && (c + 8) % kWordBits == 0) bits[i * bits_step + c / kWordBits] = word;
+  });
+}
+
+// Through the first cache: `values_of`(pixel, values) are those before the tail.
+template <typename ValuesOf>
+void StoreTailPixels(const ConvStrip& strip, int64_t first, const ValuesOf& values_of) {
+  const TailStrip& tail = *strip.tail;
+  alignas(32) float values[kBlock];
+  TailStrip pixel = tail;
+  pixel.values = values;
+  pixel.pixels = 1;
+  for (int64_t i = 0; i < strip.pixels; ++i) {
+    values_of(i, values);
+    pixel.output = tail.output + (first + i) * tail.pixel_step;
+    if (tail.residual != nullptr) pixel.residual = tail.residual + (first + i) * tail.pixel_step;
+    if (tail.bits != nullptr) pixel.bits = tail.bits + (first + i) * tail.bits_step;
+    FinishTail<Avx2Lanes>(pixel);
+  }
+}
+
+void StoreTail(const ConvStrip& strip, const uint16_t* counts, int64_t first) {
+  if (strip.half_base == nullptr) {
+    StoreTailPixels(strip, first, [&](int64_t i, float* values) { StoreFloats(strip, i, counts + i * kBlock, values); });
+  } else if (strip.tail->residual != nullptr) {
+    const auto store = strip.tail->bits != nullptr ? StoreTailRow<true, true> : StoreTailRow<true, false>;
+    store(strip, counts, first);
+  } else {
+    const auto store = strip.tail->bits != nullptr ? StoreTailRow<false, true> : StoreTailRow<false, false>;
+    store(strip, counts, first);
   }
 }
 
 void StoreBits(const int32_t* base, const uint16_t* counts, int64_t channels, uint32_t* out) {
   for (int64_t c = 0; c < channels; c += kWordBits) {
-    uint32_t word = 0;
-    for (int64_t i = 0; i < kWordBits; i += 8) {
-      const __m256i above = _mm256_cmpgt_epi32(Counts8(counts, c + i), Load(base + c + i));
-      word |= static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(above))) << i;
-    }
-    *out++ = word;
+    const auto above = [=](int64_t i) { return _mm256_cmpgt_epi32(Counts8(counts, c + i), Load(base + c + i)); };
+    *out++ = WordOf(above(0), above(8), above(16), above(24));
   }
 }
 
@@ -393,7 +451,7 @@ void StoreTransposed(const ConvStrip& strip, const uint16_t* counts) {
   float* out = static_cast<float*>(strip.output);
   for (int64_t i = 0; i < strip.pixels; i += kSide) {
     const int64_t pixels = std::min(kSide, strip.pixels - i);
-    for (int64_t j = 0; j < pixels; ++j) StoreFloats(PixelValues(strip, i + j, counts + (i + j) * kBlock), rows[j]);
+    for (int64_t j = 0; j < pixels; ++j) StoreFloats(strip, i + j, counts + (i + j) * kBlock, rows[j]);
     for (int64_t c = 0; c < strip.channels; c += kSide) {
       __m256 r[8], t[8];
       for (int j = 0; j < 8; ++j) r[j] = j < pixels ? _mm256_load_ps(rows[j] + c) : _mm256_setzero_ps();
@@ -423,15 +481,19 @@ void StoreTransposed(const ConvStrip& strip, const uint16_t* counts) {
   }
 }
 
-void StoreRow(const ConvStrip& strip, const uint16_t* counts) {
-  if (strip.kind == OutputKind::kFloat && strip.out_channel_step != 1) {
-    StoreTransposed(strip, counts);
+void StoreRow(const ConvStrip& strip, const uint16_t* counts, int64_t first) {
+  if (strip.kind == OutputKind::kFloat) {
+    if (strip.tail != nullptr) {
+      StoreTail(strip, counts, first);
+    } else if (strip.out_channel_step != 1) {
+      StoreTransposed(strip, counts);
+    } else {
+      StoreFloatRow(strip, counts);
+    }
     return;
   }
   for (int64_t i = 0; i < strip.pixels; ++i, counts += kBlock) {
-    if (strip.kind == OutputKind::kFloat) {
-      StoreFloats(PixelValues(strip, i, counts), static_cast<float*>(strip.output) + i * strip.out_pixel_step);
-    } else if (strip.kind == OutputKind::kBits) {
+    if (strip.kind == OutputKind::kBits) {
       uint32_t* const out = static_cast<uint32_t*>(strip.output) + i * strip.out_pixel_step;
       StoreBits(strip.base + strip.base_offset[i], counts, strip.channels, out);
     } else {
@@ -440,6 +502,19 @@ void StoreRow(const ConvStrip& strip, const uint16_t* counts) {
       StorePixel(strip, i, p);
     }
   }
+}
+
+void StoreWideRow(const ConvStrip& strip, const int32_t* sums, int64_t first) {
+  if (strip.tail != nullptr) {
+    ConvStrip pixel = strip;
+    pixel.out_pixel_step = 0;
+    StoreTailPixels(strip, first, [&](int64_t i, float* values) {
+      pixel.output = values;
+      StorePixel(pixel, i, sums + i * kBlock);
+    });
+    return;
+  }
+  for (int64_t i = 0; i < strip.pixels; ++i) StorePixel(strip, i, sums + i * kBlock);
 }
 
 // To be stored.
@@ -461,35 +536,23 @@ void Run(const ConvStrip& strip) {
   for (int64_t y = 0; y < strip.rows; ++y) {
     const int64_t first = y * strip.pixels;
     const ConvStrip row = RowOf(strip, y);
-    if (wide == nullptr) {
-      StoreRow(row, counts + first * kBlock);
-    } else {
-      for (int64_t i = 0; i < strip.pixels; ++i) StorePixel(row, i, wide + (first + i) * kBlock);
-    }
+    wide == nullptr ? StoreRow(row, counts + first * kBlock, first) : StoreWideRow(row, wide + first * kBlock, first);
   }
 }
 
 // ---- Packing: comparisons, not sign bits, as -0.0 and NaN are +1 ----
 
-// All bits of a 32-bit lane: value below limit.
 inline __m256i Below(const float* values, __m256 limit) {
   return _mm256_castps_si256(_mm256_cmp_ps(limit, _mm256_loadu_ps(values), _CMP_GT_OQ));
-}
-
-// 32 signs. Packing with saturation keeps lanes of all bits or none, and takes the halves of two vectors in turn.
-inline uint32_t BelowWord(const float* values, __m256 limit) {
-  const __m256i low = _mm256_packs_epi32(Below(values, limit), Below(values + 8, limit));
-  const __m256i high = _mm256_packs_epi32(Below(values + 16, limit), Below(values + 24, limit));
-  const __m256i fours = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), fours);
-  return static_cast<uint32_t>(_mm256_movemask_epi8(bytes));
 }
 
 void PackNhwcFloat(const float* values, float zero, int64_t pixels, int64_t channels, uint32_t* words) {
   const __m256 limit = _mm256_set1_ps(zero);
   for (int64_t i = 0; i < pixels; ++i) {
     int64_t left = channels;
-    for (; left >= kWordBits; left -= kWordBits, values += kWordBits) *words++ = BelowWord(values, limit);
+    for (; left >= kWordBits; left -= kWordBits, values += kWordBits) {
+      *words++ = WordOf(Below(values, limit), Below(values + 8, limit), Below(values + 16, limit), Below(values + 24, limit));
+    }
     if (left > 0) ScalarPackNhwcFloat(values, zero, 1, left, words++);
     values += left;
   }
@@ -521,7 +584,7 @@ int64_t Peak(int64_t rounds) {
   const auto sum = [&](int v) {
     __m256i x[kSum];
     for (int n = 0; n < kSum; ++n) {
-      Pin(&table);  // else the shuffles would be one
+      BNNEDGE_PIN(table);  // else the shuffles would be one
       x[n] = _mm256_shuffle_epi8(table, weights[v]);
     }
     const __m256i all = _mm256_add_epi8(_mm256_add_epi8(x[0], x[1]), x[2]);
@@ -541,31 +604,11 @@ int64_t Peak(int64_t rounds) {
   return rounds * kChains * kQuad * 4 * kLanes * 2;
 }
 
-// ---- The tail of a residual block ----
-
-struct Avx2Lanes {
-  using Floats = __m256;
-  static constexpr int kLanes = 8;
-  static __m256 Load(const float* from) { return _mm256_loadu_ps(from); }
-  static __m256 Same(float value) { return _mm256_set1_ps(value); }
-  static void Store(float* to, __m256 y) { _mm256_storeu_ps(to, y); }
-  static __m256 Plus(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
-  static __m256 Times(__m256 a, __m256 b) { return _mm256_mul_ps(a, b); }
-  static __m256 PickBelow(__m256 a, __m256 b, __m256 c, __m256 d) {
-    return _mm256_blendv_ps(d, c, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
-  }
-  // Both instructions return their second operand if one is NaN.
-  static __m256 Clip(__m256 y, __m256 low, __m256 high) { return _mm256_min_ps(high, _mm256_max_ps(low, y)); }
-  static uint32_t Below(__m256 a, __m256 b) {
-    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
-  }
-};
-
 }  // namespace
 
 const ConvKernel kConvAvx2 = {
     "avx2",        kBlock,       StripOrder::kBlocksOutside, PackedBytes,      PackWeights, ScratchBytes, Run,
-    FinishTail<Avx2Lanes>, false,
+    FinishTail<Avx2Lanes>, true,
     PackNhwcFloat, PackNhwcInt8, ScalarPackNchwFloat,      ScalarUnpackNhwc, Peak,
     nullptr,       PairWords,    kStripPixels,
 };
