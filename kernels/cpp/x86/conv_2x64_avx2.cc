@@ -5,7 +5,7 @@
 // pixels share a look-up: t[w] = popcount(a ^ w) + 16 popcount(b ^ w). Three such bytes add up without overflow (at
 // most 12 in either half). Of these sums x, two totals are kept modulo 256:
 //   T = sum of x        H = sum of (x >> 4): the second pixel's counts
-// For 63 nibbles at most, H and the first pixel's counts L fit a byte, and L = T - 16 H modulo 256: a group is 48.
+// For 63 nibbles at most, H and the first pixel's counts L fit a byte, and L = T - 16 H modulo 256.
 //
 // Shuffles and shifts share two of the four vector pipes, averages do not, and a byte has no shift. So H takes four sums
 // at once: with y = x & 0xf0, a multiple of 16 up to 192, the average of two is exact and 8 times the sum of their
@@ -36,9 +36,9 @@ constexpr int64_t kBlock = kMostVectors * kLanes;
 constexpr int64_t kWordNibbles = 8;
 constexpr int64_t kSum = 3;  // nibbles added before the totals
 constexpr int64_t kQuad = 4 * kSum;
-constexpr int64_t kGroup = 4 * kQuad;  // before totals are widened
-static_assert(4 * kGroup < 256, "counts of a byte");
-constexpr int64_t kChunk = 6 * kGroup;       // 18 KiB of weights
+constexpr int64_t kGroupQuads = 5;  // before totals are widened
+static_assert(4 * kQuad * kGroupQuads < 256, "counts of a byte");
+constexpr int64_t kChunk = 24 * kQuad;  // 18 KiB of weights
 constexpr int64_t kStripPixels = 64;
 // Above this, counts of 16 bits could overflow.
 constexpr int64_t kNarrowWords = 65535 / kWordBits;
@@ -200,12 +200,13 @@ __attribute__((always_inline)) inline void AddSums(const uint16_t* places, const
 
 // counts: [2 pixels][kBlock]
 template <int kVectors>
-__attribute__((always_inline)) inline void AddGroup(const uint16_t* places, const __m256i* weights, uint16_t* counts) {
+__attribute__((always_inline)) inline void AddQuads(const uint16_t* places, const __m256i* weights, int64_t quads,
+                                                    uint16_t* counts) {
   __m256i second_halves = _mm256_set1_epi8(static_cast<char>(0xf0));
   BNNEDGE_PIN(second_halves);
   Totals first, second;
   first.total = first.high = second.total = second.high = _mm256_setzero_si256();
-  for (int q = 0; q < kGroup / kQuad; ++q, places += kQuad, weights += kQuad * kVectors) {
+  for (; quads > 0; --quads, places += kQuad, weights += kQuad * kVectors) {
     AddSums<0, kVectors>(places, weights, second_halves, &first, &second);
     AddSums<1, kVectors>(places, weights, second_halves, &first, &second);
     AddSums<2, kVectors>(places, weights, second_halves, &first, &second);
@@ -215,7 +216,7 @@ __attribute__((always_inline)) inline void AddGroup(const uint16_t* places, cons
   if (kVectors == 2) AddTotals(second.total, second.high, counts + kLanes);
 }
 
-// What is left of a run after its whole groups.
+// What is left of a run after its quads.
 template <int kVectors>
 __attribute__((noinline)) void AddRest(const uint16_t* places, int64_t nibbles, const __m256i* weights,
                                        uint16_t* counts) {
@@ -252,8 +253,12 @@ __attribute__((noinline)) void CountPair(const uint32_t* window, Place at, const
     const uint16_t* places = reinterpret_cast<const uint16_t*>(window + at.run->offset) + at.nibble;
     int64_t left = std::min(nibbles, at.run->words * kWordNibbles - at.nibble);
     nibbles -= left;
-    for (; left >= kGroup; left -= kGroup, places += kGroup, weights += kGroup * kVectors) {
-      AddGroup<kVectors>(places, weights, counts);
+    while (left >= kQuad) {
+      const int64_t quads = std::min(left / kQuad, kGroupQuads), length = quads * kQuad;
+      AddQuads<kVectors>(places, weights, quads, counts);
+      left -= length;
+      places += length;
+      weights += length * kVectors;
     }
     if (left > 0) AddRest<kVectors>(places, left, weights, counts);
     weights += left * kVectors;
