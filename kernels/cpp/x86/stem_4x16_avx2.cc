@@ -105,6 +105,7 @@ __attribute__((always_inline)) inline void Tile(const StemRow& row, int64_t pixe
       sum[i][z] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row.base + block * kStemBlock + z * kLanes));
     }
   }
+#pragma GCC unroll 2
   for (int64_t pair = 0; pair < 2 * steps; ++pair, taps += 2, weights += kStepWords / 2) {
     const __m256i w0 = _mm256_load_si256(reinterpret_cast<const __m256i*>(weights));
     const __m256i w1 = _mm256_load_si256(reinterpret_cast<const __m256i*>(weights + 2 * kLanes));
