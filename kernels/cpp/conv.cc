@@ -356,7 +356,8 @@ class PackedConv : public Conv {
     const int64_t in_words = p.InWords(), tap_words = p.FilterWords();
     for (int64_t ky = 0; ky < p.kernel_height; ++ky) {
       for (int64_t kx = 0; kx < p.kernel_width; ++kx) {
-        const int64_t offset = ky * p.dilation_height * plan->image_row_words + kx * p.dilation_width * in_words * ReadWords();
+        const int64_t offset =
+            ky * p.dilation_height * plan->image_row_words + kx * p.dilation_width * in_words * ReadWords();
         if (!plan->runs.empty() && plan->runs.back().offset + plan->runs.back().words * ReadWords() == offset) {
           plan->runs.back().words += tap_words;
         } else {

@@ -7,14 +7,14 @@
 //   T = sum of x        H = sum of (x >> 4): the second pixel's counts
 // For 63 nibbles at most, H and the first pixel's counts L fit a byte, and L = T - 16 H modulo 256.
 //
-// Shuffles and shifts share two of the four vector pipes, averages do not, and a byte has no shift. So H takes four sums
-// at once: with y = x & 0xf0, a multiple of 16 up to 192, the average of two is exact and 8 times the sum of their
-// halves, that of two averages 4 times the sum of four. Its low bits are 0: shifted by 2 as 16 bits, no bit changes
-// bytes. A quad is 12 nibbles and 33 operations, where a shift and a mask for each sum would make it 36.
+// On many cores shuffles and shifts share two of four vector pipes, averages do not, and no shift is one of bytes. So H
+// takes four sums at once: with y = x & 0xf0, a multiple of 16 up to 192, the average of two is exact and 8 times the
+// sum of their halves, that of two averages 4 times the sum of four. Its low bits are 0: shifted by 2 as 16 bits, no
+// bit changes bytes. A quad is 12 nibbles and 33 operations; a shift and a mask for each sum would make it 36.
 //
 // The 256 possible tables take 4 KiB. The image is made of their places, see PairWords: 16 bits a nibble, once for all
-// taps, rows and blocks that read it. K is cut into chunks whose weights stay in the first cache for all pixels of a
-// strip. 64 channels are 2 vectors: both totals, the averages, three tables and the sums on the way fit 16 registers.
+// taps, output rows and blocks that read it. K is cut into chunks whose weights stay in the first cache for all pixels
+// of a strip. 64 channels are 2 vectors: totals, averages, three tables and the sums on the way fit 16 registers.
 #include <immintrin.h>
 
 #include <algorithm>
@@ -116,8 +116,8 @@ void PairWords(const uint32_t* first, const uint32_t* second, int64_t count, uin
 
 // ---- Counting ----
 
-// Keeps a value in a register here, and so the order of what is around it: compilers that move look-ups together run out
-// of registers.
+// Keeps a value in a register here, and so the order of what is around it: compilers that move look-ups together run
+// out of registers.
 #define BNNEDGE_PIN(value) __asm__ volatile("" : "+x"(value))
 
 inline __m256i TableAt(uint16_t place) {
@@ -271,7 +271,7 @@ int64_t CountedPixels(int64_t pixels) { return (pixels + 1) / 2 * 2; }
 int64_t CountBytes(int64_t pixels) { return CountedPixels(pixels) * kBlock * int64_t{sizeof(uint16_t)}; }
 int64_t ScratchBytes(int64_t pixels, int64_t k_words) { return CountBytes(pixels) * (k_words > kNarrowWords ? 3 : 1); }
 
-// A row with an odd number of pixels ends in a pair with the first of the next row; the strip's last pixel may be alone.
+// A row with an odd number of pixels ends in a pair with the next row's first; the strip's last pixel may be alone.
 template <int kVectors>
 void CountChunk(const ConvStrip& strip, Place at, const __m256i* weights, int64_t nibbles, bool fresh,
                 uint16_t* counts) {
@@ -322,8 +322,8 @@ inline __m256i Lanes(int64_t count) {
                             _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
-// A word of 32 lanes with all bits set or none. Packing with saturation keeps them so, and takes fours of two vectors in
-// turn.
+// A word of 32 lanes with all bits set or none. Packing with saturation keeps them so, and takes fours of two vectors
+// in turn.
 inline uint32_t WordOf(__m256i lanes0, __m256i lanes8, __m256i lanes16, __m256i lanes24) {
   const __m256i low = _mm256_packs_epi32(lanes0, lanes8), high = _mm256_packs_epi32(lanes16, lanes24);
   const __m256i fours = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
@@ -374,7 +374,8 @@ void StoreFloats(const ConvStrip& strip, int64_t pixel, const uint16_t* counts, 
   const __m256i low = _mm256_set1_epi32(strip.clamp_low), high = _mm256_set1_epi32(strip.clamp_high);
   for (int64_t c = 0; c < strip.channels; c += 8) {
     const __m256i doubled = _mm256_slli_epi32(Counts8(counts, c), 1);
-    __m256i v = strip.doubled < 0 ? _mm256_sub_epi32(Load(base + c), doubled) : _mm256_add_epi32(Load(base + c), doubled);
+    const __m256i b = Load(base + c);
+    __m256i v = strip.doubled < 0 ? _mm256_sub_epi32(b, doubled) : _mm256_add_epi32(b, doubled);
     if (strip.clamps) v = _mm256_min_epi32(_mm256_max_epi32(v, low), high);
     const __m256 y = Scaled(v, strip.multiplier + c, strip.bias + c);
     if (c + 8 <= strip.channels) {
@@ -407,7 +408,8 @@ void StoreTailRow(const ConvStrip& strip, const uint16_t* counts, int64_t first)
   uint32_t word = 0;
   FinishHalved(strip, counts, [&](int64_t i, int64_t c, __m256 y) {
     const int64_t at = i * step;
-    const TailStep<kAddsResidual, false, kWritesBits> pixel{residual + at, nullptr, nullptr, limit, output + at, low, high};
+    using Step = TailStep<kAddsResidual, false, kWritesBits>;
+    const Step pixel{residual + at, nullptr, nullptr, limit, output + at, low, high};
     word = word >> 8 | pixel.template Do<Avx2Lanes>(y, c) << 24;
     if (kWritesBits && (c + 8) % kWordBits == 0) bits[i * bits_step + c / kWordBits] = word;
   });
@@ -432,7 +434,9 @@ void StoreTailPixels(const ConvStrip& strip, int64_t first, const ValuesOf& valu
 
 void StoreTail(const ConvStrip& strip, const uint16_t* counts, int64_t first) {
   if (strip.half_base == nullptr) {
-    StoreTailPixels(strip, first, [&](int64_t i, float* values) { StoreFloats(strip, i, counts + i * kBlock, values); });
+    StoreTailPixels(strip, first, [&](int64_t i, float* values) {
+      StoreFloats(strip, i, counts + i * kBlock, values);
+    });
   } else if (strip.tail->residual != nullptr) {
     const auto store = strip.tail->bits != nullptr ? StoreTailRow<true, true> : StoreTailRow<true, false>;
     store(strip, counts, first);
@@ -556,7 +560,8 @@ void PackNhwcFloat(const float* values, float zero, int64_t pixels, int64_t chan
   for (int64_t i = 0; i < pixels; ++i) {
     int64_t left = channels;
     for (; left >= kWordBits; left -= kWordBits, values += kWordBits) {
-      *words++ = WordOf(Below(values, limit), Below(values + 8, limit), Below(values + 16, limit), Below(values + 24, limit));
+      const auto below = [=](int64_t c) { return Below(values + c, limit); };
+      *words++ = WordOf(below(0), below(8), below(16), below(24));
     }
     if (left > 0) ScalarPackNhwcFloat(values, zero, 1, left, words++);
     values += left;

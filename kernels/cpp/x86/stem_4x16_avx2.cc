@@ -1,6 +1,6 @@
 // Up to 4 pixels x 16 output channels, AVX2. Its only product of bytes saturates, so both factors are widened to 16
-// bits: the filter's when it is packed, the windows of a tile before all its channels. Then a broadcast of two taps, which
-// a load port does by itself, feeds one multiplication and one addition for each 16 products.
+// bits: the filter's when it is packed, the windows of a tile before all its channels. Then a broadcast of two taps,
+// which a load port does by itself, feeds one multiplication and one addition for each 16 products.
 // Registers at 4 x 16: 8 sums, 2 filter vectors, 1 for the image, 2 temporaries.
 #include "stem_interleave.h"
 
@@ -60,8 +60,8 @@ inline __m256i FloatCodes(const Requantization& to, __m256i sums, int64_t channe
 
 inline __m256i Load(const int32_t* values) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)); }
 
-// As FixedPointCode. The product with m is one of 64 bits, of the even lanes and of the odd ones; bits 31 to 62 of it are
-// the low half shifted right by 31, or the high half shifted left by 1.
+// As FixedPointCode. The product with m is one of 64 bits, of the even lanes and of the odd ones. Its bits 31 to 62 are
+// in the low half after a shift by 31 to the right, and in the high half after one by 1 to the left.
 inline __m256i FixedPointCodes(const Requantization& to, __m256i sums, int64_t channel) {
   const __m256i mantissa = Load(to.mantissa + channel), half = _mm256_set1_epi64x(int64_t{1} << 30);
   const __m256i shifted = _mm256_sllv_epi32(sums, Load(to.left_shift + channel));
@@ -83,8 +83,9 @@ inline void StoreCodes(const Requantization& to, const __m256i* sums, int64_t ch
   __m256i whole[kVectors];
   for (int z = 0; z < kVectors; ++z) {
     const int64_t first = channel + z * kLanes;
-    whole[z] = to.arithmetic == Arithmetic::kFloat ? FloatCodes(to, sums[z], first) : FixedPointCodes(to, sums[z], first);
-    whole[z] = _mm256_add_epi32(whole[z], _mm256_set1_epi32(to.zero_point));
+    const bool is_float = to.arithmetic == Arithmetic::kFloat;
+    const __m256i codes_less_zero = is_float ? FloatCodes(to, sums[z], first) : FixedPointCodes(to, sums[z], first);
+    whole[z] = _mm256_add_epi32(codes_less_zero, _mm256_set1_epi32(to.zero_point));
   }
   // Packing takes fours of the two in turn.
   const __m256i in_fours = _mm256_permute4x64_epi64(_mm256_packs_epi32(whole[0], whole[1]), 0xd8);

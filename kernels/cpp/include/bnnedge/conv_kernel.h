@@ -6,7 +6,8 @@
 //   p = popcount(input xor filter) over the runs
 // where the input words of pixel i are input[i * pixel_step + run.offset .. + run.words) for each run in order, matched
 // with the block's k_words filter words in order (tap by tap). Borders need no care: outside pixels are zero words in
-// the copy. (Kernels with `pair_words` take several rows and other words, see there.) Then, with b = base[base_offset[i] + c], it stores
+// the copy. (Kernels with `pair_words` take several rows and other words, see there.) Then, with
+// b = base[base_offset[i] + c], it stores
 //   kBits           bit c of the pixel's words: p > b. All words(channels) words are written, spare bits are 0
 //   kSums           v = b + doubled * p      (doubled is -2 or 2; everything modulo 2^32)
 //   kFloat          y = float(clamp(v)) * multiplier[c] + bias[c], product and sum rounded apart
@@ -130,11 +131,12 @@ struct ConvKernel {
   // `run`, or nullptr where plain words are better. nullptr: everywhere.
   ChainRowFunction (*chain)(int64_t kernel_height, int64_t k_words) = nullptr;
 
-  // For kernels that count two pixels at once: makes what `run` reads, kPairWords words of each word of a pixel and the
-  // word at its place in the partner's window. All pixels of the image have the next one in an output row as their
-  // partner: an even number of pixels into a row, windows are where they would be in an image of words so wide.
+  // For kernels that count two pixels at once, of neighbouring windows: makes what `run` reads in place of an image's
+  // words, kPairWords words of each word and the word a window's step further on in its row. So the image of pairs
+  // serves all taps and all output rows. Behind each of its rows lies the window of the last pixel once more, paired
+  // with the first window of the next output row, if the number of pixels in a row is odd. nullptr: `run` reads words.
   void (*pair_words)(const uint32_t* first, const uint32_t* second, int64_t count, uint32_t* pairs) = nullptr;
-  int64_t strip_pixels = 0;  // and so many pixels in a strip at most, unless one row has more
+  int64_t strip_pixels = 0;  // then, pixels of the rows in a strip at most, unless one row has more
 };
 
 extern const ConvKernel kConvPortable;
