@@ -106,6 +106,8 @@ struct Plan {
   bool copies = false;                 // else the kernel reads the caller's input, or chained words
   int64_t rows = 0, columns = 0;       // of the image that the kernel reads
   int64_t chain_columns = 0;           // of a row of chained words, rounded up
+  int64_t wrap_words = 0;              // of the window that ConvStrip::wrap is for, before they are paired
+  int64_t strip_rows = 1;
   int64_t image_row_words = 0;         // from one row of what the kernel reads to the next
   std::vector<ConvRun> runs;
   std::vector<int32_t> row_base;       // [OH]: index into base
@@ -131,7 +133,8 @@ class PackedConv : public Conv {
         has_tail_(!transform.tail.IsEmpty()) {
     plan_.params = params;
     PackWeights(chain_row_ == nullptr ? filter : ChainFilter(filter).data());
-    rows_outside_ = kernel.order == StripOrder::kRowsOutside || block_bytes_ * block_count_ <= kFirstCacheBytes;
+    rows_outside_ =
+        !Pairs() && (kernel.order == StripOrder::kRowsOutside || block_bytes_ * block_count_ <= kFirstCacheBytes);
     CountBits(filter);
     PadChannels(transform_.multiplier, &multiplier_);
     PadChannels(transform_.bias, &bias_);
@@ -170,11 +173,12 @@ class PackedConv : public Conv {
     if (chain_row_ != nullptr) {
       // Each piece of rows makes its own; where pieces share them, they are few.
       if (!rows_outside_ && job.block_pieces > 1) ChainRows(job, 0, plan_.params.batch * plan_.out_height);
-    } else if (plan_.copies) {
-      job.copy_pieces = plan_.copy_bytes / 4 < kParallelCopyWords ? 1 : std::min(threads, CopiedRows());
+    } else if (plan_.copy_bytes > 0) {
+      const int64_t pieces = std::min({threads, kMaxPieces, CopiedRows()});
+      job.copy_pieces = plan_.copy_bytes / 4 < kParallelCopyWords ? 1 : pieces;
       RunPieces(parallel, job.copy_pieces, [](void* context, int64_t i) {
         const Job& j = *static_cast<const Job*>(context);
-        j.conv->CopyRows(j, i);
+        j.conv->Pairs() ? j.conv->PairRows(j, i) : j.conv->CopyRows(j, i);
       }, &job);
     }
     RunPieces(parallel, job.row_pieces * job.block_pieces, [](void* context, int64_t i) {
@@ -204,9 +208,11 @@ class PackedConv : public Conv {
     int64_t index;  // among the rows of all images
     int64_t image, y;
   };
-  void Advance(Row* row) const {
-    ++row->index;
-    if (++row->y == plan_.out_height) {
+  // By rows of the same image.
+  void Advance(Row* row, int64_t rows = 1) const {
+    row->index += rows;
+    row->y += rows;
+    if (row->y == plan_.out_height) {
       row->y = 0;
       ++row->image;
     }
@@ -309,6 +315,11 @@ class PackedConv : public Conv {
       plan->columns = p.in_width;
     }
     plan->image_row_words = plan->columns * p.InWords();  // below 2^31 * 2^26
+    if (Pairs()) {
+      if (plan->out_width % 2 == 1) plan->wrap_words = (p.dilation_width * (p.kernel_width - 1) + 1) * p.InWords();
+      plan->image_row_words = (plan->image_row_words + plan->wrap_words) * kPairWords;
+      plan->strip_rows = std::clamp<int64_t>(kernel_.strip_pixels / plan->out_width, 1, plan->out_height);
+    }
     if (chain_row_ != nullptr) {
       plan->rows = rows_outside_ ? 0 : plan->out_height;
       plan->chain_columns = RoundUp(plan->image_row_words, kChainColumns);
@@ -320,18 +331,20 @@ class PackedConv : public Conv {
     const int64_t row_bytes = plan->image_row_words * 4;
     if (chain_row_ != nullptr && rows_outside_) {
       plan->scratch_bytes = RoundUp(row_bytes, kAlignment);
-    } else if (plan->copies || chain_row_ != nullptr) {
+    } else if (plan->copies || chain_row_ != nullptr || Pairs()) {
       if (row_bytes > kMaxBytes / plan->rows / p.batch) return "the padded input is too large";
       plan->copy_bytes = RoundUp(p.batch * plan->rows * row_bytes, kAlignment);
     }
     error = MakeBase(plan);
     if (kernel_.scratch_bytes != nullptr) {
-      plan->scratch_bytes = RoundUp(kernel_.scratch_bytes(plan->out_width, k_words_), kAlignment);
+      plan->scratch_bytes =
+          RoundUp(kernel_.scratch_bytes(plan->strip_rows * plan->out_width, k_words_), kAlignment);
     }
     int64_t aside = 0;  // elements of a strip that is not stored right away
-    if (merges_bits_) aside = plan->out_width * WordsFor(kernel_.block);
-    if (has_tail_) aside = plan->out_width * std::min(kernel_.block, group_outputs_);
+    if (merges_bits_) aside = plan->strip_rows * plan->out_width * WordsFor(kernel_.block);
+    if (has_tail_) aside = plan->strip_rows * plan->out_width * std::min(kernel_.block, group_outputs_);
     plan->piece_bytes = plan->scratch_bytes + RoundUp(aside * 4, kAlignment);
+    if (Pairs()) plan->piece_bytes = std::max(plan->piece_bytes, RoundUp(2 * LineWords(*plan) * 4, kAlignment));
     if (error.empty() && plan->piece_bytes > kMaxBytes / kMaxPieces) error = "one output row is too wide";
     return error;
   }
@@ -343,8 +356,9 @@ class PackedConv : public Conv {
     const int64_t in_words = p.InWords(), tap_words = p.FilterWords();
     for (int64_t ky = 0; ky < p.kernel_height; ++ky) {
       for (int64_t kx = 0; kx < p.kernel_width; ++kx) {
-        const int64_t offset = (ky * p.dilation_height * plan->columns + kx * p.dilation_width) * in_words;
-        if (!plan->runs.empty() && plan->runs.back().offset + plan->runs.back().words == offset) {
+        const int64_t offset =
+            ky * p.dilation_height * plan->image_row_words + kx * p.dilation_width * in_words * ReadWords();
+        if (!plan->runs.empty() && plan->runs.back().offset + plan->runs.back().words * ReadWords() == offset) {
           plan->runs.back().words += tap_words;
         } else {
           plan->runs.push_back({offset, tap_words});
@@ -449,23 +463,47 @@ class PackedConv : public Conv {
   }
 
   void CopyRows(const Job& job, int64_t piece) const {
-    const BConv2dParams& p = plan_.params;
-    const int64_t rows = CopiedRows(), words = plan_.in_words, copied = CopiedWords();
-    const size_t left = static_cast<size_t>(p.pad_left * words) * 4;
-    const size_t row_bytes = static_cast<size_t>(plan_.columns * words) * 4;
-    const int64_t last = rows * (piece + 1) / job.copy_pieces;
+    const int64_t rows = CopiedRows(), last = rows * (piece + 1) / job.copy_pieces;
     for (int64_t row = rows * piece / job.copy_pieces; row < last; ++row) {
-      unsigned char* to = job.workspace + static_cast<size_t>(row) * row_bytes;
-      const int64_t y = row % plan_.rows - p.pad_top;
-      if (y < 0 || y >= p.in_height || copied == 0) {
-        std::memset(to, 0, row_bytes);
-        continue;
-      }
-      const uint32_t* from = job.tensors->input + (row / plan_.rows * p.in_height + y) * p.in_width * words;
-      const size_t bytes = static_cast<size_t>(copied) * 4;
-      std::memset(to, 0, left);
-      std::memcpy(to + left, from, bytes);
-      std::memset(to + left + bytes, 0, row_bytes - left - bytes);
+      uint32_t* const to = reinterpret_cast<uint32_t*>(job.workspace) + row * plan_.image_row_words;
+      CopyRow(job, row / plan_.rows, row % plan_.rows, to);
+    }
+  }
+
+  // With its borders; a row outside of the image is all border.
+  void CopyRow(const Job& job, int64_t image, int64_t row, uint32_t* to) const {
+    const BConv2dParams& p = plan_.params;
+    const int64_t words = plan_.in_words, copied = CopiedWords(), y = row - p.pad_top;
+    uint32_t* const end = to + plan_.columns * words;
+    if (y >= 0 && y < p.in_height && copied > 0) {
+      const uint32_t* const from = job.tensors->input + (image * p.in_height + y) * p.in_width * words;
+      to = std::fill_n(to, p.pad_left * words, 0u);
+      to = std::copy(from, from + copied, to);
+    }
+    std::fill(to, end, 0u);
+  }
+
+  // A row with its borders, and what the last pixels have for partners.
+  static int64_t LineWords(const Plan& plan) {
+    return (plan.columns + plan.params.stride_width) * plan.in_words;
+  }
+
+  void PairRows(const Job& job, int64_t piece) const {
+    const BConv2dParams& p = plan_.params;
+    const int64_t row_words = plan_.columns * plan_.in_words, step = p.stride_width * plan_.in_words;
+    uint32_t* const line = reinterpret_cast<uint32_t*>(Scratch(job, piece));
+    uint32_t* const next_line = line + LineWords(plan_);
+    std::fill_n(line + row_words, step, 0u);
+    const int64_t rows = CopiedRows(), last = rows * (piece + 1) / job.copy_pieces;
+    for (int64_t index = rows * piece / job.copy_pieces; index < last; ++index) {
+      const int64_t image = index / plan_.rows, row = index % plan_.rows;
+      uint32_t* const to = reinterpret_cast<uint32_t*>(job.workspace) + index * plan_.image_row_words;
+      CopyRow(job, image, row, line);
+      kernel_.pair_words(line, line + step, row_words, to);
+      if (plan_.wrap_words == 0) continue;
+      CopyRow(job, image, row + p.stride_height, next_line);
+      const uint32_t* const last_window = line + (plan_.out_width - 1) * step;
+      kernel_.pair_words(last_window, next_line, plan_.wrap_words, to + row_words * kPairWords);
     }
   }
 
@@ -492,7 +530,7 @@ class PackedConv : public Conv {
     const int64_t last_row = rows * (row_piece + 1) / job.row_pieces;
     const Block* first_block = blocks_.data() + block_count_ * block_piece / job.block_pieces;
     const Block* last_block = blocks_.data() + block_count_ * (block_piece + 1) / job.block_pieces;
-    unsigned char* scratch = job.workspace + plan_.copy_bytes + piece * plan_.piece_bytes;
+    unsigned char* scratch = Scratch(job, piece);
     if (merges_bits_) ClearBits(job, first_row, last_row);
     ConvStrip strip = PieceStrip(scratch);
     Row row{first_row, first_row / plan_.out_height, first_row % plan_.out_height};
@@ -513,7 +551,10 @@ class PackedConv : public Conv {
       const Row first = row;
       const int64_t end = std::min(last_row, row.index - row.y + plan_.out_height);
       for (const Block* block = first_block; block < last_block; ++block) {
-        for (row = first; row.index < end; Advance(&row)) RunStrip(job, row, *block, &strip);
+        for (row = first; row.index < end; Advance(&row, strip.rows)) {
+          strip.rows = std::min(plan_.strip_rows, end - row.index);
+          RunStrip(job, row, *block, &strip);
+        }
       }
     }
   }
@@ -523,7 +564,10 @@ class PackedConv : public Conv {
     const BConv2dParams& p = plan_.params;
     ConvStrip strip{};
     strip.pixels = plan_.out_width;
-    strip.pixel_step = p.stride_width * plan_.in_words;
+    strip.pixel_step = p.stride_width * plan_.in_words * ReadWords();
+    strip.rows = 1;
+    strip.row_step = p.stride_height * plan_.image_row_words;
+    strip.wrap = plan_.columns * plan_.in_words * ReadWords();
     if (chain_row_ != nullptr) {
       strip.ones_step = strip.pixel_step;
       strip.pixel_step *= p.kernel_height;
@@ -556,12 +600,13 @@ class PackedConv : public Conv {
       strip.ones = reinterpret_cast<const int32_t*>(strip.input) + plan_.chain_columns * p.kernel_height;
     } else {
       strip.input = job.image + (row.image * plan_.rows + row.y * p.stride_height) * plan_.image_row_words +
-                    block.group_word;
+                    block.group_word * ReadWords();
     }
     strip.weights = weights_.get() + block.index * block_bytes_;
     strip.channels = block.channels;
     const int64_t padded_first = block.index * kernel_.block;
-    const int64_t first_base = plan_.row_base[static_cast<size_t>(row.y)] + padded_first;
+    strip.row_base = plan_.row_base.data() + row.y;
+    const int64_t first_base = (Pairs() ? 0 : *strip.row_base) + padded_first;
     strip.base = plan_.base.data() + first_base;
     if (!multiplier_.empty()) {
       strip.multiplier = multiplier_.data() + padded_first;
@@ -616,7 +661,7 @@ class PackedConv : public Conv {
     TailStrip rest{};
     rest.values = reinterpret_cast<const float*>(aside);
     rest.value_step = strip->channels;
-    rest.pixels = strip->pixels;
+    rest.pixels = strip->rows * strip->pixels;
     rest.channels = strip->channels;
     if (tail.adds_residual) rest.residual = job.tensors->residual + first;
     rest.output = static_cast<float*>(job.tensors->output) + first;
@@ -651,7 +696,7 @@ class PackedConv : public Conv {
     strip->out_pixel_step = strip_words;
     kernel_.run(*strip);
     uint32_t* pixel = static_cast<uint32_t*>(job.tensors->output) + first_pixel * out_words;
-    for (int64_t i = 0; i < strip->pixels; ++i, pixel += out_words) {
+    for (int64_t i = 0; i < strip->rows * strip->pixels; ++i, pixel += out_words) {
       for (int64_t w = 0; w < strip_words; ++w) {
         const uint32_t word = *bits++;
         pixel[first_word + w] |= word << shift;
@@ -660,6 +705,13 @@ class PackedConv : public Conv {
     }
   }
 
+  unsigned char* Scratch(const Job& job, int64_t piece) const {
+    return job.workspace + plan_.copy_bytes + piece * plan_.piece_bytes;
+  }
+
+  bool Pairs() const { return kernel_.pair_words != nullptr; }
+  // Words of what the kernel reads for each of the image.
+  int64_t ReadWords() const { return Pairs() ? kPairWords : 1; }
   bool Doubled() const { return transform_.domain == Domain::kDoubledPopcount; }
   bool Clamps() const {
     return transform_.clamp_low > (Doubled() ? 0 : -products_) ||

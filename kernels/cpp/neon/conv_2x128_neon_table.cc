@@ -1,6 +1,6 @@
 // 2 pixels x 128 output channels by table, for cores that look up as fast as they add; see select.cc for which.
 //
-// Derivation. As in x86/conv_2x128_avx2.cc, with tables of 32 entries in two registers: for five bits a of a pixel,
+// Derivation. As in x86/conv_2x64_avx2.cc, with tables of 32 entries in two registers: for five bits a of a pixel,
 // t[w] = popcount(a ^ w) turns the channels' five weight bits into counts of 0 to 5, one byte a channel. Two pixels
 // share a look-up: t[w] = popcount(a ^ w) + 16 popcount(b ^ w). Three such bytes add up without overflow (at most 15 in
 // either half). Of these sums x, two totals are kept modulo 256:

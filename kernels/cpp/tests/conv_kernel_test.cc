@@ -83,12 +83,14 @@ struct Shape {
   // Not 0: chained words of windows of so many rows, run_words / chain_height columns each; pixel_step is in columns, and
   // `gap` columns on either side are outside of the image.
   int64_t chain_height = 0;
+  int64_t rows = 1;  // of `pixels` pixels, more only for kernels that pair words
   int64_t KWords() const { return run_count * run_words; }
   std::string Text(const ConvKernel& kernel, const char* kind) const {
     return std::string(kernel.name) + " " + kind + (nchw ? " nchw" : "") + ": " + std::to_string(pixels) + " pixels, " +
            std::to_string(channels) + " channels, " + std::to_string(run_count) + " x " + std::to_string(run_words) +
            " words, step " + std::to_string(pixel_step) + ", pattern " + std::to_string(pattern) +
-           (chain_height > 0 ? ", chained by " + std::to_string(chain_height) : "");
+           (chain_height > 0 ? ", chained by " + std::to_string(chain_height) : "") +
+           (rows > 1 ? ", rows " + std::to_string(rows) : "");
   }
 };
 
@@ -105,16 +107,18 @@ class StripTest {
         filter_(static_cast<size_t>(shape.channels * shape.KWords()) * 4),
         weights_(static_cast<size_t>(kernel.packed_bytes(shape.channels, shape.KWords())), kAlignment),
         scratch_(ScratchBytes(kernel, shape), kAlignment),
-        base_(static_cast<size_t>(2 * kernel.block) * 4),
+        base_(static_cast<size_t>((shape.rows > 1 ? 4 : 2) * kernel.block) * 4),
         multiplier_(static_cast<size_t>(kernel.block) * 4),
         bias_(static_cast<size_t>(kernel.block) * 4) {
     for (int64_t r = 0; r < shape.run_count; ++r) runs_.push_back({r * (shape.run_words + shape.gap), shape.run_words});
     FillBits();
     Count();
     if (shape.chain_height > 0) Chain();
+    if (kernel.pair_words != nullptr) Pair();
     kernel.pack_weights(filter_.As<uint32_t>(), shape.channels, shape.KWords(), weights_.As<void>());
     const int32_t second_class = static_cast<int32_t>(kernel.block);
     for (int64_t i = 0; i < shape.pixels; ++i) base_offset_.push_back(i % 3 == 1 ? second_class : 0);
+    for (int64_t y = 0; y < shape.rows; ++y) row_base_.push_back(y % 2 == 1 ? 2 * second_class : 0);
   }
 
   void Run(OutputKind kind, int32_t doubled, bool clamps) {
@@ -122,7 +126,8 @@ class StripTest {
     FillChannels(kind);
     const int64_t out_channels = shape_.channels + (kind == OutputKind::kBits ? 0 : 3);  // of the whole tensor
     const int64_t per_pixel = kind == OutputKind::kBits ? WordsFor(shape_.channels) + 2 : out_channels;
-    const int64_t elements = shape_.nchw ? shape_.channels * (shape_.pixels + 5) : shape_.pixels * per_pixel;
+    const int64_t pixels = shape_.rows * shape_.pixels;
+    const int64_t elements = shape_.nchw ? shape_.channels * (pixels + 5) : pixels * per_pixel;
     Guarded output(static_cast<size_t>(elements) * ElementBytes(kind), ElementBytes(kind));
 
     ConvStrip strip{};
@@ -135,7 +140,15 @@ class StripTest {
       strip.ones = ones_.data();
       strip.ones_step = shape_.pixel_step;
     }
-    strip.runs = runs_.data();
+    if (kernel_.pair_words != nullptr) {
+      strip.input = pairs_.data();
+      strip.pixel_step *= bnnedge::kPairWords;
+      strip.row_step = (RowWords() + Extent()) * bnnedge::kPairWords;
+      strip.wrap = RowWords() * bnnedge::kPairWords;
+    }
+    strip.rows = shape_.rows;
+    strip.row_base = row_base_.data();
+    strip.runs = kernel_.pair_words == nullptr ? runs_.data() : pair_runs_.data();
     strip.run_count = shape_.run_count;
     strip.k_words = shape_.KWords();
     strip.weights = weights_.As<void>();
@@ -145,7 +158,7 @@ class StripTest {
     strip.kind = kind;
     strip.output = output.As<void>();
     strip.out_pixel_step = shape_.nchw ? 1 : per_pixel;
-    strip.out_channel_step = shape_.nchw ? shape_.pixels + 5 : 1;
+    strip.out_channel_step = shape_.nchw ? pixels + 5 : 1;
     strip.base = base_.As<int32_t>();
     strip.base_offset = base_offset_.data();
     strip.doubled = doubled;
@@ -168,13 +181,17 @@ class StripTest {
  private:
   static size_t ScratchBytes(const ConvKernel& kernel, const Shape& shape) {
     if (kernel.scratch_bytes == nullptr) return 0;
-    return static_cast<size_t>(kernel.scratch_bytes(shape.pixels, shape.KWords()));
+    return static_cast<size_t>(kernel.scratch_bytes(shape.rows * shape.pixels, shape.KWords()));
   }
 
   int64_t InputWords() const {
     if (shape_.chain_height > 0) return shape_.chain_height * (Columns() - 2 * shape_.gap);
-    return (shape_.pixels - 1) * shape_.pixel_step + shape_.run_count * (shape_.run_words + shape_.gap) - shape_.gap;
+    return shape_.rows * RowWords();
   }
+
+  // Of a window with its gaps, and of a row of windows.
+  int64_t Extent() const { return shape_.run_count * (shape_.run_words + shape_.gap) - shape_.gap; }
+  int64_t RowWords() const { return (shape_.pixels - 1) * shape_.pixel_step + Extent(); }
 
   // Of a row of chained words.
   int64_t Columns() const { return (shape_.pixels - 1) * shape_.pixel_step + shape_.run_words / shape_.chain_height; }
@@ -183,7 +200,8 @@ class StripTest {
   uint32_t Word(int64_t i, int64_t k) {
     if (shape_.chain_height == 0) {
       const ConvRun& run = runs_[static_cast<size_t>(k / shape_.run_words)];
-      return input_.As<uint32_t>()[i * shape_.pixel_step + run.offset + k % shape_.run_words];
+      const int64_t window = i / shape_.pixels * RowWords() + i % shape_.pixels * shape_.pixel_step;
+      return input_.As<uint32_t>()[window + run.offset + k % shape_.run_words];
     }
     const int64_t inside = Columns() - 2 * shape_.gap;
     const int64_t column = i * shape_.pixel_step + k / shape_.chain_height - shape_.gap;
@@ -204,6 +222,30 @@ class StripTest {
     kernel_.chain(shape_.chain_height, shape_.KWords())(row);
   }
 
+  // Word for word, in whatever portions. What has no partner gets poison, and must not matter.
+  void Pair() {
+    const uint32_t* input = input_.As<uint32_t>();
+    const auto pair = [&](int64_t first, int64_t second, int64_t last_second) {
+      const uint32_t poison = 0x5a5a5a5au;
+      pairs_.resize(pairs_.size() + static_cast<size_t>(bnnedge::kPairWords));
+      uint32_t* const to = pairs_.data() + pairs_.size() - bnnedge::kPairWords;
+      kernel_.pair_words(input + first, second < last_second ? input + second : &poison, 1, to);
+    };
+    for (int64_t y = 0; y < shape_.rows; ++y) {
+      const int64_t row = y * RowWords(), next = row + RowWords();
+      for (int64_t w = 0; w < RowWords(); ++w) pair(row + w, row + w + shape_.pixel_step, next);
+      for (int64_t w = 0; w < Extent(); ++w) pair(next - Extent() + w, next + w, shape_.rows * RowWords());
+    }
+    for (const ConvRun& run : runs_) pair_runs_.push_back({run.offset * bnnedge::kPairWords, run.words});
+    const int64_t words = RowWords() - shape_.pixel_step;
+    if (words <= 0) return;
+    Guarded at_once(static_cast<size_t>(words * bnnedge::kPairWords) * 4);
+    kernel_.pair_words(input, input + shape_.pixel_step, words, at_once.As<uint32_t>());
+    if (std::memcmp(at_once.As<void>(), pairs_.data(), at_once.bytes()) != 0 || !at_once.Untouched()) {
+      Fail(shape_.Text(kernel_, "pairs"));
+    }
+  }
+
   void FillBits() {
     const int64_t words = InputWords();
     for (int64_t i = 0; i < words; ++i) input_.As<uint32_t>()[i] = shape_.pattern == 0 ? Random() : 0;
@@ -217,7 +259,7 @@ class StripTest {
   }
 
   void Count() {
-    for (int64_t i = 0; i < shape_.pixels; ++i) {
+    for (int64_t i = 0; i < shape_.rows * shape_.pixels; ++i) {
       for (int64_t c = 0; c < shape_.channels; ++c) {
         int32_t p = 0;
         const uint32_t* filter = filter_.As<uint32_t>() + c * shape_.KWords();
@@ -231,7 +273,7 @@ class StripTest {
   void FillChannels(OutputKind kind) {
     const int64_t block = kernel_.block;
     const int32_t middle = static_cast<int32_t>(16 * shape_.KWords());
-    for (int64_t i = 0; i < 2 * block; ++i) {
+    for (int64_t i = 0; i < static_cast<int64_t>(base_.bytes() / 4); ++i) {
       int32_t base = middle + static_cast<int32_t>(Random() % 17) - 8;
       if (i % block % 7 == 5) base = popcounts_[static_cast<size_t>(i % block % shape_.channels)];
       if (kind != OutputKind::kBits && i % 5 == 0) base = static_cast<int32_t>(Random());
@@ -249,8 +291,9 @@ class StripTest {
   }
 
   void Expect(const ConvStrip& strip, std::vector<unsigned char>* expected) const {
-    for (int64_t i = 0; i < shape_.pixels; ++i) {
-      const int32_t* base = strip.base + strip.base_offset[i];
+    for (int64_t i = 0; i < shape_.rows * shape_.pixels; ++i) {
+      const int32_t* base = strip.base + row_base_[static_cast<size_t>(i / shape_.pixels)];
+      base += strip.base_offset[i % shape_.pixels];
       std::vector<uint32_t> bits(static_cast<size_t>(WordsFor(shape_.channels)), 0);
       for (int64_t c = 0; c < shape_.channels; ++c) {
         const int32_t p = popcounts_[static_cast<size_t>(i * shape_.channels + c)];
@@ -289,8 +332,9 @@ class StripTest {
   const Shape shape_;
   Guarded input_, filter_, weights_, scratch_, base_, multiplier_, bias_;
   std::vector<ConvRun> runs_;
-  std::vector<uint32_t> chained_;
-  std::vector<int32_t> ones_, base_offset_, popcounts_;
+  std::vector<ConvRun> pair_runs_;
+  std::vector<uint32_t> chained_, pairs_;
+  std::vector<int32_t> ones_, base_offset_, row_base_, popcounts_;
   bool first_ = true;
 };
 
@@ -366,6 +410,23 @@ void TestChainedStrips(const ConvKernel& kernel) {
   }
 }
 
+void TestStripsOfRows(const ConvKernel& kernel) {
+  int64_t turn = 0;
+  for (const int64_t rows : {2, 3, 7}) {
+    for (const int64_t pixels : {1, 2, 3, 7, 8, 9}) {
+      for (const int64_t words : {1, 3, 9, 36, 64}) {
+        for (const int64_t channels : {5, 32, 33, 64}) {
+          const int64_t step = 1 + turn % 4;
+          TestStrip(kernel, {pixels, channels, 1 + turn % 3, words, turn % 5, step, turn % 3 == 0,
+                             static_cast<int>(turn % 4), 0, rows});
+          ++turn;
+        }
+      }
+    }
+  }
+  TestStrip(kernel, {3, kernel.block, 1, 2050, 0, 2050, false, 1, 0, 3});
+}
+
 // Where one is wrong about signs: both zeros, NaN of either sign, infinities, the smallest numbers.
 float AwkwardFloat() {
   const float special[] = {0.0f,
@@ -439,6 +500,7 @@ void TestKernel(const ConvKernel& kernel) {
   const int64_t before = failures, cases_before = cases;
   TestStrips(kernel);
   if (kernel.chain != nullptr) TestChainedStrips(kernel);
+  if (kernel.pair_words != nullptr) TestStripsOfRows(kernel);
   for (const int64_t channels : {1, 3, 4, 31, 32, 33, 63, 64, 65, 96, 127, 128, 129, 256}) {
     for (const int64_t pixels : {1, 3, 4, 7, 15, 16, 17, 31, 33, 49}) TestPacking(kernel, pixels, channels);
   }

@@ -6,7 +6,8 @@
 //   p = popcount(input xor filter) over the runs
 // where the input words of pixel i are input[i * pixel_step + run.offset .. + run.words) for each run in order, matched
 // with the block's k_words filter words in order (tap by tap). Borders need no care: outside pixels are zero words in
-// the copy. Then, with b = base[base_offset[i] + c], it stores
+// the copy. (Kernels with `pair_words` take several rows and other words, see there.) Then, with
+// b = base[base_offset[i] + c], it stores
 //   kBits           bit c of the pixel's words: p > b. All words(channels) words are written, spare bits are 0
 //   kSums           v = b + doubled * p      (doubled is -2 or 2; everything modulo 2^32)
 //   kFloat          y = float(clamp(v)) * multiplier[c] + bias[c], product and sum rounded apart
@@ -46,6 +47,9 @@ struct ConvRun {
   int64_t words;
 };
 
+// Words of pairs for one word of an image.
+constexpr int64_t kPairWords = 4;
+
 struct ConvStrip {
   const uint32_t* input;  // first word of the window of pixel 0
   int64_t pixels;
@@ -57,6 +61,12 @@ struct ConvStrip {
   int64_t channels;      // of this block: 1 to ConvKernel::block
   void* scratch;         // scratch_bytes, 64-byte aligned, kept between the strips of one row
   bool new_input;        // first strip with this input: what scratch holds of the row is not valid
+
+  // Only for kernels with `pair_words`: rows of `pixels` pixels, whose outputs follow each other.
+  int64_t rows;
+  int64_t row_step;         // words from a row's window of pixel 0 to the next row's
+  int64_t wrap;             // and to the window of the row's last pixel, paired with the next row's first
+  const int32_t* row_base;  // [rows], to be added to base and half_base
 
   // Chained words (bnnedge/chain.h), filter and input: popcount(s_0) of pixel 0, and the step to that of the next pixel.
   // There is one run then. Or nullptr: plain words.
@@ -120,6 +130,13 @@ struct ConvKernel {
   // For windows of `kernel_height` rows and k_words words: what makes the chained words of a row (bnnedge/chain.h) for
   // `run`, or nullptr where plain words are better. nullptr: everywhere.
   ChainRowFunction (*chain)(int64_t kernel_height, int64_t k_words) = nullptr;
+
+  // For kernels that count two pixels at once, of neighbouring windows: makes what `run` reads in place of an image's
+  // words, kPairWords words of each word and the word a window's step further on in its row. So the image of pairs
+  // serves all taps and all output rows. Behind each of its rows lies the window of the last pixel once more, paired
+  // with the first window of the next output row, if the number of pixels in a row is odd. nullptr: `run` reads words.
+  void (*pair_words)(const uint32_t* first, const uint32_t* second, int64_t count, uint32_t* pairs) = nullptr;
+  int64_t strip_pixels = 0;  // then, pixels of the rows in a strip at most, unless one row has more
 };
 
 extern const ConvKernel kConvPortable;

@@ -1,0 +1,626 @@
+// 2 pixels x up to 64 output channels by table, for AVX2, which counts no bits itself.
+//
+// Derivation. A shuffle looks up one entry of a table of 16 in each byte; a byte is an output channel. For one nibble a
+// of an input pixel, the table t[w] = popcount(a ^ w) turns the channels' weight nibbles into counts of 0 to 4. Two
+// pixels share a look-up: t[w] = popcount(a ^ w) + 16 popcount(b ^ w). Three such bytes add up without overflow (at
+// most 12 in either half). Of these sums x, two totals are kept modulo 256:
+//   T = sum of x        H = sum of (x >> 4): the second pixel's counts
+// For 63 nibbles at most, H and the first pixel's counts L fit a byte, and L = T - 16 H modulo 256.
+//
+// On many cores shuffles and shifts share two of four vector pipes, averages do not, and no shift is one of bytes. So H
+// takes four sums at once: with y = x & 0xf0, a multiple of 16 up to 192, the average of two is exact and 8 times the
+// sum of their halves, that of two averages 4 times the sum of four. Its low bits are 0: shifted by 2 as 16 bits, no
+// bit changes bytes. A quad is 12 nibbles and 33 operations; a shift and a mask for each sum would make it 36.
+//
+// The 256 possible tables take 4 KiB. The image is made of their places, see PairWords: 16 bits a nibble, once for all
+// taps, output rows and blocks that read it. K is cut into chunks whose weights stay in the first cache for all pixels
+// of a strip. 64 channels are 2 vectors: totals, averages, three tables and the sums on the way fit 16 registers.
+#include <immintrin.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <type_traits>
+
+#include "../portable/epilogue.h"
+#include "../portable/pack_scalar.h"
+#include "../portable/tail.h"
+#include "bnnedge/conv_kernel.h"
+
+namespace bnnedge {
+namespace {
+
+constexpr int64_t kLanes = 32;
+constexpr int64_t kMostVectors = 2;
+constexpr int64_t kBlock = kMostVectors * kLanes;
+constexpr int64_t kWordNibbles = 8;
+constexpr int64_t kSum = 3;  // nibbles added before the totals
+constexpr int64_t kQuad = 4 * kSum;
+constexpr int64_t kGroupQuads = 5;  // before totals are widened
+static_assert(4 * kQuad * kGroupQuads < 256, "counts of a byte");
+constexpr int64_t kChunk = 24 * kQuad;  // 18 KiB of weights
+constexpr int64_t kStripPixels = 64;
+// Above this, counts of 16 bits could overflow.
+constexpr int64_t kNarrowWords = 65535 / kWordBits;
+
+constexpr int Ones(int nibble) { return (nibble & 1) + (nibble >> 1 & 1) + (nibble >> 2 & 1) + (nibble >> 3); }
+
+struct Tables {
+  alignas(64) uint8_t entry[256][16];
+  constexpr Tables() : entry() {
+    for (int pair = 0; pair < 256; ++pair) {
+      for (int w = 0; w < 16; ++w) {
+        entry[pair][w] = static_cast<uint8_t>(Ones((pair & 15) ^ w) + 16 * Ones((pair >> 4) ^ w));
+      }
+    }
+  }
+};
+constexpr Tables kTables;
+
+int64_t Vectors(int64_t channels) { return (channels + kLanes - 1) / kLanes; }
+
+int64_t PackedBytes(int64_t channels, int64_t k_words) { return k_words * kWordNibbles * Vectors(channels) * kLanes; }
+
+// The order of a word's nibbles, here and in the image: 0 4 1 5 2 6 3 7.
+// [nibbles][vectors][32], one nibble a byte; lanes beyond the last channel are 0.
+void PackWeights(const uint32_t* filter, int64_t channels, int64_t k_words, void* packed) {
+  const int64_t lanes = Vectors(channels) * kLanes;
+  uint8_t* to = static_cast<uint8_t*>(packed);
+  std::memset(to, 0, static_cast<size_t>(PackedBytes(channels, k_words)));
+  for (int64_t k = 0; k < k_words; ++k) {
+    for (int64_t n = 0; n < kWordNibbles; ++n, to += lanes) {
+      const int64_t nibble = n / 2 + 4 * (n % 2);
+      for (int64_t c = 0; c < channels; ++c) to[c] = static_cast<uint8_t>(filter[c * k_words + k] >> (4 * nibble) & 15);
+    }
+  }
+}
+
+// ---- The image: of each nibble a of one pixel and b of its partner, the table's place in bytes, a << 4 | b << 8 ----
+
+// 8 words at a time. 16-bit lanes shifted by 4 j hold nibbles j and 4 + j; a transposition of 32-bit lanes brings the
+// four pairs of each word together.
+void PairEightWords(const uint32_t* first, const uint32_t* second, __m128i* places) {
+  const __m256i a_place = _mm256_set1_epi16(0x00f0), b_place = _mm256_set1_epi16(0x0f00);
+  const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(first));
+  const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(second));
+  const auto place = [&](__m256i its_a, __m256i its_b) {
+    return _mm256_or_si256(_mm256_and_si256(its_a, a_place), _mm256_and_si256(its_b, b_place));
+  };
+  const __m256i pair0 = place(_mm256_slli_epi16(a, 4), _mm256_slli_epi16(b, 8));
+  const __m256i pair1 = place(a, _mm256_slli_epi16(b, 4));
+  const __m256i pair2 = place(_mm256_srli_epi16(a, 4), b);
+  const __m256i pair3 = place(_mm256_srli_epi16(a, 8), _mm256_srli_epi16(b, 4));
+  const __m256i even01 = _mm256_unpacklo_epi32(pair0, pair1), odd01 = _mm256_unpackhi_epi32(pair0, pair1);
+  const __m256i even23 = _mm256_unpacklo_epi32(pair2, pair3), odd23 = _mm256_unpackhi_epi32(pair2, pair3);
+  const __m256i words[4] = {_mm256_unpacklo_epi64(even01, even23), _mm256_unpackhi_epi64(even01, even23),
+                            _mm256_unpacklo_epi64(odd01, odd23), _mm256_unpackhi_epi64(odd01, odd23)};
+  for (int i = 0; i < 4; ++i) {
+    _mm_storeu_si128(places + i, _mm256_castsi256_si128(words[i]));
+    _mm_storeu_si128(places + 4 + i, _mm256_extracti128_si256(words[i], 1));
+  }
+}
+
+void PairWords(const uint32_t* first, const uint32_t* second, int64_t count, uint32_t* pairs) {
+  constexpr int64_t kStep = 8;
+  for (; count >= kStep; count -= kStep, first += kStep, second += kStep, pairs += kStep * kPairWords) {
+    PairEightWords(first, second, reinterpret_cast<__m128i*>(pairs));
+  }
+  if (count == 0) return;
+  uint32_t rest[2][kStep] = {};
+  __m128i places[kStep];
+  std::copy(first, first + count, rest[0]);
+  std::copy(second, second + count, rest[1]);
+  PairEightWords(rest[0], rest[1], places);
+  std::memcpy(pairs, places, static_cast<size_t>(count * kPairWords) * sizeof(*pairs));
+}
+
+// ---- Counting ----
+
+// Keeps a value in a register here, and so the order of what is around it: compilers that move look-ups together run
+// out of registers.
+#define BNNEDGE_PIN(value) __asm__ volatile("" : "+x"(value))
+
+inline __m256i TableAt(uint16_t place) {
+  const uint8_t* entry = kTables.entry[0] + place;
+  return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(entry)));
+}
+
+inline __m256i LookUp(__m256i table, const __m256i* weights) {
+  return _mm256_shuffle_epi8(table, _mm256_load_si256(weights));
+}
+
+// Counts of a pixel are 16 bits, [kBlock], in the order in which unpacking leaves the channels of a vector: 0-7, 16-23,
+// 8-15, 24-31.
+constexpr int64_t CountsOf(int64_t channel) {
+  const int64_t eights = channel / 8 % 4;
+  return channel - channel % kLanes + (eights % 2 * 16 + eights / 2 * 8) + channel % 8;
+}
+
+inline void AddBytes(__m256i bytes, uint16_t* counts) {
+  const __m256i zero = _mm256_setzero_si256();
+  __m256i* const to = reinterpret_cast<__m256i*>(counts);
+  _mm256_store_si256(to, _mm256_add_epi16(_mm256_load_si256(to), _mm256_unpacklo_epi8(bytes, zero)));
+  _mm256_store_si256(to + 1, _mm256_add_epi16(_mm256_load_si256(to + 1), _mm256_unpackhi_epi8(bytes, zero)));
+}
+
+// T and H of a vector.
+inline void AddTotals(__m256i total, __m256i high, uint16_t* counts) {
+  const __m256i second_halves = _mm256_set1_epi8(static_cast<char>(0xf0));
+  const __m256i times16 = _mm256_and_si256(_mm256_slli_epi16(high, 4), second_halves);
+  AddBytes(_mm256_sub_epi8(total, times16), counts);
+  AddBytes(high, counts + kBlock);
+}
+
+// Of two pixels.
+inline void Clear(uint16_t* counts) {
+  __m256i zero = _mm256_setzero_si256();
+  BNNEDGE_PIN(zero);  // else compilers see a memset, which is slow for so few bytes
+  for (int i = 0; i < 8; ++i) _mm256_store_si256(reinterpret_cast<__m256i*>(counts) + i, zero);
+}
+
+// The totals of a vector, and of a quad so far: second halves of one sum, and the average of two.
+struct Totals {
+  __m256i total, high, one, two;
+};
+
+// Sum kStep of a quad. Weights are [nibbles][kVectors], here those of this vector.
+template <int kStep, int kVectors>
+__attribute__((always_inline)) inline void AddSum(const __m256i& table0, const __m256i& table1, const __m256i& table2,
+                                                  const __m256i* weights, const __m256i& second_halves, Totals* to) {
+  __m256i x = _mm256_add_epi8(LookUp(table0, weights), LookUp(table1, weights + kVectors));
+  x = _mm256_add_epi8(x, LookUp(table2, weights + 2 * kVectors));
+  to->total = _mm256_add_epi8(to->total, x);
+  BNNEDGE_PIN(to->total);
+  x = _mm256_and_si256(x, second_halves);
+  if (kStep % 2 == 0) {
+    to->one = x;
+    BNNEDGE_PIN(to->one);
+  } else if (kStep == 1) {
+    to->two = _mm256_avg_epu8(to->one, x);
+    BNNEDGE_PIN(to->two);
+  } else {
+    x = _mm256_avg_epu8(to->two, _mm256_avg_epu8(to->one, x));
+    to->high = _mm256_add_epi8(to->high, _mm256_srli_epi16(x, 2));
+    BNNEDGE_PIN(to->high);
+  }
+}
+
+template <int kStep, int kVectors>
+__attribute__((always_inline)) inline void AddSums(const uint16_t* places, const __m256i* weights,
+                                                   const __m256i& second_halves, Totals* first, Totals* second) {
+  places += kStep * kSum;
+  weights += kStep * kSum * kVectors;
+  __m256i table0 = TableAt(places[0]), table1 = TableAt(places[1]), table2 = TableAt(places[2]);
+  BNNEDGE_PIN(table0);
+  BNNEDGE_PIN(table1);
+  BNNEDGE_PIN(table2);
+  AddSum<kStep, kVectors>(table0, table1, table2, weights, second_halves, first);
+  if (kVectors == 2) AddSum<kStep, kVectors>(table0, table1, table2, weights + 1, second_halves, second);
+}
+
+// counts: [2 pixels][kBlock]
+template <int kVectors>
+__attribute__((always_inline)) inline void AddQuads(const uint16_t* places, const __m256i* weights, int64_t quads,
+                                                    uint16_t* counts) {
+  __m256i second_halves = _mm256_set1_epi8(static_cast<char>(0xf0));
+  BNNEDGE_PIN(second_halves);
+  Totals first, second;
+  first.total = first.high = second.total = second.high = _mm256_setzero_si256();
+  for (; quads > 0; --quads, places += kQuad, weights += kQuad * kVectors) {
+    AddSums<0, kVectors>(places, weights, second_halves, &first, &second);
+    AddSums<1, kVectors>(places, weights, second_halves, &first, &second);
+    AddSums<2, kVectors>(places, weights, second_halves, &first, &second);
+    AddSums<3, kVectors>(places, weights, second_halves, &first, &second);
+  }
+  AddTotals(first.total, first.high, counts);
+  if (kVectors == 2) AddTotals(second.total, second.high, counts + kLanes);
+}
+
+// What is left of a run after its quads.
+template <int kVectors>
+__attribute__((noinline)) void AddRest(const uint16_t* places, int64_t nibbles, const __m256i* weights,
+                                       uint16_t* counts) {
+  const __m256i low_nibbles = _mm256_set1_epi8(15);
+  __m256i total[kVectors], high[kVectors];
+  for (int v = 0; v < kVectors; ++v) total[v] = high[v] = _mm256_setzero_si256();
+  const auto add = [&](auto length) {
+    for (int v = 0; v < kVectors; ++v) {
+      __m256i x = LookUp(TableAt(places[0]), weights + v);
+      for (int n = 1; n < length; ++n) x = _mm256_add_epi8(x, LookUp(TableAt(places[n]), weights + n * kVectors + v));
+      total[v] = _mm256_add_epi8(total[v], x);
+      high[v] = _mm256_add_epi8(high[v], _mm256_and_si256(_mm256_srli_epi16(x, 4), low_nibbles));
+    }
+    places += length;
+    weights += length * kVectors;
+    nibbles -= length;
+  };
+  while (nibbles >= kSum) add(std::integral_constant<int, kSum>{});
+  while (nibbles > 0) add(std::integral_constant<int, 1>{});
+  for (int v = 0; v < kVectors; ++v) AddTotals(total[v], high[v], counts + v * kLanes);
+}
+
+// Where a chunk of K starts.
+struct Place {
+  const ConvRun* run;
+  int64_t nibble;  // in the run
+};
+
+template <int kVectors>
+__attribute__((noinline)) void CountPair(const uint32_t* window, Place at, const __m256i* weights, int64_t nibbles,
+                                         bool fresh, uint16_t* counts) {
+  if (fresh) Clear(counts);
+  for (; nibbles > 0; ++at.run, at.nibble = 0) {
+    const uint16_t* places = reinterpret_cast<const uint16_t*>(window + at.run->offset) + at.nibble;
+    int64_t left = std::min(nibbles, at.run->words * kWordNibbles - at.nibble);
+    nibbles -= left;
+    while (left >= kQuad) {
+      const int64_t quads = std::min(left / kQuad, kGroupQuads), length = quads * kQuad;
+      AddQuads<kVectors>(places, weights, quads, counts);
+      left -= length;
+      places += length;
+      weights += length * kVectors;
+    }
+    if (left > 0) AddRest<kVectors>(places, left, weights, counts);
+    weights += left * kVectors;
+  }
+}
+
+// ---- Scratch: counts of a strip; and of those that need more, in 32 bits ----
+
+int64_t CountedPixels(int64_t pixels) { return (pixels + 1) / 2 * 2; }
+int64_t CountBytes(int64_t pixels) { return CountedPixels(pixels) * kBlock * int64_t{sizeof(uint16_t)}; }
+int64_t ScratchBytes(int64_t pixels, int64_t k_words) { return CountBytes(pixels) * (k_words > kNarrowWords ? 3 : 1); }
+
+// A row with an odd number of pixels ends in a pair with the next row's first; the strip's last pixel may be alone.
+template <int kVectors>
+void CountChunk(const ConvStrip& strip, Place at, const __m256i* weights, int64_t nibbles, bool fresh,
+                uint16_t* counts) {
+  int64_t x = 0;
+  const uint32_t* row = strip.input;
+  for (int64_t y = 0; y < strip.rows; row += strip.row_step, x -= strip.pixels, ++y) {
+    for (; x < strip.pixels; x += 2, counts += 2 * kBlock) {
+      const bool wraps = x + 1 == strip.pixels && y + 1 < strip.rows;
+      CountPair<kVectors>(row + (wraps ? strip.wrap : x * strip.pixel_step), at, weights, nibbles, fresh, counts);
+    }
+  }
+}
+
+void AddWide(const uint16_t* counts, int64_t pixels, bool fresh, int32_t* sums) {
+  for (int64_t i = 0; i < pixels; ++i, counts += kBlock, sums += kBlock) {
+    for (int64_t c = 0; c < kBlock; ++c) sums[c] = (fresh ? 0 : sums[c]) + counts[CountsOf(c)];
+  }
+}
+
+// Leaves the counts in 16 bits or, where these could overflow, in 32 bits in channel order.
+template <int kVectors>
+void CountStrip(const ConvStrip& strip, uint16_t* counts, int32_t* wide) {
+  const __m256i* weights = static_cast<const __m256i*>(strip.weights);
+  Place at{strip.runs, 0};
+  int64_t left = strip.k_words * kWordNibbles;
+  for (bool fresh = true; left > 0; fresh = false) {
+    const int64_t nibbles = std::min(left, kChunk);
+    CountChunk<kVectors>(strip, at, weights, nibbles, fresh || wide != nullptr, counts);
+    if (wide != nullptr) AddWide(counts, strip.rows * strip.pixels, fresh, wide);
+    weights += nibbles * kVectors;
+    left -= nibbles;
+    at.nibble += nibbles;
+    for (; left > 0 && at.nibble >= at.run->words * kWordNibbles; ++at.run) at.nibble -= at.run->words * kWordNibbles;
+  }
+}
+
+// ---- Storing: a row of a strip ----
+
+inline __m256i Load(const int32_t* values) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)); }
+
+// Of 8 channels from `channel` on, a multiple of 8.
+inline __m256i Counts8(const uint16_t* counts, int64_t channel) {
+  return _mm256_cvtepu16_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(counts + CountsOf(channel))));
+}
+
+inline __m256i Lanes(int64_t count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int32_t>(std::min<int64_t>(count, 8))),
+                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+// A word of 32 lanes with all bits set or none. Packing with saturation keeps them so, and takes fours of two vectors
+// in turn.
+inline uint32_t WordOf(__m256i lanes0, __m256i lanes8, __m256i lanes16, __m256i lanes24) {
+  const __m256i low = _mm256_packs_epi32(lanes0, lanes8), high = _mm256_packs_epi32(lanes16, lanes24);
+  const __m256i fours = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), fours);
+  return static_cast<uint32_t>(_mm256_movemask_epi8(bytes));
+}
+
+struct Avx2Lanes {
+  using Floats = __m256;
+  static constexpr int kLanes = 8;
+  static __m256 Load(const float* from) { return _mm256_loadu_ps(from); }
+  static __m256 Same(float value) { return _mm256_set1_ps(value); }
+  static void Store(float* to, __m256 y) { _mm256_storeu_ps(to, y); }
+  static __m256 Plus(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
+  static __m256 Times(__m256 a, __m256 b) { return _mm256_mul_ps(a, b); }
+  static __m256 PickBelow(__m256 a, __m256 b, __m256 c, __m256 d) {
+    return _mm256_blendv_ps(d, c, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+  }
+  // Both instructions return their second operand if one is NaN.
+  static __m256 Clip(__m256 y, __m256 low, __m256 high) { return _mm256_min_ps(high, _mm256_max_ps(low, y)); }
+  static uint32_t Below(__m256 a, __m256 b) {
+    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
+  }
+};
+
+inline __m256 Scaled(__m256i v, const float* multiplier, const float* bias) {
+  return _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(v), _mm256_loadu_ps(multiplier)), _mm256_loadu_ps(bias));
+}
+
+// The usual case: whole blocks with half_base. What is done with a value is up to `finish`(pixel, channel, value).
+template <typename Finish>
+inline void FinishHalved(const ConvStrip& strip, const uint16_t* counts, const Finish& finish) {
+  const float *const multiplier = strip.half_multiplier, *const bias = strip.bias;
+  const int32_t *const half_base = strip.half_base, *const offset = strip.base_offset;
+  for (int64_t i = 0, pixels = strip.pixels; i < pixels; ++i, counts += kBlock) {
+    const int32_t* const base = half_base + offset[i];
+#pragma GCC unroll 8
+    for (int64_t c = 0; c < kBlock; c += 8) {
+      const __m256i v = _mm256_sub_epi32(Load(base + c), Counts8(counts, c));
+      finish(i, c, Scaled(v, multiplier + c, bias + c));
+    }
+  }
+}
+
+// All other cases, one pixel.
+void StoreFloats(const ConvStrip& strip, int64_t pixel, const uint16_t* counts, float* out) {
+  const int32_t* const base = strip.base + strip.base_offset[pixel];
+  const __m256i low = _mm256_set1_epi32(strip.clamp_low), high = _mm256_set1_epi32(strip.clamp_high);
+  for (int64_t c = 0; c < strip.channels; c += 8) {
+    const __m256i doubled = _mm256_slli_epi32(Counts8(counts, c), 1);
+    const __m256i b = Load(base + c);
+    __m256i v = strip.doubled < 0 ? _mm256_sub_epi32(b, doubled) : _mm256_add_epi32(b, doubled);
+    if (strip.clamps) v = _mm256_min_epi32(_mm256_max_epi32(v, low), high);
+    const __m256 y = Scaled(v, strip.multiplier + c, strip.bias + c);
+    if (c + 8 <= strip.channels) {
+      _mm256_storeu_ps(out + c, y);
+    } else {
+      _mm256_maskstore_ps(out + c, Lanes(strip.channels - c), y);
+    }
+  }
+}
+
+void StoreFloatRow(const ConvStrip& strip, const uint16_t* counts) {
+  float* const out = static_cast<float*>(strip.output);
+  const int64_t step = strip.out_pixel_step;
+  if (strip.half_base != nullptr && strip.channels == kBlock) {
+    FinishHalved(strip, counts, [=](int64_t i, int64_t c, __m256 y) { _mm256_storeu_ps(out + i * step + c, y); });
+    return;
+  }
+  for (int64_t i = 0; i < strip.pixels; ++i) StoreFloats(strip, i, counts + i * kBlock, out + i * step);
+}
+
+// `first`: the row's first pixel among those of the tail.
+template <bool kAddsResidual, bool kWritesBits>
+void StoreTailRow(const ConvStrip& strip, const uint16_t* counts, int64_t first) {
+  const TailStrip& tail = *strip.tail;
+  const int64_t step = tail.pixel_step, bits_step = tail.bits_step;
+  const float* const residual = kAddsResidual ? tail.residual + first * step : nullptr;
+  float* const output = tail.output + first * step;
+  uint32_t* const bits = kWritesBits ? tail.bits + first * bits_step : nullptr;
+  const float *const limit = tail.limit, low = tail.low, high = tail.high;
+  uint32_t word = 0;
+  FinishHalved(strip, counts, [&](int64_t i, int64_t c, __m256 y) {
+    const int64_t at = i * step;
+    using Step = TailStep<kAddsResidual, false, kWritesBits>;
+    const Step pixel{residual + at, nullptr, nullptr, limit, output + at, low, high};
+    word = word >> 8 | pixel.template Do<Avx2Lanes>(y, c) << 24;
+    if (kWritesBits && (c + 8) % kWordBits == 0) bits[i * bits_step + c / kWordBits] = word;
+  });
+}
+
+// Through the first cache: `values_of`(pixel, values) are those before the tail.
+template <typename ValuesOf>
+void StoreTailPixels(const ConvStrip& strip, int64_t first, const ValuesOf& values_of) {
+  const TailStrip& tail = *strip.tail;
+  alignas(32) float values[kBlock];
+  TailStrip pixel = tail;
+  pixel.values = values;
+  pixel.pixels = 1;
+  for (int64_t i = 0; i < strip.pixels; ++i) {
+    values_of(i, values);
+    pixel.output = tail.output + (first + i) * tail.pixel_step;
+    if (tail.residual != nullptr) pixel.residual = tail.residual + (first + i) * tail.pixel_step;
+    if (tail.bits != nullptr) pixel.bits = tail.bits + (first + i) * tail.bits_step;
+    FinishTail<Avx2Lanes>(pixel);
+  }
+}
+
+void StoreTail(const ConvStrip& strip, const uint16_t* counts, int64_t first) {
+  if (strip.half_base == nullptr) {
+    StoreTailPixels(strip, first, [&](int64_t i, float* values) {
+      StoreFloats(strip, i, counts + i * kBlock, values);
+    });
+  } else if (strip.tail->residual != nullptr) {
+    const auto store = strip.tail->bits != nullptr ? StoreTailRow<true, true> : StoreTailRow<true, false>;
+    store(strip, counts, first);
+  } else {
+    const auto store = strip.tail->bits != nullptr ? StoreTailRow<false, true> : StoreTailRow<false, false>;
+    store(strip, counts, first);
+  }
+}
+
+void StoreBits(const int32_t* base, const uint16_t* counts, int64_t channels, uint32_t* out) {
+  for (int64_t c = 0; c < channels; c += kWordBits) {
+    const auto above = [=](int64_t i) { return _mm256_cmpgt_epi32(Counts8(counts, c + i), Load(base + c + i)); };
+    *out++ = WordOf(above(0), above(8), above(16), above(24));
+  }
+}
+
+// NCHW: 8 pixels x 8 channels at a time.
+void StoreTransposed(const ConvStrip& strip, const uint16_t* counts) {
+  constexpr int64_t kSide = 8;
+  alignas(32) float rows[kSide][kBlock];
+  float* out = static_cast<float*>(strip.output);
+  for (int64_t i = 0; i < strip.pixels; i += kSide) {
+    const int64_t pixels = std::min(kSide, strip.pixels - i);
+    for (int64_t j = 0; j < pixels; ++j) StoreFloats(strip, i + j, counts + (i + j) * kBlock, rows[j]);
+    for (int64_t c = 0; c < strip.channels; c += kSide) {
+      __m256 r[8], t[8];
+      for (int j = 0; j < 8; ++j) r[j] = j < pixels ? _mm256_load_ps(rows[j] + c) : _mm256_setzero_ps();
+      for (int j = 0; j < 4; ++j) {
+        t[2 * j] = _mm256_unpacklo_ps(r[2 * j], r[2 * j + 1]);
+        t[2 * j + 1] = _mm256_unpackhi_ps(r[2 * j], r[2 * j + 1]);
+      }
+      for (int j = 0; j < 2; ++j) {
+        r[4 * j] = _mm256_shuffle_ps(t[4 * j], t[4 * j + 2], 0x44);
+        r[4 * j + 1] = _mm256_shuffle_ps(t[4 * j], t[4 * j + 2], 0xee);
+        r[4 * j + 2] = _mm256_shuffle_ps(t[4 * j + 1], t[4 * j + 3], 0x44);
+        r[4 * j + 3] = _mm256_shuffle_ps(t[4 * j + 1], t[4 * j + 3], 0xee);
+      }
+      for (int j = 0; j < 4; ++j) {
+        t[j] = _mm256_permute2f128_ps(r[j], r[4 + j], 0x20);
+        t[4 + j] = _mm256_permute2f128_ps(r[j], r[4 + j], 0x31);
+      }
+      for (int j = 0; j < std::min<int64_t>(kSide, strip.channels - c); ++j) {
+        float* to = out + (c + j) * strip.out_channel_step + i;
+        if (pixels == kSide) {
+          _mm256_storeu_ps(to, t[j]);
+        } else {
+          _mm256_maskstore_ps(to, Lanes(pixels), t[j]);
+        }
+      }
+    }
+  }
+}
+
+void StoreRow(const ConvStrip& strip, const uint16_t* counts, int64_t first) {
+  if (strip.kind == OutputKind::kFloat) {
+    if (strip.tail != nullptr) {
+      StoreTail(strip, counts, first);
+    } else if (strip.out_channel_step != 1) {
+      StoreTransposed(strip, counts);
+    } else {
+      StoreFloatRow(strip, counts);
+    }
+    return;
+  }
+  for (int64_t i = 0; i < strip.pixels; ++i, counts += kBlock) {
+    if (strip.kind == OutputKind::kBits) {
+      uint32_t* const out = static_cast<uint32_t*>(strip.output) + i * strip.out_pixel_step;
+      StoreBits(strip.base + strip.base_offset[i], counts, strip.channels, out);
+    } else {
+      alignas(32) int32_t p[kBlock];
+      for (int64_t c = 0; c < kBlock; c += 8) _mm256_store_si256(reinterpret_cast<__m256i*>(p + c), Counts8(counts, c));
+      StorePixel(strip, i, p);
+    }
+  }
+}
+
+void StoreWideRow(const ConvStrip& strip, const int32_t* sums, int64_t first) {
+  if (strip.tail != nullptr) {
+    ConvStrip pixel = strip;
+    pixel.out_pixel_step = 0;
+    StoreTailPixels(strip, first, [&](int64_t i, float* values) {
+      pixel.output = values;
+      StorePixel(pixel, i, sums + i * kBlock);
+    });
+    return;
+  }
+  for (int64_t i = 0; i < strip.pixels; ++i) StorePixel(strip, i, sums + i * kBlock);
+}
+
+// To be stored.
+ConvStrip RowOf(const ConvStrip& strip, int64_t y) {
+  const int64_t element = y * strip.pixels * strip.out_pixel_step;
+  ConvStrip row = strip;
+  row.base += strip.row_base[y];
+  if (strip.half_base != nullptr) row.half_base += strip.row_base[y];
+  row.output = static_cast<unsigned char*>(strip.output) + element * (strip.kind == OutputKind::kInt8 ? 1 : 4);
+  return row;
+}
+
+void Run(const ConvStrip& strip) {
+  const int64_t pixels = strip.rows * strip.pixels;
+  uint16_t* const counts = static_cast<uint16_t*>(strip.scratch);
+  int32_t* wide = nullptr;
+  if (strip.k_words > kNarrowWords) wide = reinterpret_cast<int32_t*>(counts + CountedPixels(pixels) * kBlock);
+  strip.channels <= kLanes ? CountStrip<1>(strip, counts, wide) : CountStrip<2>(strip, counts, wide);
+  for (int64_t y = 0; y < strip.rows; ++y) {
+    const int64_t first = y * strip.pixels;
+    const ConvStrip row = RowOf(strip, y);
+    wide == nullptr ? StoreRow(row, counts + first * kBlock, first) : StoreWideRow(row, wide + first * kBlock, first);
+  }
+}
+
+// ---- Packing: comparisons, not sign bits, as -0.0 and NaN are +1 ----
+
+inline __m256i Below(const float* values, __m256 limit) {
+  return _mm256_castps_si256(_mm256_cmp_ps(limit, _mm256_loadu_ps(values), _CMP_GT_OQ));
+}
+
+void PackNhwcFloat(const float* values, float zero, int64_t pixels, int64_t channels, uint32_t* words) {
+  const __m256 limit = _mm256_set1_ps(zero);
+  for (int64_t i = 0; i < pixels; ++i) {
+    int64_t left = channels;
+    for (; left >= kWordBits; left -= kWordBits, values += kWordBits) {
+      const auto below = [=](int64_t c) { return Below(values + c, limit); };
+      *words++ = WordOf(below(0), below(8), below(16), below(24));
+    }
+    if (left > 0) ScalarPackNhwcFloat(values, zero, 1, left, words++);
+    values += left;
+  }
+}
+
+void PackNhwcInt8(const int8_t* values, int32_t zero_point, int64_t pixels, int64_t channels, uint32_t* words) {
+  const __m256i zero = _mm256_set1_epi8(static_cast<char>(zero_point));
+  for (int64_t i = 0; i < pixels; ++i) {
+    int64_t left = channels;
+    for (; left >= kWordBits; left -= kWordBits, values += kWordBits) {
+      const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));
+      *words++ = static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_cmpgt_epi8(zero, x)));
+    }
+    if (left > 0) ScalarPackNhwcInt8(values, zero_point, 1, left, words++);
+    values += left;
+  }
+}
+
+// ---- The yardstick: the look-ups and additions of a quad without loads ----
+
+int64_t Peak(int64_t rounds) {
+  constexpr int kChains = 2;
+  const __m256i second_halves = _mm256_set1_epi8(static_cast<char>(0xf0));
+  __m256i table = second_halves, weights[kChains], total[kChains], high[kChains];
+  for (int v = 0; v < kChains; ++v) {
+    weights[v] = _mm256_set1_epi8(static_cast<char>(v));
+    total[v] = high[v] = _mm256_setzero_si256();
+  }
+  const auto sum = [&](int v) {
+    __m256i x[kSum];
+    for (int n = 0; n < kSum; ++n) {
+      BNNEDGE_PIN(table);  // else the shuffles would be one
+      x[n] = _mm256_shuffle_epi8(table, weights[v]);
+    }
+    const __m256i all = _mm256_add_epi8(_mm256_add_epi8(x[0], x[1]), x[2]);
+    total[v] = _mm256_add_epi8(total[v], all);
+    return _mm256_and_si256(all, second_halves);
+  };
+  for (int64_t r = 0; r < rounds; ++r) {
+    for (int v = 0; v < kChains; ++v) {
+      __m256i first = sum(v);
+      first = _mm256_avg_epu8(first, sum(v));
+      __m256i second = sum(v);
+      second = _mm256_avg_epu8(second, sum(v));
+      high[v] = _mm256_add_epi8(high[v], _mm256_srli_epi16(_mm256_avg_epu8(first, second), 2));
+    }
+  }
+  for (int v = 0; v < kChains; ++v) __asm__ volatile("" : : "x"(total[v]), "x"(high[v]));
+  return rounds * kChains * kQuad * 4 * kLanes * 2;
+}
+
+}  // namespace
+
+const ConvKernel kConvAvx2 = {
+    "avx2",        kBlock,       StripOrder::kBlocksOutside, PackedBytes,      PackWeights, ScratchBytes, Run,
+    FinishTail<Avx2Lanes>, true,
+    PackNhwcFloat, PackNhwcInt8, ScalarPackNchwFloat,      ScalarUnpackNhwc, Peak,
+    nullptr,       PairWords,    kStripPixels,
+};
+
+}  // namespace bnnedge
