@@ -66,8 +66,8 @@ def load_cifar(layout: CifarLayout, image_size: int | None, data_root: Path | No
         "test": _tensors(test, size, np.arange(len(test[1]))),
     }
 
-    def crop_and_flip(batch: Tensor, generator: torch.Generator) -> Tensor:
-        return random_flip(random_crop(batch, 4, generator), generator)
+    def crop_and_flip(batch: Tensor, numbers: Tensor) -> Tensor:
+        return random_flip(random_crop(batch, 4, numbers[:, :2]), numbers[:, 2])
 
     return Dataset(layout.name, names, splits, crop_and_flip)
 

@@ -20,8 +20,11 @@ from bnnedge.errors import DataError
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-Augmentation = Callable[[Tensor, torch.Generator], Tensor]
-"""Raw images [N, C, H, W] and the only source of randomness to new raw images of the same shape."""
+Augmentation = Callable[[Tensor, Tensor], Tensor]
+"""Raw images [N, C, H, W] and random numbers [N, RANDOM_NUMBERS], uniform in [0, 1), to new raw images of the same
+shape. An image depends on its own numbers alone, whatever the others of the batch."""
+RANDOM_NUMBERS = 3
+"""For each image."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,26 @@ class DatasetInfo:
         return cls(**fields)
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Images of a batch that are chosen but not made yet, so that several processes can make their own ones alone."""
+
+    dataset: Dataset
+    split: Split
+    indices: Tensor
+    """Of the images in their split [B]."""
+    numbers: Tensor | None
+    """What their augmentation depends on [B, RANDOM_NUMBERS]; None: there is none."""
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def make(self, rows: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Normalised images [N, C, H, W] float32 and labels [N] int64 of these of the batch."""
+        numbers = None if self.numbers is None else self.numbers[rows]
+        return self.dataset.samples(self.split, self.indices[rows], numbers)
+
+
 class Dataset:
     """Three splits of square images. Raw images are kept as uint8 in [0, 255] or float32 in [0, 1]."""
 
@@ -81,23 +104,36 @@ class Dataset:
     def batches(
         self, split: Split, batch_size: int, generator: torch.Generator | None = None, augment: bool = False
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised images [B, C, H, W] float32 and labels [B] int64.
+        """Normalised images [B, C, H, W] float32 and labels [B] int64 of every one of ``plan``."""
+        return (batch.make() for batch in self.plan(split, batch_size, generator, augment))
+
+    def plan(
+        self, split: Split, batch_size: int, generator: torch.Generator | None = None, augment: bool = False
+    ) -> Iterator[Batch]:
+        """The batches of an epoch.
 
         With a generator the order is random, and a last batch of a single image is left out, because batch
         normalisation cannot train on it; order and augmentation are functions of the generator's state alone.
         Without one the order is that of the split, complete.
         """
-        images, labels = self._splits[split]
         if augment and generator is None:
             raise ValueError("augmentation needs a generator")
-        order = torch.arange(len(labels)) if generator is None else torch.randperm(len(labels), generator=generator)
+        size = self.size(split)
+        order = torch.arange(size) if generator is None else torch.randperm(size, generator=generator)
         for indices in torch.split(order, batch_size):
             if generator is not None and len(indices) == 1 < batch_size:
                 return
-            batch = images[indices]
-            if augment and generator is not None:
-                batch = self._augmentation(batch, generator)
-            yield self._normalise(batch), labels[indices]
+            shape = len(indices), RANDOM_NUMBERS
+            numbers = torch.rand(shape, generator=generator, dtype=torch.float32) if augment else None
+            yield Batch(self, split, indices, numbers)
+
+    def samples(self, split: Split, indices: Tensor, numbers: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Normalised images and labels at ``indices`` of the split, augmented by ``numbers`` if given."""
+        images, labels = self._splits[split]
+        chosen = images[indices]
+        if numbers is not None:
+            chosen = self._augmentation(chosen, numbers)
+        return self._normalise(chosen), labels[indices]
 
     def steps(self, split: Split, batch_size: int) -> int:
         """Number of batches that ``batches`` yields with a generator."""
@@ -175,21 +211,23 @@ def resize_images(images: Tensor, size: int) -> Tensor:
     return torch.cat([r.round().clamp(0, 255).to(images.dtype) for r in resized] if _is_byte(images) else resized)
 
 
-def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """Pad [N, C, H, W] with ``padding`` zeros on each side and cut an H x W window at random, one per image."""
+def random_crop(images: Tensor, padding: int, numbers: Tensor) -> Tensor:
+    """Pad [N, C, H, W] with ``padding`` zeros on each side and cut an H x W window out of each image.
+
+    ``numbers`` [N, 2], from 0 to below 1, say where: a fraction of the 2 ``padding`` + 1 rows, and of the columns.
+    """
     n, _, height, width = images.shape
     padded = F.pad(images, (padding,) * 4)
-    shift = torch.randint(0, 2 * padding + 1, (2, n), generator=generator)
-    rows = (shift[0, :, None] + torch.arange(height))[:, :, None]  # [N, H, 1]
-    columns = (shift[1, :, None] + torch.arange(width))[:, None, :]  # [N, 1, W]
+    shift = (numbers * (2 * padding + 1)).long()
+    rows = (shift[:, :1] + torch.arange(height))[:, :, None]  # [N, H, 1]
+    columns = (shift[:, 1:] + torch.arange(width))[:, None, :]  # [N, 1, W]
     windows = padded.permute(0, 2, 3, 1)[torch.arange(n)[:, None, None], rows, columns]  # [N, H, W, C]
     return windows.permute(0, 3, 1, 2).contiguous()
 
 
-def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror each image of [N, C, H, W] left to right with probability 1/2."""
-    flipped = torch.rand(len(images), generator=generator) < 0.5
-    return torch.where(flipped.view(-1, 1, 1, 1), images.flip(-1), images)
+def random_flip(images: Tensor, numbers: Tensor) -> Tensor:
+    """Mirror those images of [N, C, H, W] left to right whose ``numbers`` [N], from 0 to below 1, are below 1/2."""
+    return torch.where((numbers < 0.5).view(-1, 1, 1, 1), images.flip(-1), images)
 
 
 def _is_byte(raw: Tensor) -> bool:

@@ -30,8 +30,8 @@ def load_digits(image_size: int | None = None, data_root: Path | None = None) ->
     labels = torch.from_numpy(bunch.target).long()
     splits = stratified_split(labels.numpy(), val=0.1, test=0.2, seed=SPLIT_SEED)
 
-    def shift(batch: Tensor, generator: torch.Generator) -> Tensor:
-        return random_crop(batch, size // 8, generator)
+    def shift(batch: Tensor, numbers: Tensor) -> Tensor:
+        return random_crop(batch, size // 8, numbers[:, :2])
 
     return Dataset(
         "digits", tuple(str(d) for d in range(10)), {s: (images[i], labels[i]) for s, i in splits.items()}, shift

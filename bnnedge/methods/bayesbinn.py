@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bnnedge.binarization.activation import ActivationBinarizer, ActivationOptions
 from bnnedge.binarization.binarizer import Binarizer
+from bnnedge.binarization.row_blocks import row_blocks
 from bnnedge.binarization.sign import sign
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
@@ -85,19 +86,21 @@ class _RelaxedSample(torch.autograd.Function):
     """``w = tanh((lambda + delta) / tau)``; backward ``g s``, ``s = (1 - w^2 + e) / tau / (1 - mu^2 + e)``."""
 
     @staticmethod
-    def forward(ctx: Any, natural: Tensor, noise: Tensor, mean_source: Tensor, temperature: float) -> Tensor:
-        w = (natural + noise).div_(temperature).tanh_()
+    def forward(ctx: Any, natural: Tensor, mean_source: Tensor, temperature: float) -> Tensor:
+        w = logistic_noise(natural).add_(natural).div_(temperature).tanh_()
         ctx.save_for_backward(w, mean_source)
         ctx.temperature = temperature
         return w
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         w, mean_source = ctx.saved_tensors
-        # Not simplified: in float32 both numerators reach EPSILON alone, and the published settings rely on it.
-        s = w.square().neg_().add_(1).add_(EPSILON).div_(ctx.temperature)
-        s.div_(mean_source.tanh().square_().neg_().add_(1).add_(EPSILON))
-        return s.mul_(grads[0]), None, None, None
+        found = torch.empty_like(w)
+        for rows in row_blocks(w):
+            # Not simplified: in float32 both numerators reach EPSILON alone, and the published settings rely on it.
+            s = torch.square(w[rows], out=found[rows]).neg_().add_(1).add_(EPSILON).div_(ctx.temperature)
+            s.div_(mean_source[rows].tanh().square_().neg_().add_(1).add_(EPSILON)).mul_(grads[0][rows])
+        return found, None, None
 
 
 class _MeanWithoutJacobian(torch.autograd.Function):
@@ -115,8 +118,7 @@ class _MeanWithoutJacobian(torch.autograd.Function):
 def logistic_noise(like: Tensor) -> Tensor:
     """``delta = log(u / (1 - u)) / 2`` with u uniform in (0, 1), so that ``sign(lambda + delta)`` is a sample of q."""
     smallest = 1e-7  # the generator may give 0, whose noise would be infinite
-    u = torch.rand_like(like).clamp_(smallest, 1 - smallest)
-    return u.div_(1 - u).log_().mul_(0.5)
+    return torch.rand_like(like).logit_(eps=smallest).mul_(0.5)
 
 
 class BayesbinnBinarizer(ActivationBinarizer):
@@ -142,10 +144,8 @@ class BayesbinnBinarizer(ActivationBinarizer):
             return sign(self.mean_source(weight)) if self.drawn is None else self.drawn
         if self.options.mc_steps == 0:
             return _MeanWithoutJacobian.apply(weight)  # type: ignore[no-any-return, no-untyped-call]
-        noise, source = logistic_noise(weight.detach()), self.mean_source(weight).detach()
-        return _RelaxedSample.apply(  # type: ignore[no-any-return, no-untyped-call]
-            weight, noise, source, self.options.temperature
-        )
+        source = self.mean_source(weight).detach()
+        return _RelaxedSample.apply(weight, source, self.options.temperature)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class NaturalGradient(torch.optim.Optimizer):

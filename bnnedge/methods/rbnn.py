@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bnnedge.binarization.binarizer import Binarizer
+from bnnedge.binarization.row_blocks import row_blocks
 from bnnedge.binarization.sign import sign, sign_around
 from bnnedge.binarization.surrogate import error_decay_multiplier
 from bnnedge.errors import ConfigError
@@ -85,7 +86,7 @@ class _Standardize(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         x, mean = ctx.saved_tensors
         found = torch.empty_like(x)
-        for rows in _row_blocks(x):
+        for rows in row_blocks(x):
             centered, inverse = _centered(x[rows], mean[rows])
             g = grads[0][rows].to(centered.dtype)
             if ctx.t is not None:
@@ -107,7 +108,7 @@ class _RotatedSign(torch.autograd.Function):
     ) -> Tensor:
         mean, strength, scale = _mean(weight), _strength(beta, weight), _column(alpha, weight)
         w3, found = torch.empty_like(weight), torch.empty_like(weight)
-        for rows in _row_blocks(weight):
+        for rows in row_blocks(weight):
             _rotate_partly(weight[rows] - mean[rows], strength[rows], r1, r2, out=w3[rows])
             torch.mul(sign(w3[rows]), scale[rows], out=found[rows])
         ctx.save_for_backward(weight, mean, w3, alpha, beta, r1, r2)
@@ -119,7 +120,7 @@ class _RotatedSign(torch.autograd.Function):
         weight, mean, w3, alpha, beta, r1, r2 = ctx.saved_tensors
         strength, scale = _strength(beta, weight), _column(alpha, weight)
         weight_grad, alpha_grad, strength_grad = map(torch.empty_like, (weight, alpha, beta))
-        for rows in _row_blocks(weight):
+        for rows in row_blocks(weight):
             x, inverse = _centered(weight[rows], mean[rows])
             alpha_grad[rows] = sign(w3[rows]).mul_(grads[0][rows]).flatten(1).sum(1)
             factor = inverse * scale[rows]  # comes in at the end, as all that follows is linear in g
@@ -131,16 +132,6 @@ class _RotatedSign(torch.autograd.Function):
             _through_standardization(g, x, inverse, factor, out=weight_grad[rows])
         beta_grad = strength_grad * beta.cos() * beta.sin().sgn()
         return weight_grad, alpha_grad, beta_grad, None, None, None, None, None
-
-
-BLOCK = 2**18
-"""Elements; a few tensors of this size fit a CPU core's cache."""
-
-
-def _row_blocks(x: Tensor) -> list[slice]:
-    """All rows of dimension 0; on a CPU in blocks, so that what is computed from one stays in the cache."""
-    rows = max(BLOCK // x[0].numel(), 1) if x.device.type == "cpu" else len(x)
-    return [slice(start, start + rows) for start in range(0, len(x), rows)]
 
 
 def _mean(x: Tensor) -> Tensor:

@@ -47,9 +47,12 @@ class Group:
         return self.rank == 0
 
     def parts(self, images: Tensor, labels: Tensor, pieces: int) -> list[tuple[Tensor, Tensor]]:
-        """This process's slice of each of ``pieces`` micro-batches; sizes differ by one image at most."""
-        micro_batches = zip(images.tensor_split(pieces), labels.tensor_split(pieces), strict=True)
-        return [(x.tensor_split(self.size)[self.rank], y.tensor_split(self.size)[self.rank]) for x, y in micro_batches]
+        """This process's share of a batch, one pair for each of ``pieces`` micro-batches."""
+        return list(zip(self.share(images, pieces), self.share(labels, pieces), strict=True))
+
+    def share(self, whole: Tensor, pieces: int) -> list[Tensor]:
+        """This process's slice of each of ``pieces`` micro-batches of ``whole``; sizes differ by one at most."""
+        return [piece.tensor_split(self.size)[self.rank] for piece in whole.tensor_split(pieces)]
 
     @torch.no_grad()
     def sum_(self, tensors: Iterable[Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Batches on their way to the device: this process's slices, made ahead of the step that needs them on a GPU."""
+"""Batches on their way to the device: this process's images alone, made ahead of the step that needs them on a GPU."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from bnnedge.data.dataset import Batch
 from bnnedge.train.distributed import Group
 
 T = TypeVar("T")
@@ -17,20 +18,20 @@ Parts = list[tuple[Tensor, Tensor]]
 
 
 def load_parts(
-    batches: Iterator[tuple[Tensor, Tensor]], group: Group, accumulate: int, device: torch.device
+    batches: Iterator[Batch], group: Group, accumulate: int, device: torch.device
 ) -> Iterator[tuple[Parts, int]]:
     """This process's parts of each batch, on ``device``, and the size of the whole batch."""
+    own = ((_make(batch, group, accumulate), len(batch)) for batch in batches)
     if device.type != "cuda":
-        yield from ((group.parts(images, labels, accumulate), len(labels)) for images, labels in batches)
+        yield from own
         return
-
-    def pinned() -> Iterator[tuple[Parts, int]]:
-        for images, labels in batches:
-            parts = group.parts(images, labels, accumulate)
-            yield [(x.pin_memory(), y.pin_memory()) for x, y in parts], len(labels)
-
-    for parts, size in one_ahead(pinned()):
+    pinned = (([(x.pin_memory(), y.pin_memory()) for x, y in parts], size) for parts, size in own)
+    for parts, size in one_ahead(pinned):
         yield to_device(parts, device), size
+
+
+def _make(batch: Batch, group: Group, accumulate: int) -> Parts:
+    return [batch.make(rows) for rows in group.share(torch.arange(len(batch)), accumulate)]
 
 
 def to_device(parts: Parts, device: torch.device) -> Parts:

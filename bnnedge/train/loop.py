@@ -140,7 +140,7 @@ def _train_steps(state: TrainingState, progress: TrainingProgress) -> RunningMea
     config, group, mean = state.config, state.group, RunningMean()
     state.model.train()
     generator = epoch_generator(config.seed, state.epoch)
-    batches = state.dataset.batches("train", config.batch_size, generator, augment=True)
+    batches = state.dataset.plan("train", config.batch_size, generator, augment=True)
     steps = state.dataset.steps("train", config.batch_size)
     for step, (parts, size) in enumerate(load_parts(batches, group, config.accumulate, state.device)):
         lr = set_learning_rate(state, step / steps)

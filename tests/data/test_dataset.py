@@ -33,7 +33,7 @@ def small(train: int = 9, dtype: torch.dtype = torch.uint8) -> Dataset:
     for split, n in zip(SPLITS, (train, 5, 7), strict=True):
         raw = torch.randint(0, 256, (n, 3, 5, 5), generator=generator(n), dtype=torch.uint8)
         splits[split] = (raw if dtype == torch.uint8 else raw.float() / 255, torch.arange(n) % 2)
-    return Dataset("small", ("a", "b"), splits, lambda x, g: random_flip(random_crop(x, 2, g), g))
+    return Dataset("small", ("a", "b"), splits, lambda x, u: random_flip(random_crop(x, 2, u[:, :2]), u[:, 2]))
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_training_leaves_out_a_last_batch_of_one(train: int, sizes: list[int]) -
         "d",
         ("a",),
         {s: (torch.rand((train, 1, 2, 2), generator=generator()), torch.zeros(train)) for s in SPLITS},
-        lambda x, g: x,
+        lambda x, u: x,
     )
     assert [len(y) for _, y in dataset.batches("train", 4, generator())] == sizes
     assert dataset.steps("train", 4) == len(sizes)
@@ -122,6 +122,27 @@ def test_batches_are_a_function_of_the_generator_alone() -> None:
 
     assert torch.equal(epoch(1), epoch(1))
     assert not torch.equal(epoch(1), epoch(2))
+
+
+def test_a_part_of_a_batch_is_made_as_in_the_whole() -> None:
+    batch = next(small(33).plan("train", 16, generator(), augment=True))
+    images, labels = batch.make()
+    assert len(batch) == len(labels) == len(images) == 16
+    rows = torch.tensor([15, 3, 4])
+    own, own_labels = batch.make(rows)
+    assert torch.equal(own, images[rows]) and torch.equal(own_labels, labels[rows])
+
+
+def test_random_crop_reaches_every_corner() -> None:
+    """The smallest and the largest numbers that float32 holds in [0, 1) are the first and the last row and column."""
+    images = torch.rand((1, 1, 3, 4), generator=generator())
+    last = 1 - 2**-24
+    for padding in range(1, 33):
+        padded = torch.nn.functional.pad(images, (padding,) * 4)
+        for row, column in ((0.0, last), (last, 0.0), (last, last)):
+            top, left = (0 if u == 0 else 2 * padding for u in (row, column))
+            window = padded[:, :, top : top + 3, left : left + 4]
+            assert torch.equal(random_crop(images, padding, torch.tensor([[row, column]])), window)
 
 
 def test_augmentation_without_generator_is_refused() -> None:
@@ -140,7 +161,7 @@ def test_shuffling_keeps_images_and_labels_together() -> None:
 @pytest.mark.parametrize("padding", [0, 1, 4])
 def test_random_crop_is_a_window_of_the_padded_image(padding: int) -> None:
     images = torch.randint(1, 256, (33, 3, 5, 6), generator=generator(), dtype=torch.uint8)
-    cropped = random_crop(images, padding, generator(3))
+    cropped = random_crop(images, padding, torch.rand((33, 2), generator=generator(3)))
     offsets = set()
     padded = torch.nn.functional.pad(images, (padding,) * 4)
     for original, window in zip(padded, cropped, strict=True):
@@ -157,7 +178,7 @@ def test_random_crop_is_a_window_of_the_padded_image(padding: int) -> None:
 
 def test_random_flip_mirrors_about_half() -> None:
     images = torch.rand((400, 2, 3, 4), generator=generator())
-    flipped = random_flip(images, generator(1))
+    flipped = random_flip(images, torch.rand(400, generator=generator(1)))
     mirrored = [bool((a == b.flip(-1)).all()) for a, b in zip(flipped, images, strict=True)]
     kept = [bool((a == b).all()) for a, b in zip(flipped, images, strict=True)]
     assert all(m != k for m, k in zip(mirrored, kept, strict=True))

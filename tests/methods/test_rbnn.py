@@ -82,7 +82,7 @@ def test_forward_is_the_paper_s_formula() -> None:
 @pytest.mark.parametrize("rule", ["paper", "authors"])
 @pytest.mark.parametrize("block", [1, 80, 10**6], ids=["row", "rows", "all"])
 def test_weight_gradient(rule: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bnnedge.methods.rbnn.BLOCK", block)
+    monkeypatch.setattr("bnnedge.binarization.row_blocks.BLOCK", block)
     layer, binarizer = make(RbnnOptions(rotation_gradient=rule))  # type: ignore[arg-type]
     with torch.no_grad():
         binarizer.alpha[1] = 0  # alpha's own gradient needs no alpha
@@ -332,7 +332,7 @@ def test_rotation_angle() -> None:
 
 
 def test_activations_use_k_1_and_t_of_at_least_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bnnedge.methods.rbnn.BLOCK", 40)  # one sample of 36 in each
+    monkeypatch.setattr("bnnedge.binarization.row_blocks.BLOCK", 40)  # one sample of 36 in each
     _, binarizer = make(RbnnOptions())
     for t, expected in ((0.1, 1.0), (3.0, 3.0)):
         binarizer.set_surrogate(t, max(1 / t, 1))

@@ -255,7 +255,7 @@ def test_items_are_made_one_ahead_in_another_thread() -> None:
 def test_parts_on_the_cpu_are_the_batches(tiny_config: Config) -> None:
     dataset, cpu = load_dataset("digits", 8), torch.device("cpu")
     group = ALONE
-    batches = dataset.batches("train", 500, torch.Generator().manual_seed(0))
+    batches = dataset.plan("train", 500, torch.Generator().manual_seed(0))
     for (parts, size), (images, labels) in zip(
         load_parts(batches, group, 3, cpu), dataset.batches("train", 500, torch.Generator().manual_seed(0)), strict=True
     ):
