@@ -63,8 +63,6 @@ def quantize_stem(graph: Graph, calibration: Calibration) -> Graph:
     "Data-free quantization", arXiv:1906.04721, section 4.2). For images of one channel, whose pixels are all codes but
     for a constant, that makes the input exact away from the borders.
 
-    On x86 without VNNI, ONNX Runtime's own kernels add pairs of products in 16 bits and saturate where both are large.
-
     Raises ``ExportError`` if there is no such convolution or it cannot be quantized.
     """
     conv = _first_convolution(graph)

@@ -25,7 +25,7 @@ All convolutions have W uint8 [O, kh, kw, 4 * words] with the channels of one gr
 
 ``QuantizedConv2d(X, x_scale, x_zero_point, W, w_scale, y_scale, y_zero_point, bias, lowest) -> Y`` is an int8 stem: X
 float32 [N, C, H, W], Y float32 [N, OH, OW, O]. Its steps round as ONNX Runtime's operators do: ``QuantizeLinear`` of X;
-``QLinearConv`` with W int8 [O, C, kh, kw] with zero point 0, w_scale float32 [O], bias int32 [O], attributes
+``QLinearConv`` with W int8 [O, C, kh, kw], w_scale float32 [O], bias int32 [O], attributes
 ``strides`` and ``pads``, pads below the kernel; no intermediate sum saturates, and its float32 product with
 ``x_scale * w_scale / y_scale`` is rounded, halves to even; ``DequantizeLinear``; addition of lowest, float32 [O].
 Zero points are uint8. ``SpaceToDepth`` before its name folds X 2x2 first; ``MaxPool`` after it takes maxima of the
@@ -315,6 +315,8 @@ def _scale_and(steps: list[str]) -> list[NodeProto]:
 # ---- Stems ----
 
 CODES_SUFFIX = "Codes"
+UNSIGNED_ZERO = 128
+"""Added to signed 8-bit weights where they are stored as unsigned ones."""
 
 
 def with_codes(stem: FunctionProto) -> FunctionProto:
@@ -328,12 +330,17 @@ def _stem(op_type: str) -> FunctionProto:
     if quantized_conv(folds, pools, signs) != op_type:
         raise KeyError(op_type)
     parameters = ["x_scale", "x_zero_point", "W", "w_scale", "y_scale", "y_zero_point", "bias", "lowest"]
-    operands = ["x_scale", "x_zero_point", "W", "w_scale", "w_zero_point", "y_scale", "y_zero_point", "bias"]
+    operands = ["x_scale", "x_zero_point", "unsigned", "w_scale", "w_zero_point", "y_scale", "y_zero_point", "bias"]
     image = "folded" if folds else "X"
     conv = helper.make_node("QLinearConv", ["entered", *operands], ["convolved"])
     body = [
         helper.make_node("QuantizeLinear", [image, "x_scale", "x_zero_point"], ["entered"]),
-        _constant("w_zero_point", value=numpy_helper.from_array(np.array(0, np.int8))),
+        # Unsigned: with signed weights ONNX Runtime's kernels for x86 without VNNI add pairs of products in 16 bits.
+        _constant("w_zero_point", value=numpy_helper.from_array(np.array(UNSIGNED_ZERO, np.uint8))),
+        _constant("middle", value=numpy_helper.from_array(np.array(UNSIGNED_ZERO, np.int32))),
+        helper.make_node("Cast", ["W"], ["wide"], to=TensorProto.INT32),
+        helper.make_node("Add", ["wide", "middle"], ["shifted"]),
+        helper.make_node("Cast", ["shifted"], ["unsigned"], to=TensorProto.UINT8),
         _with_references(conv, _STEM_ATTRIBUTES),
     ]
     if folds:

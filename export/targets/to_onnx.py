@@ -341,10 +341,11 @@ def _(node: g.Dequantize, out: _Writer) -> None:
 
 @_write.register
 def _(node: g.QuantizedConv2d, out: _Writer) -> None:
+    zero = onnx_functions.UNSIGNED_ZERO  # see there
     weight = [
-        out.parameter(node, "weight", node.weight),
+        out.parameter(node, "weight", (node.weight.astype(np.int32) + zero).astype(np.uint8)),
         out.parameter(node, "weight_scale", node.weight_scale),
-        out.shared("weight_zero_point", 0, np.int8),
+        out.shared("weight_zero_point", zero, np.uint8),
     ]
     tensors = out.graph.tensors
     source, target = (out.quantization(tensors[name].quantization) for name in (node.inputs[0], node.output))
