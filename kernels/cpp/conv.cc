@@ -133,6 +133,7 @@ class PackedConv : public Conv {
         has_tail_(!transform.tail.IsEmpty()) {
     plan_.params = params;
     PackWeights(chain_row_ == nullptr ? filter : ChainFilter(filter).data());
+    // Of pairs, a strip has several rows, which go together only if blocks are outside.
     rows_outside_ =
         !Pairs() && (kernel.order == StripOrder::kRowsOutside || block_bytes_ * block_count_ <= kFirstCacheBytes);
     CountBits(filter);

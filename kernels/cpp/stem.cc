@@ -112,7 +112,7 @@ class PackedStem : public Stem {
       strides_[axis] = filter.strides[axis];
       start_[axis] = filter.start[axis];
     }
-    row_steps_ = CeilDiv(filter.kernel[1] * filter.channels, kStemTaps);
+    row_steps_ = CeilDiv(filter.kernel[1] * filter.channels, kernel.step_taps);
     PackWeights(filter, weights.bias);
     MakeRequantization(weights.filter_scale);
     if (tail_.writes_bits && tail_.limit.empty()) tail_.limit.assign(static_cast<size_t>(p_.out_channels), 0.0f);
@@ -182,8 +182,8 @@ class PackedStem : public Stem {
   }
 
   void PackWeights(const PlainFilter& filter, const int32_t* bias) {
-    const int64_t steps = kernel_size_[0] * row_steps_, row_taps = kStemTaps * row_steps_;
-    std::vector<int8_t> flat(static_cast<size_t>(padded_ * steps * kStemTaps), int8_t{0});
+    const int64_t steps = kernel_size_[0] * row_steps_, row_taps = kernel_.step_taps * row_steps_;
+    std::vector<int8_t> flat(static_cast<size_t>(padded_ * kernel_size_[0] * row_taps), int8_t{0});
     base_.assign(static_cast<size_t>(padded_), 0);
     for (int64_t o = 0; o < filter.outputs; ++o) {
       uint32_t sum = 0;

@@ -8,19 +8,18 @@ namespace bnnedge {
 namespace {
 
 constexpr int kMostPixels = 4, kVectors = 2;
-constexpr int64_t kLanes = 8, kStepWords = kStemBlock * kStemTaps;
+constexpr int64_t kLanes = 8, kPair = 2, kStepWords = kStemBlock * kPair;
 
 int64_t PackedBytes(int64_t blocks, int64_t steps) { return blocks * steps * kStepWords * int64_t{sizeof(int16_t)}; }
 
-// int16 [blocks][pairs of taps][vectors][8][2]
+// int16 [blocks][steps][vectors][8][2]
 void PackWeights(const int8_t* filter, int64_t blocks, int64_t steps, void* packed) {
   int16_t* to = static_cast<int16_t*>(packed);
   for (int64_t b = 0; b < blocks; ++b) {
-    for (int64_t pair = 0; pair < 2 * steps; ++pair) {
-      for (int64_t lane = 0; lane < kStemBlock; ++lane) {
-        const int8_t* const taps = filter + (b * kStemBlock + lane) * steps * kStemTaps + 2 * pair;
-        *to++ = taps[0];
-        *to++ = taps[1];
+    for (int64_t k = 0; k < steps; ++k) {
+      for (int64_t lane = 0; lane < kStemBlock; ++lane, to += kPair) {
+        const int8_t* const taps = filter + ((b * kStemBlock + lane) * steps + k) * kPair;
+        std::copy(taps, taps + kPair, to);
       }
     }
   }
@@ -30,14 +29,14 @@ void PackWeights(const int8_t* filter, int64_t blocks, int64_t steps, void* pack
 constexpr int64_t kWidened = 16;
 static_assert(kWidened <= kStemSlack, "bytes that may be read behind a row");
 
-// 16 bits a tap, for a tile: [pixels][rows][row_steps][4].
+// 16 bits a tap, for a tile: [pixels][rows][row_steps][2].
 int64_t ScratchBytes(int64_t, int64_t steps) {
-  return (kMostPixels * steps * kStemTaps + kWidened) * int64_t{sizeof(int16_t)};
+  return (kMostPixels * steps * kPair + kWidened) * int64_t{sizeof(int16_t)};
 }
 
 void WidenWindows(const StemRow& row, int64_t pixel, int64_t pixels) {
   auto* to = static_cast<int16_t*>(row.scratch);
-  const int64_t rows = row.rows, row_taps = row.row_steps * kStemTaps, row_step = row.row_step;
+  const int64_t rows = row.rows, row_taps = row.row_steps * kPair, row_step = row.row_step;
   for (int64_t i = 0; i < pixels; ++i) {
     const uint8_t* from = row.input + (pixel + i) * row.pixel_step;
     for (int64_t r = 0; r < rows; ++r, from += row_step, to += row_taps) {
@@ -107,13 +106,13 @@ __attribute__((always_inline)) inline void Tile(const StemRow& row, int64_t pixe
     }
   }
 #pragma GCC unroll 2
-  for (int64_t pair = 0; pair < 2 * steps; ++pair, taps += 2, weights += kStepWords / 2) {
+  for (int64_t k = 0; k < steps; ++k, taps += kPair, weights += kStepWords) {
     const __m256i w0 = _mm256_load_si256(reinterpret_cast<const __m256i*>(weights));
     const __m256i w1 = _mm256_load_si256(reinterpret_cast<const __m256i*>(weights + 2 * kLanes));
 #pragma GCC unroll 4
     for (int i = 0; i < kPixels; ++i) {
       int32_t both;
-      std::memcpy(&both, taps + i * steps * kStemTaps, sizeof(both));
+      std::memcpy(&both, taps + i * steps * kPair, sizeof(both));
       const __m256i its = _mm256_set1_epi32(both);
       sum[i][0] = _mm256_add_epi32(sum[i][0], _mm256_madd_epi16(its, w0));
       sum[i][1] = _mm256_add_epi32(sum[i][1], _mm256_madd_epi16(its, w1));
@@ -139,6 +138,6 @@ void Convolve(const StemRow& row) {
 }  // namespace
 
 const StemKernel kStemAvx2 = {"avx2",         false,      PackedBytes, PackWeights,       ScratchBytes,
-                              QuantizeValues, Interleave, Convolve,    PoolRow<SseBytes>, DequantizeCodes};
+                              QuantizeValues, Interleave, Convolve,    PoolRow<SseBytes>, DequantizeCodes, kPair};
 
 }  // namespace bnnedge

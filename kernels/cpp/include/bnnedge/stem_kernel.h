@@ -11,7 +11,7 @@
 namespace bnnedge {
 
 constexpr int64_t kStemBlock = 16;
-constexpr int64_t kStemTaps = 4;  // bytes of the image that are multiplied in one step
+constexpr int64_t kStemTaps = 4;  // bytes of the image that are multiplied in one step, of most kernels
 // So many bytes behind what a row needs may be read of its input.
 constexpr int64_t kStemSlack = 64;
 
@@ -26,7 +26,7 @@ struct Requantization {
   int32_t low_code, high_code;
 };
 
-// One row of the convolution. Pixel i sums over rows r and bytes b < 4 * row_steps of
+// One row of the convolution. Pixel i sums over rows r and bytes b < step_taps * row_steps of
 //   input[i * pixel_step + r * row_step + b] * filter[o][r][b],
 // the input unsigned, or signed for kernels with `signed_codes`.
 struct StemRow {
@@ -55,7 +55,7 @@ struct StemKernel {
   bool signed_codes;  // of the image
 
   int64_t (*packed_bytes)(int64_t blocks, int64_t steps);
-  // filter [16 * blocks][4 * steps]
+  // filter [16 * blocks][step_taps * steps]
   void (*pack_weights)(const int8_t* filter, int64_t blocks, int64_t steps, void* packed);
   // Bytes of scratch for rows of `pixels` pixels; nullptr: none.
   int64_t (*scratch_bytes)(int64_t pixels, int64_t steps);
@@ -68,6 +68,8 @@ struct StemKernel {
   // codes [pixels][padded] -> values [pixels][channels]
   void (*dequantize)(const int8_t* codes, int64_t padded, int64_t pixels, int64_t channels, const Codes& target,
                      float* values);
+
+  int64_t step_taps = kStemTaps;
 };
 
 extern const StemKernel kStemPortable;
