@@ -110,7 +110,7 @@ struct ConvKernel {
   int64_t (*packed_bytes)(int64_t channels, int64_t k_words);
   // filter: [channels][k_words]; packed: 64-byte aligned.
   void (*pack_weights)(const uint32_t* filter, int64_t channels, int64_t k_words, void* packed);
-  // Bytes of scratch for rows of `pixels` pixels; nullptr: none.
+  // Bytes of scratch for strips of `pixels` pixels; nullptr: none.
   int64_t (*scratch_bytes)(int64_t pixels, int64_t k_words);
   void (*run)(const ConvStrip& strip);
   void (*finish)(const TailStrip& strip);
