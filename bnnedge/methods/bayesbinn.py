@@ -98,8 +98,9 @@ class _RelaxedSample(torch.autograd.Function):
         found = torch.empty_like(w)
         for rows in row_blocks(w):
             # Not simplified: in float32 both numerators reach EPSILON alone, and the published settings rely on it.
-            s = torch.square(w[rows], out=found[rows]).neg_().add_(1).add_(EPSILON).div_(ctx.temperature)
-            s.div_(mean_source[rows].tanh().square_().neg_().add_(1).add_(EPSILON)).mul_(grads[0][rows])
+            s = w[rows].square().neg_().add_(1).add_(EPSILON).div_(ctx.temperature)
+            s.div_(mean_source[rows].tanh().square_().neg_().add_(1).add_(EPSILON))
+            found[rows] = s.mul_(grads[0][rows])
         return found, None, None
 
 

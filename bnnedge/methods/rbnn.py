@@ -91,7 +91,7 @@ class _Standardize(torch.autograd.Function):
             g = grads[0][rows].to(centered.dtype)
             if ctx.t is not None:
                 g = error_decay_multiplier(centered, ctx.t, 1.0, inverse).mul_(g)
-            _through_standardization(g, centered, inverse, inverse, out=found[rows])
+            found[rows] = _through_standardization(g, centered, inverse, inverse)
         return found, None
 
 
@@ -109,8 +109,8 @@ class _RotatedSign(torch.autograd.Function):
         mean, strength, scale = _mean(weight), _strength(beta, weight), _column(alpha, weight)
         w3, found = torch.empty_like(weight), torch.empty_like(weight)
         for rows in row_blocks(weight):
-            _rotate_partly(weight[rows] - mean[rows], strength[rows], r1, r2, out=w3[rows])
-            torch.mul(sign(w3[rows]), scale[rows], out=found[rows])
+            w3[rows] = _rotate_partly(weight[rows] - mean[rows], strength[rows], r1, r2)
+            found[rows] = sign(w3[rows]).mul_(scale[rows])
         ctx.save_for_backward(weight, mean, w3, alpha, beta, r1, r2)
         ctx.t, ctx.k, ctx.whole = t, k, whole
         return found
@@ -129,7 +129,7 @@ class _RotatedSign(torch.autograd.Function):
             turned = _rotate(g, r1.T, r2.T).sub_(g)
             strength_grad[rows] = _row_dots(turned, x) * factor.flatten()
             g = g.addcmul_(turned, strength[rows]) if ctx.whole else g.mul_(1 - strength[rows])
-            _through_standardization(g, x, inverse, factor, out=weight_grad[rows])
+            weight_grad[rows] = _through_standardization(g, x, inverse, factor)
         beta_grad = strength_grad * beta.cos() * beta.sin().sgn()
         return weight_grad, alpha_grad, beta_grad, None, None, None, None, None
 
@@ -151,13 +151,14 @@ def _centered(x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     return centered, torch.where(std <= rounding, 0, 1 / std)
 
 
-def _through_standardization(g: Tensor, centered: Tensor, inverse: Tensor, factor: Tensor, out: Tensor) -> None:
-    """``factor (g - mean(g) - z sum(g z) / (n - 1))``, n elements in a row; spoils ``centered``.
+def _through_standardization(g: Tensor, centered: Tensor, inverse: Tensor, factor: Tensor) -> Tensor:
+    """``factor (g - mean(g) - z sum(g z) / (n - 1))``, n elements in a row.
 
     That is ``dL/dx`` for ``g = dL/dz`` with z = centered inverse, if ``factor`` is ``inverse``, which is 1 / std.
     """
     along = _column(_row_dots(g, centered), g) * inverse**2 / (g[0].numel() - 1)
-    torch.mul(torch.addcmul(g, centered, -along, out=centered).sub_(_mean(g)), factor, out=out)
+    # Without out=, at which torch.compile splits its graph if the format is channels_last.
+    return torch.addcmul(g, centered, -along).sub_(_mean(g)).mul_(factor)
 
 
 def _rotate(x: Tensor, r1: Tensor, r2: Tensor) -> Tensor:
@@ -168,9 +169,9 @@ def _rotate(x: Tensor, r1: Tensor, r2: Tensor) -> Tensor:
         return (r1.T @ (x.reshape(-1, b) @ r2).view(-1, a, b)).view(x.shape)
 
 
-def _rotate_partly(x: Tensor, strength: Tensor, r1: Tensor, r2: Tensor, out: Tensor | None = None) -> Tensor:
+def _rotate_partly(x: Tensor, strength: Tensor, r1: Tensor, r2: Tensor) -> Tensor:
     """``X + strength (r1^T X r2 - X)`` in the shape of ``x``."""
-    return torch.lerp(x, _rotate(x, r1, r2), strength, out=out)
+    return torch.lerp(x, _rotate(x, r1, r2), strength)
 
 
 def _strength(beta: Tensor, like: Tensor) -> Tensor:

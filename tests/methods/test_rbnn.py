@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from bnnedge.binarization.sign import sign
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear
+from bnnedge.methods import rbnn
 from bnnedge.methods.rbnn import Rbnn, RbnnBinarizer, RbnnOptions, kronecker_factors, standardize, surrogate_schedule
 
 Array = NDArray[np.float64]
@@ -413,3 +414,13 @@ def test_memory_format_and_autocast_change_no_sign() -> None:
             assert torch.equal(binarizer.binarize_weight(layer.weight), scaled)
             half = x.bfloat16()
             assert torch.equal(binarizer.binarize_input(half).float(), binarizer.binarize_input(half.float()))
+
+
+def test_channels_last_activations_stay_in_one_compiled_graph() -> None:
+    """``out=`` in that format splits it, and Inductor fails at the sizes of the pieces."""
+    torch._dynamo.reset()
+    x = torch.randn(3, 5, 4, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
+    compiled = torch.compile(rbnn.standardized_sign, fullgraph=True, backend="aot_eager")
+    found = [torch.autograd.grad(f(x, 1.0).pow(3).sum(), x)[0] for f in (rbnn.standardized_sign, compiled)]
+    assert torch.equal(*found)
+    torch._dynamo.reset()
