@@ -45,11 +45,11 @@ constexpr int64_t kNarrowWords = 65535 / kWordBits;
 constexpr int Ones(int nibble) { return (nibble & 1) + (nibble >> 1 & 1) + (nibble >> 2 & 1) + (nibble >> 3); }
 
 struct Tables {
-  alignas(64) uint8_t entry[256][16];
+  alignas(64) uint8_t entry[256 * 16];
   constexpr Tables() : entry() {
     for (int pair = 0; pair < 256; ++pair) {
       for (int w = 0; w < 16; ++w) {
-        entry[pair][w] = static_cast<uint8_t>(Ones((pair & 15) ^ w) + 16 * Ones((pair >> 4) ^ w));
+        entry[pair * 16 + w] = static_cast<uint8_t>(Ones((pair & 15) ^ w) + 16 * Ones((pair >> 4) ^ w));
       }
     }
   }
@@ -120,7 +120,7 @@ void PairWords(const uint32_t* first, const uint32_t* second, int64_t count, uin
 #define BNNEDGE_PIN(value) __asm__ volatile("" : "+x"(value))
 
 inline __m256i TableAt(uint16_t place) {
-  const uint8_t* entry = kTables.entry[0] + place;
+  const uint8_t* entry = kTables.entry + place;
   return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(entry)));
 }
 
