@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from bnnedge.benchmarks.memory import peak_memory_bytes
 from bnnedge.errors import BenchmarkError, UnknownNameError
@@ -84,14 +83,19 @@ def test_it_is_the_peak_and_that_of_this_file_alone(tmp_path: Path, earlier: int
 
 @linux_only
 @pytest.mark.parametrize("runtime", list(RUNTIMES))
-def test_every_runtime(runtime: str, digits_classifier: tuple[Graph, NDArray[np.float64]]) -> None:
+def test_every_runtime(runtime: str) -> None:
+    """Of a file of 4 MiB, as the kernel's counters are not exact, and may fall behind those of the baseline."""
     if why := RUNTIMES.load(runtime).unavailable():
         pytest.skip(why)
+    weight = np.ones((2**14, 64))
+    node = Linear(name="fc", inputs=("x",), output="y", weight=weight, bias=weight[:, 0])
+    tensors = {"x": TensorSpec((1, 64)), "y": TensorSpec((1, 2**14))}
     targets = (TARGETS.load(name)() for name in TARGETS)
-    data = next(t for t in targets if runtime in t.runtimes).write(digits_classifier[0])
-    peak = peak_memory_bytes(data, runtime, [1, 8, 8])
+    target = next(t for t in targets if runtime in t.runtimes)
+    data = target.write(Graph("x", "y", [node], tensors, {"input_shape": [64]}))
+    peak = peak_memory_bytes(data, runtime, [64])
     assert peak is not None
-    assert len(data) < peak < 4_000_000
+    assert len(data) - 1_000_000 < peak < 4 * len(data) + 4_000_000
 
 
 @linux_only
