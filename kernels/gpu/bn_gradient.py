@@ -18,7 +18,7 @@ from bnnedge.errors import ConfigError
 from bnnedge.kernels.gpu.bits import offsets64, spread_words
 from bnnedge.kernels.gpu.bn_statistics import check_maps, check_vectors, store_strip, strip_rows, strips
 from bnnedge.kernels.gpu.compile_gate import CompileCase
-from bnnedge.kernels.gpu.pack import tile
+from bnnedge.kernels.gpu.pack import launch
 from bnnedge.kernels.layout import WORD_BITS, words_for
 
 
@@ -114,23 +114,22 @@ def bn_clip_gradient(
         raise ConfigError(f"mask must be contiguous int32 {(*y.shape[:-1], words)}, got {tuple(mask.shape)}")
     if rows < 2:
         raise ConfigError("batch normalisation has no gradient for one element in a channel")
-    grid, strip = strips(rows, channels)
-    partial = y.new_empty((grid[0], 2, channels), dtype=torch.float32)
+    sums_grid, strip = strips(rows, channels)
+    partial = y.new_empty((sums_grid[0], 2, channels), dtype=torch.float32)
     p = torch.empty_like(g) if needs_residual else None
     sizes = {"CHANNELS": channels, "WORDS": words}
-    bn_gradient_sums_kernel[grid](
+    bn_gradient_sums_kernel[sums_grid](
         *(g, mask, y, mean, p, partial, rows), STORES_P=needs_residual, num_warps=4, **sizes, **strip
     )
     sums = partial.sum(0)
     dy = torch.empty_like(y)
-    block_rows, block_words = tile(words)
-    bn_gradient_kernel[(triton.cdiv(rows, block_rows), triton.cdiv(words, block_words))](
+    grid, blocks = launch(rows, words)
+    bn_gradient_kernel[grid](
         *(g if p is None else p, mask if p is None else None, y, mean, invstd, weight, sums, dy, rows),
         HAS_MASK=p is None,
-        BLOCK_ROWS=block_rows,
-        BLOCK_WORDS=block_words,
         num_warps=8,
         **sizes,
+        **blocks,
     )
     return dy, p, sums[1] * invstd, sums[0]
 
@@ -154,7 +153,6 @@ def _sums_case(kind: str, channels: int, stores_p: bool = True) -> CompileCase:
 
 
 def _case(kind: str, channels: int, has_mask: bool = False) -> CompileCase:
-    block_rows, block_words = tile(words_for(channels))
     return CompileCase(
         name=f"bn_gradient/{kind}_{channels}{'_mask' if has_mask else ''}",
         kernel=bn_gradient_kernel,
@@ -163,7 +161,7 @@ def _case(kind: str, channels: int, has_mask: bool = False) -> CompileCase:
         | {"rows": "i64"}
         | ({"mask_ptr": "*i32"} if has_mask else {}),
         constants={"CHANNELS": channels, "WORDS": words_for(channels), "HAS_MASK": has_mask}
-        | {"BLOCK_ROWS": block_rows, "BLOCK_WORDS": block_words}
+        | launch(1, words_for(channels))[1]
         | ({} if has_mask else {"mask_ptr": None}),
         aligned=("rows",),
         num_warps=8,

@@ -106,6 +106,13 @@ def tile(words: int) -> tuple[int, int]:
     return TILE_BITS // WORD_BITS // block_words, block_words
 
 
+def launch(rows: int, words: int) -> tuple[tuple[int, int], dict[str, int]]:
+    """Grid and block sizes of a kernel whose programs take one such tile each."""
+    block_rows, block_words = tile(words)
+    grid = (triton.cdiv(rows, block_rows), triton.cdiv(words, block_words))
+    return grid, {"BLOCK_ROWS": block_rows, "BLOCK_WORDS": block_words}
+
+
 def _case(dtype: str, channels: int, has_mask: bool = True) -> CompileCase:
     block_rows, block_words = tile(words_for(channels))
     return CompileCase(

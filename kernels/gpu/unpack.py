@@ -10,7 +10,7 @@ from torch import Tensor
 from bnnedge.errors import ConfigError
 from bnnedge.kernels.gpu.bits import offsets64, spread_words
 from bnnedge.kernels.gpu.compile_gate import CompileCase
-from bnnedge.kernels.gpu.pack import FLOATS, tile
+from bnnedge.kernels.gpu.pack import FLOATS, launch
 from bnnedge.kernels.layout import WORD_BITS, words_for
 
 
@@ -68,7 +68,7 @@ def unpack_signs(words: Tensor, channels: int, dtype: torch.dtype, scale: Tensor
         raise ConfigError(f"scale must be float32 {tuple(words.shape[:1])}, got {scale.dtype} {tuple(scale.shape)}")
     out = words.new_empty((*words.shape[:-1], channels), dtype=dtype)
     rows = words.numel() // words.shape[-1]
-    grid, blocks = _launch(rows, words.shape[-1])
+    grid, blocks = launch(rows, words.shape[-1])
     unpack_signs_kernel[grid](
         words,
         out,
@@ -93,7 +93,7 @@ def mask_gradient(g: Tensor, mask: Tensor) -> Tensor:
         raise ConfigError("mask_gradient needs a contiguous gradient")
     out = torch.empty_like(g)
     rows = mask.numel() // mask.shape[-1]
-    grid, blocks = _launch(rows, mask.shape[-1])
+    grid, blocks = launch(rows, mask.shape[-1])
     mask_gradient_kernel[grid](g, mask, out, rows, CHANNELS=g.shape[-1], WORDS=mask.shape[-1], num_warps=4, **blocks)
     return out
 
@@ -105,12 +105,6 @@ def _check_words(words: Tensor, channels: int) -> None:
         raise ConfigError(f"{channels} channels take {words_for(channels)} words, got {words.shape[-1]}")
 
 
-def _launch(rows: int, words: int) -> tuple[tuple[int, int], dict[str, int]]:
-    block_rows, block_words = tile(words)
-    grid = (triton.cdiv(rows, block_rows), triton.cdiv(words, block_words))
-    return grid, {"BLOCK_ROWS": block_rows, "BLOCK_WORDS": block_words}
-
-
 def _unpack_case(dtype: str, channels: int, has_scale: bool = False) -> CompileCase:
     return CompileCase(
         name=f"unpack_signs/{dtype}_{channels}{'_scaled' if has_scale else ''}",
@@ -118,7 +112,7 @@ def _unpack_case(dtype: str, channels: int, has_scale: bool = False) -> CompileC
         arguments={"words_ptr": "*i32", "out_ptr": f"*{dtype}", "rows": "i64", "rows_per_scale": "i32"}
         | ({"scale_ptr": "*fp32"} if has_scale else {}),
         constants={"CHANNELS": channels, "WORDS": words_for(channels), "HAS_SCALE": has_scale}
-        | _launch(1, words_for(channels))[1]
+        | launch(1, words_for(channels))[1]
         | ({} if has_scale else {"scale_ptr": None}),
         aligned=("rows",),
         at_least={"STG.128": 1} if channels % WORD_BITS == 0 else {},
@@ -131,7 +125,7 @@ def _mask_case(dtype: str, channels: int) -> CompileCase:
         name=f"mask_gradient/{dtype}_{channels}",
         kernel=mask_gradient_kernel,
         arguments={"g_ptr": f"*{dtype}", "mask_ptr": "*i32", "out_ptr": f"*{dtype}", "rows": "i64"},
-        constants={"CHANNELS": channels, "WORDS": words_for(channels)} | _launch(1, words_for(channels))[1],
+        constants={"CHANNELS": channels, "WORDS": words_for(channels)} | launch(1, words_for(channels))[1],
         aligned=("rows",),
         at_least={"LDG.128": 1, "STG.128": 1} if channels % WORD_BITS == 0 else {},
         quick=(dtype, channels) == ("bf16", 64),
