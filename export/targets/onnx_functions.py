@@ -316,7 +316,7 @@ def _scale_and(steps: list[str]) -> list[NodeProto]:
 
 CODES_SUFFIX = "Codes"
 UNSIGNED_ZERO = 128
-"""Added to signed 8-bit weights where they are stored as unsigned ones."""
+"""Added to signed 8-bit codes and weights where they are stored as unsigned ones."""
 
 
 def with_codes(stem: FunctionProto) -> FunctionProto:

@@ -11,8 +11,7 @@ A node writes the form that suits its operator; another form is converted to onc
 everything between binary convolutions stays in NHWC. The float forms of a ``bits`` tensor are only sure to have the
 right signs: ``Binarize`` itself leaves no trace in the file unless something needs real +-1 values.
 
-Codes of an int8 stem are stored with 128 added, as unsigned bytes: those are what x86 multiplies fast by the signed
-bytes of the weights.
+Codes of an int8 stem are stored with 128 added, as unsigned bytes, and outside of our operators its weights too.
 """
 
 from __future__ import annotations
@@ -232,7 +231,7 @@ class _Writer:
     def quantization(self, quantization: g.Quantization | None) -> list[str]:
         """Scale and zero point of an ``int8`` tensor, as constants."""
         assert quantization is not None
-        zero_point = quantization.zero_point - g.LOWEST_CODE
+        zero_point = quantization.zero_point + onnx_functions.UNSIGNED_ZERO
         return [self.shared("scale", quantization.scale, np.float32), self.shared("zero_point", zero_point, np.uint8)]
 
     def rank(self, tensor: str) -> int:
