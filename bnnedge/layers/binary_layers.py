@@ -161,8 +161,8 @@ def use_kernels(model: nn.Module, kernels: Kernels) -> None:
     """Set what computes the binary layers of ``model``, and its ``Hardtanh``: packed kernels and operators that keep
     bits, or plain PyTorch.
 
-    ``auto`` packs where the device and the layer's size make it worth while, ``triton`` wherever a kernel can compute
-    the layer, ``torch`` never. Raises ``ConfigError`` for another word.
+    ``auto`` packs on a CPU to save memory and on a GPU where that is faster (``packed_pays``), ``triton`` wherever a
+    kernel can compute the layer, ``torch`` never. Raises ``ConfigError`` for another word.
     """
     if kernels not in KERNELS:
         raise ConfigError(f"kernels must be {', '.join(KERNELS)}, got {kernels!r}")

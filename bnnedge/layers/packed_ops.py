@@ -254,10 +254,9 @@ def packed_linear(
     def dense() -> Tensor:
         return F.linear(stash.unpack_input(bits.signs, x.shape, False, out_dtype, gpu), weight.to(out_dtype))
 
+    layer = (*x.shape, *weight.shape, out_dtype, x.device)
     packs = binary_weight and xnor_gemm is not None
-    if packs and kernels == "auto":
-        packs = packed_pays((*x.shape, *weight.shape, out_dtype, x.device), packed, dense)
-    y = packed() if packs else dense()
+    y = packed() if packs and (kernels == "triton" or packed_pays(layer, packed, dense)) else dense()
     return y, bits.signs, bits.mask, filters.signs, filters.scale
 
 
