@@ -58,6 +58,9 @@ bool SystemSaves(unsigned registers) {
 
 bool HasPopcnt() { return HasAll(AskCpu(1).ecx, bit_POPCNT); }
 bool HasAvx2() { return HasPopcnt() && SystemSaves(0x06) && HasAll(AskCpu(7).ebx, bit_AVX2); }
+#ifdef BNNEDGE_EMULATE
+constexpr auto HasAvx512 = Always, HasAvx512Vnni = Always;
+#else
 bool HasAvx512() {
   return HasPopcnt() && SystemSaves(0xe6) &&
          HasAll(AskCpu(7).ebx, bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL) &&
@@ -69,8 +72,11 @@ bool HasAvx512Vnni() {
          HasAll(AskCpu(7).ecx, bit_AVX512VNNI);
 }
 #endif
+#endif
 
-#ifdef BNNEDGE_AMX
+#if defined(BNNEDGE_AMX) && defined(BNNEDGE_EMULATE)
+constexpr auto HasAmx = Always;
+#elif defined(BNNEDGE_AMX)
 // The system keeps the tiles of a process that asked for them.
 bool HasAmx() {
   constexpr unsigned kTiles = 1u << 17 | 1u << 18, kTileAndInt8 = 1u << 24 | 1u << 25;
