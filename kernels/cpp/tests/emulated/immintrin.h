@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -118,6 +119,16 @@ inline void _mm512_mask_storeu_epi32(void* to, __mmask16 mask, __m512i values) {
 }
 inline void _mm_mask_storeu_epi8(void* to, __mmask16 mask, __m128i values) {
   bnnedge_emulated::StoreSome<int8_t>(to, mask, values);
+}
+
+// ---- Arithmetic ----
+
+// SIMDe rounds twice.
+#undef _mm512_fmadd_ps
+inline __m512 _mm512_fmadd_ps(__m512 a, __m512 b, __m512 c) {
+  const auto first = bnnedge_emulated::Lanes<float>(a), second = bnnedge_emulated::Lanes<float>(b);
+  const auto third = bnnedge_emulated::Lanes<float>(c);
+  return bnnedge_emulated::Each<__m512, float>([&](size_t i) { return std::fma(first[i], second[i], third[i]); });
 }
 
 // ---- Conversions ----
