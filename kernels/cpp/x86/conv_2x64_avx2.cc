@@ -426,7 +426,8 @@ void StoreTailRow(const ConvStrip& strip, const uint16_t* counts, int64_t first)
     const int64_t at = i * step;
     using Step = TailStep<kAddsResidual, false, kWritesBits>;
     const Step pixel{residual + at, nullptr, nullptr, limit, output + at, low, high};
-    word = word >> 8 | pixel.template Do<Avx2Lanes>(y, c) << 24;
+    const int64_t bit = c % kWordBits;
+    word = (bit == 0 ? 0 : word) | pixel.template Do<Avx2Lanes>(y, c) << bit;
     if (kWritesBits && (c + 8) % kWordBits == 0) bits[i * bits_step + c / kWordBits] = word;
   });
 }
