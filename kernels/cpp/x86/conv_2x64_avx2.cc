@@ -7,20 +7,18 @@
 //   T = sum of x        H = sum of (x >> 4): the second pixel's counts
 // For 63 nibbles at most, H and the first pixel's counts L fit a byte, and L = T - 16 H modulo 256.
 //
-// On many cores shuffles and shifts share two of four vector pipes, averages do not, and no shift is one of bytes. So H
-// is made by averages: y = x & 0xf0 is a multiple of 16 up to 192, so the average of two is exact and 8 times the sum of
-// their halves, that of two averages 4 times the sum of four, and so on to 16 sums, a group of 48 nibbles, whose average
-// is H itself. A group is 127 operations; a shift and a mask for each sum would make it 144.
+// No shift is one of bytes, and on many cores shifts take the pipes of shuffles. So H is made of averages: y = x & 0xf0
+// is a multiple of 16 up to 192, so the average of two is exact, that of two averages too, and so on; of 16, a group of
+// 48 nibbles, it is H itself. A group is 127 operations; a shift, a mask and an addition for each sum make it 144.
 //
 // The 256 possible tables take 4 KiB. The image is made of their places, see PairWords: 16 bits a nibble, once for all
-// taps, output rows and blocks that read it. The second limit are loads: a table serves 64 channels, 2 vectors, whose
-// look-ups alternate, and one load fetches four places. K is cut into chunks whose weights stay in the first cache for
-// all pixels of a strip.
+// taps, output rows and blocks that read it. Loads are nearly as scarce as operations: a table serves both vectors of
+// 64 channels, and four places are one load. K is cut into chunks whose weights stay in the first cache for all pixels
+// of a strip.
 #include <immintrin.h>
 
 #include <algorithm>
 #include <cstring>
-#include <type_traits>
 
 #include "../portable/epilogue.h"
 #include "../portable/pack_scalar.h"
@@ -34,8 +32,9 @@ constexpr int64_t kLanes = 32;
 constexpr int64_t kMostVectors = 2;
 constexpr int64_t kBlock = kMostVectors * kLanes;
 constexpr int64_t kWordNibbles = 8;
-constexpr int64_t kSum = 3;  // nibbles added before the totals
-constexpr int64_t kGroup = 16 * kSum;
+constexpr int kSum = 3;  // nibbles added before the totals
+constexpr int kGroupSums = 16;
+constexpr int64_t kGroup = kGroupSums * kSum;
 static_assert(4 * kGroup < 256, "counts of a byte");
 constexpr int64_t kChunk = 6 * kGroup;  // 18 KiB of weights
 constexpr int64_t kStripPixels = 64;
@@ -133,8 +132,13 @@ BNNEDGE_INLINE Bytes Each(const Function& function, const Bytes& a, const Bytes&
 
 BNNEDGE_INLINE __m256i Add(__m256i a, __m256i b) { return _mm256_add_epi8(a, b); }
 BNNEDGE_INLINE __m256i Average(__m256i a, __m256i b) { return _mm256_avg_epu8(a, b); }
+// Of bytes whose low kShift bits are 0.
+template <int kShift>
+BNNEDGE_INLINE __m256i AddShifted(__m256i a, __m256i b) {
+  return _mm256_add_epi8(a, _mm256_srli_epi16(b, kShift));
+}
 
-// T, and what the loop keeps in a register.
+// T, and the mask of y.
 template <int kVectors>
 struct Totals {
   __m256i second_halves = _mm256_set1_epi8(static_cast<char>(0xf0));
@@ -142,7 +146,7 @@ struct Totals {
 
   Totals() { BNNEDGE_PIN(second_halves); }  // else Clang loads it each time
 
-  // Returns y.
+  // Adds a sum x and returns y.
   BNNEDGE_INLINE Bytes Take(const Bytes& x) {
     total = Each(Add, total, x);
     BNNEDGE_PIN(total.first);
@@ -163,7 +167,7 @@ BNNEDGE_INLINE Bytes LookUp(__m256i table, const __m256i* weights) {
   return {first, kVectors == 2 ? _mm256_shuffle_epi8(table, _mm256_load_si256(weights + 1)) : first};
 }
 
-// Those of neighbouring nibbles, in order: 0, 1, 2 and so on.
+// Of nibbles that are neighbours, in order.
 template <int kVectors>
 struct LookUps {
   const uint16_t* places;
@@ -236,7 +240,7 @@ template <int kVectors>
 BNNEDGE_INLINE void AddGroup(const uint16_t* places, const __m256i* weights, uint16_t* counts) {
   Totals<kVectors> totals;
   LookUps<kVectors> look_ups{places, weights};
-  const Bytes high = AddSums<kGroup / kSum, 0>(&look_ups, &totals);
+  const Bytes high = AddSums<kGroupSums, 0>(&look_ups, &totals);
   AddTotals<kVectors>(totals.total, high, counts);
 }
 
@@ -244,17 +248,15 @@ BNNEDGE_INLINE void AddGroup(const uint16_t* places, const __m256i* weights, uin
 template <int kVectors>
 __attribute__((noinline)) void AddRest(const uint16_t* places, int64_t nibbles, const __m256i* weights,
                                        uint16_t* counts) {
-  constexpr int kSums = 4;
+  constexpr int kSums = 4, kLength = kSums * kSum;
   Totals<kVectors> totals;
   Bytes high = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-  for (; nibbles >= kSums * kSum; nibbles -= kSums * kSum, places += kSums * kSum, weights += kSums * kSum * kVectors) {
+  for (; nibbles >= kLength; nibbles -= kLength, places += kLength, weights += kLength * kVectors) {
     LookUps<kVectors> look_ups{places, weights};
-    const Bytes times4 = AddSums<kSums, 0>(&look_ups, &totals);
-    high = Each([](__m256i h, __m256i y) { return _mm256_add_epi8(h, _mm256_srli_epi16(y, 2)); }, high, times4);
+    high = Each(AddShifted<2>, high, AddSums<kSums, 0>(&look_ups, &totals));
   }
   for (; nibbles > 0; --nibbles, ++places, weights += kVectors) {
-    const Bytes times16 = totals.Take(LookUp<kVectors>(TableAt(*places), weights));
-    high = Each([](__m256i h, __m256i y) { return _mm256_add_epi8(h, _mm256_srli_epi16(y, 4)); }, high, times16);
+    high = Each(AddShifted<4>, high, totals.Take(LookUp<kVectors>(TableAt(*places), weights)));
   }
   AddTotals<kVectors>(totals.total, high, counts);
 }
@@ -617,7 +619,7 @@ int64_t Peak(int64_t rounds) {
   BNNEDGE_PIN(look_ups.weights.second);
   for (int64_t r = 0; r < rounds; ++r) {
     Totals<2> totals;
-    Bytes high = AddSums<kGroup / kSum, 0>(&look_ups, &totals);
+    Bytes high = AddSums<kGroupSums, 0>(&look_ups, &totals);
     BNNEDGE_PIN(high.first);
     BNNEDGE_PIN(high.second);
   }
