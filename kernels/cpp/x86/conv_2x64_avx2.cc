@@ -215,8 +215,7 @@ inline void AddBytes(__m256i bytes, uint16_t* counts) {
 }
 
 // T and H of a vector.
-inline void AddTotals(__m256i total, __m256i high, uint16_t* counts) {
-  const __m256i second_halves = _mm256_set1_epi8(static_cast<char>(0xf0));
+inline void AddTotals(__m256i total, __m256i high, __m256i second_halves, uint16_t* counts) {
   const __m256i times16 = _mm256_and_si256(_mm256_slli_epi16(high, 4), second_halves);
   AddBytes(_mm256_sub_epi8(total, times16), counts);
   AddBytes(high, counts + kBlock);
@@ -224,9 +223,9 @@ inline void AddTotals(__m256i total, __m256i high, uint16_t* counts) {
 
 // counts: [2 pixels][kBlock]
 template <int kVectors>
-BNNEDGE_INLINE void AddTotals(const Bytes& total, const Bytes& high, uint16_t* counts) {
-  AddTotals(total.first, high.first, counts);
-  if (kVectors == 2) AddTotals(total.second, high.second, counts + kLanes);
+BNNEDGE_INLINE void AddTotals(const Totals<kVectors>& totals, const Bytes& high, uint16_t* counts) {
+  AddTotals(totals.total.first, high.first, totals.second_halves, counts);
+  if (kVectors == 2) AddTotals(totals.total.second, high.second, totals.second_halves, counts + kLanes);
 }
 
 // Of two pixels.
@@ -241,7 +240,7 @@ BNNEDGE_INLINE void AddGroup(const uint16_t* places, const __m256i* weights, uin
   Totals<kVectors> totals;
   LookUps<kVectors> look_ups{places, weights};
   const Bytes high = AddSums<kGroupSums, 0>(&look_ups, &totals);
-  AddTotals<kVectors>(totals.total, high, counts);
+  AddTotals(totals, high, counts);
 }
 
 // What is left of a run after its groups.
@@ -258,7 +257,7 @@ __attribute__((noinline)) void AddRest(const uint16_t* places, int64_t nibbles, 
   for (; nibbles > 0; --nibbles, ++places, weights += kVectors) {
     high = Each(AddShifted<4>, high, totals.Take(LookUp<kVectors>(TableAt(*places), weights)));
   }
-  AddTotals<kVectors>(totals.total, high, counts);
+  AddTotals(totals, high, counts);
 }
 
 // Where a chunk of K starts.
