@@ -382,6 +382,7 @@ struct Host::Implementation {
   Status Replace(const Registration& registration, const IntArray* claimed_nodes, Delegate* delegate) {
     const std::vector<int32_t> listed = ItemsOf(claimed_nodes);
     const std::set<int32_t> claimed(listed.begin(), listed.end());
+    claimed_count += static_cast<int>(claimed.size());
     for (const int32_t node : listed) {
       if (std::count(plan.begin(), plan.end(), node) == 0) throw std::logic_error("a claimed node is not in the plan");
     }
@@ -559,6 +560,7 @@ struct Host::Implementation {
   std::vector<Tensor> tensors;
   std::vector<HostTensor> owned;
   std::vector<int32_t> inputs, outputs, plan;
+  int claimed_count = 0;
   Block plan_array;
   std::vector<std::unique_ptr<HostNode>> nodes;
 };
@@ -662,5 +664,7 @@ int Host::DelegateNodes() const {
   }
   return count;
 }
+
+int Host::ClaimedNodes() const { return implementation_->claimed_count; }
 
 }  // namespace bnnedge::tflite

@@ -49,6 +49,8 @@ class Host {
   const std::string& error() const { return error_; }
   // Nodes that run on the delegate.
   int DelegateNodes() const;
+  // And those of the file that they stand for.
+  int ClaimedNodes() const;
 
  private:
   struct Implementation;
