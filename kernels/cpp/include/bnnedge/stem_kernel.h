@@ -86,6 +86,9 @@ extern const StemKernel kStemAvx512Vnni;
 #ifdef BNNEDGE_AMX
 extern const StemKernel kStemAmx;
 #endif
+#ifdef BNNEDGE_NEON
+extern const StemKernel kStemNeon;
+#endif
 #ifdef BNNEDGE_NEON_DOT
 extern const StemKernel kStemNeonDot;
 #endif

@@ -1,7 +1,7 @@
-// Up to 4 tiles x 16 output channels, AVX2. Its only product of bytes saturates, so products are of 16 bits: see
+// Up to 6 tiles x 16 output channels, AVX2. Its only product of bytes saturates, so products are of 16 bits: see
 // stem_toom_cook.h. A broadcast of two values of the image, which a load port does by itself, feeds one multiplication
 // and one addition for each 16 products.
-// Registers at 4 x 16: 8 sums, 2 filter vectors, 1 for the image, 2 temporaries.
+// Registers at 6 x 16: 12 sums, 2 filter vectors, 1 for the image, 1 product.
 #include "../portable/stem_toom_cook.h"
 #include "stem_interleave.h"
 
@@ -35,27 +35,28 @@ inline __m256i FixedPointCodes(const Requantization& to, __m256i sums, int64_t c
 }
 
 struct Avx2 {
+  static constexpr int64_t kTiles = 6;
   static constexpr int kVectorBytes = 32;
   static constexpr int64_t kNeighbours = 2;
 
-  template <int kTiles>
+  template <int64_t kTiles>
   static inline void Multiply(const int16_t* input, int64_t tile_step, const int16_t* weights, int64_t depth,
                               uint32_t (*products)[kStemBlock]) {
     __m256i sum[kTiles][kVectors];
-#pragma GCC unroll 4
+#pragma GCC unroll 6
     for (int t = 0; t < kTiles; ++t) sum[t][0] = sum[t][1] = _mm256_setzero_si256();
 #pragma GCC unroll 2
     for (int64_t k = 0; k < depth; k += kNeighbours, input += kNeighbours, weights += kNeighbours * kStemBlock) {
       const __m256i w0 = _mm256_load_si256(reinterpret_cast<const __m256i*>(weights));
       const __m256i w1 = _mm256_load_si256(reinterpret_cast<const __m256i*>(weights + kStemBlock));
-#pragma GCC unroll 4
+#pragma GCC unroll 6
       for (int t = 0; t < kTiles; ++t) {
         const __m256i its = _mm256_set1_epi32(LoadVector<int32_t>(input + t * tile_step));
         sum[t][0] = _mm256_add_epi32(sum[t][0], _mm256_madd_epi16(its, w0));
         sum[t][1] = _mm256_add_epi32(sum[t][1], _mm256_madd_epi16(its, w1));
       }
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 6
     for (int t = 0; t < kTiles; ++t) {
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(products[t]), sum[t][0]);
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(products[t] + kLanes), sum[t][1]);
@@ -75,7 +76,7 @@ struct Avx2 {
           channel_(channel),
           low_(_mm256_set1_ps(static_cast<float>(to.low_code - to.zero_point))),
           high_(_mm256_set1_ps(static_cast<float>(to.high_code - to.zero_point))),
-          zero_(_mm256_set1_epi32(to.zero_point)) {
+          zero_(_mm256_set1_epi16(static_cast<int16_t>(to.zero_point))) {
       for (int z = 0; z < kVectors; ++z) multiplier_[z] = _mm256_loadu_ps(to.multiplier + channel + z * kLanes);
     }
 
@@ -90,9 +91,9 @@ struct Avx2 {
       } else {
         for (int z = 0; z < kVectors; ++z) whole[z] = FixedPointCodes(to_, (__m256i)sums[z], channel_ + z * kLanes);
       }
-      for (int z = 0; z < kVectors; ++z) whole[z] = _mm256_add_epi32(whole[z], zero_);
       // Packing takes fours of the two in turn.
-      const __m256i in_fours = _mm256_permute4x64_epi64(_mm256_packs_epi32(whole[0], whole[1]), 0xd8);
+      const __m256i packed = _mm256_add_epi16(_mm256_packs_epi32(whole[0], whole[1]), zero_);
+      const __m256i in_fours = _mm256_permute4x64_epi64(packed, 0xd8);
       const __m128i low = _mm256_castsi256_si128(in_fours), high = _mm256_extracti128_si256(in_fours, 1);
       _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), _mm_packs_epi16(low, high));
     }
