@@ -3,9 +3,10 @@
 //
 // Windows that lie pixel_step bytes apart overlap, and share products (Toom-Cook; in the form for convolutions: Lavin
 // and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016, after Winograd). Let a tap be pixel_step bytes of
-// each row, so that windows of r taps lie one tap apart. A tile of m = 7 - r pixels has 6 taps d[0..5], and
+// each row, so that windows of r taps lie one tap apart, and a tile be m = 7 - r pixels, which meet 6 taps d[0..5]:
 //   y[i] = sum over j < r of d[i + j] w[j],  i < m,
-// for one byte of a tap, is what polynomials say at the points 0, 1, -1, 2, -2 and infinity, in 6 products, not m r:
+// for each byte of a tap. That takes m r products, or 6: one for each of the points 0, 1, -1, 2, -2 and infinity, in
+// which the polynomials with coefficients d, w and y are evaluated and found again.
 //   1. v[0] = 4 d[0] - 5 d[2] + d[4]
 //      v[1], v[2] = d[4] - 4 d[2] +- (d[3] - 4 d[1])
 //      v[3], v[4] = d[4] - d[2] +- 2 (d[3] - d[1])
@@ -13,10 +14,16 @@
 //   2. u[p] = factor[p] * sum over j of w[j] point[p]^j, factors 6, -4, -4, 1, 1; u[5] = 24 w[r - 1]
 //   3. M[p] = sum of v[p] u[p] over the bytes of taps of all rows: what takes the time, a matrix for each point
 //   4. 24 y[i] = sum over p < 5 of M[p] point[p]^i, and M[5] too for i = m - 1.
-// All of it is exact. Bytes give |v| <= 8 * 255 and |u| <= 31 * 128 at r = 5, both of 16 bits. Sums are modulo 2^32. So
-// are 24 y and, times the inverse of 3, 8 y; which is in [-2^31, 2^31) as kMostBytes allows, so that a shift leaves y.
+// All of it is exact. Bytes give |v| <= 8 * 255 and |u| <= 31 * 128 (r = 5), both of 16 bits. Sums are modulo 2^32. So
+// are 24 y and, times the inverse of 3, 8 y; which is in [-2^31, 2^31), as kMostBytes sees to, so that a shift leaves y.
 //
 // Otherwise, windows are one tap of row_steps bytes, of one point, and y = M[0]: the direct form.
+//
+// An instruction set supplies, as a class Isa,
+//   kTiles, tiles of one round, 6 at most; kVectorBytes; kNeighbours, bytes of a tap that filters keep together
+//   Widen(bytes, shorts), kWidened of them
+//   Multiply<tiles>(input, tile_step, weights, depth, products), one point of step 3: [tiles][16]
+//   Codes(requantization, channel), whose Store(sums, codes) is step 4 of stem.h for 16 sums, in vectors of uint32.
 #pragma once
 
 #include "stem_scalar.h"
@@ -25,13 +32,13 @@ namespace bnnedge {
 namespace {
 
 constexpr int64_t kPoints = 6;
-constexpr int64_t kDepthUnit = 2;    // depths are multiples
+constexpr int64_t kDepthUnit = 2;  // depths are multiples of it
 // Bytes are widened so many at once, and those that are not of the tap overwritten by the next one.
 constexpr int64_t kWidened = 16;
 // Bytes of a window: 8 * 255 * 128 times as much is below 2^31.
 constexpr int64_t kMostBytes = (int64_t{1} << 31) / (8 * 255 * 128);
-// Products of a pixel and a channel. Measured on Zen 3, 3x3 and 5x5 filters: with 13 saved a stem takes 0.9 times as
-// long as in the direct form, with 8 saved 1.1 times.
+// Products of a pixel and a channel. Measured on Zen 3: with 13 saved (3x3, 3 channels to 64) a stem takes 0.90 times as
+// long as in the direct form, with 8 saved (5x5, 1 to 16) 1.11 times.
 constexpr int64_t kLeastSaved = 12;
 // Values of tiles that are made before the first of them is multiplied: half of a first cache of 32 KiB.
 constexpr int64_t kMostShorts = int64_t{8} << 10;
@@ -93,7 +100,6 @@ inline void TransformTaps(const int32_t* w, int64_t taps, int16_t* u) {
   u[kPoints - 1] = static_cast<int16_t>(24 * w[taps - 1]);
 }
 
-// kNeighbours: how many 16-bit products go into a lane at once.
 template <int64_t kNeighbours>
 void PackWeights(const int8_t* filter, const StemShape& shape, void* packed) {
   const StemPlan plan(shape);
@@ -204,7 +210,7 @@ inline void LeavePoints(const V* m, V* y) {
   }
 }
 
-// Codes of a block's channels, of `pixels` pixels in as many tiles as these are in.
+// Codes of a block's channels, of all pixels that the products are of.
 template <typename Isa, int kTaps>
 void StoreTiles(const StemRow& row, const StemProducts<Isa>& products, int64_t pixel, int64_t pixels, int64_t block) {
   using Sums = Vector<uint32_t, Isa::kVectorBytes>;
