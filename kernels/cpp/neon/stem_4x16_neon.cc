@@ -61,6 +61,7 @@ struct Neon {
     vst1q_u16(to + 8, vmovl_high_u8(bytes));
   }
 
+  template <Arithmetic>
   struct Codes {
     const Requantization& to;
     const int64_t channel;

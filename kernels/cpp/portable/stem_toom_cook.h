@@ -23,7 +23,7 @@
 //   kTiles, tiles of one round, 6 at most; kVectorBytes; kNeighbours, bytes of a tap that filters keep together
 //   Widen(bytes, shorts), kWidened of them
 //   Multiply<tiles>(input, tile_step, weights, depth, products), one point of step 3: [tiles][16]
-//   Codes(requantization, channel), whose Store(sums, codes) is step 4 of stem.h for 16 sums, in vectors of uint32.
+//   Codes<arithmetic>(requantization, channel), whose Store(sums, codes) is step 4 of stem.h for 16 sums, in vectors.
 #pragma once
 
 #include "stem_scalar.h"
@@ -210,16 +210,29 @@ inline void LeavePoints(const V* m, V* y) {
   }
 }
 
-// Codes of a block's channels, of all pixels that the products are of.
-template <typename Isa, int kTaps>
+// Step 3 of a round.
+template <typename Isa, int64_t kTiles>
+void MultiplyTiles(const StemPlan& plan, int64_t tiles, const uint16_t* input, const int16_t* weights,
+                   StemProducts<Isa>& products) {
+  if constexpr (kTiles > 1) {
+    if (tiles < kTiles) return MultiplyTiles<Isa, kTiles - 1>(plan, tiles, input, weights, products);
+  }
+  const auto* its = reinterpret_cast<const int16_t*>(input);
+  for (int64_t p = 0; p < plan.points; ++p, its += plan.depth_step, weights += plan.depth * kStemBlock) {
+    Isa::template Multiply<kTiles>(its, plan.points * plan.depth_step, weights, plan.depth, products[p]);
+  }
+}
+
+// Codes of a block's channels, of the `pixels` pixels that a round's products are of.
+template <typename Isa, Arithmetic kArithmetic, int kTaps>
 void StoreTiles(const StemRow& row, const StemProducts<Isa>& products, int64_t pixel, int64_t pixels, int64_t block) {
   using Sums = Vector<uint32_t, Isa::kVectorBytes>;
   constexpr int64_t kOutputs = kTaps == 1 ? 1 : kPoints + 1 - kTaps, kTilePoints = kTaps == 1 ? 1 : kPoints;
   constexpr int64_t kLanes = Isa::kVectorBytes / 4, kVectors = kStemBlock / kLanes;
-  const typename Isa::Codes codes(row.codes, block * kStemBlock);
-  int8_t* to = row.output + (pixel * row.blocks + block) * kStemBlock;
+  const typename Isa::template Codes<kArithmetic> codes(row.codes, block * kStemBlock);
   Sums base[kVectors];
   for (int64_t z = 0; z < kVectors; ++z) base[z] = LoadVector<Sums>(row.base + block * kStemBlock + z * kLanes);
+  int8_t* to = row.output + (pixel * row.blocks + block) * kStemBlock;
   for (int64_t t = 0; t * kOutputs < pixels; ++t) {
     Sums sums[kOutputs][kVectors];
 #pragma GCC unroll 4
@@ -240,43 +253,36 @@ void StoreTiles(const StemRow& row, const StemProducts<Isa>& products, int64_t p
   }
 }
 
-template <typename Isa, int64_t kTiles>
-void MultiplyTiles(const StemPlan& plan, int64_t tiles, const int16_t* input, const int16_t* weights,
-                   StemProducts<Isa>& products) {
-  if constexpr (kTiles > 1) {
-    if (tiles < kTiles) return MultiplyTiles<Isa, kTiles - 1>(plan, tiles, input, weights, products);
-  }
-  for (int64_t p = 0; p < plan.points; ++p, input += plan.depth_step, weights += plan.depth * kStemBlock) {
-    Isa::template Multiply<kTiles>(input, plan.points * plan.depth_step, weights, plan.depth, products[p]);
-  }
+template <typename Isa, Arithmetic kArithmetic>
+auto TileStore(int64_t taps) {
+  using Store = decltype(&StoreTiles<Isa, kArithmetic, 1>);
+  constexpr Store kOfTaps[] = {StoreTiles<Isa, kArithmetic, 1>, StoreTiles<Isa, kArithmetic, 2>,
+                               StoreTiles<Isa, kArithmetic, 3>, StoreTiles<Isa, kArithmetic, 4>,
+                               StoreTiles<Isa, kArithmetic, 5>};
+  return kOfTaps[taps - 1];
 }
 
 template <typename Isa>
 void Convolve(const StemRow& row) {
-  using Store = void (*)(const StemRow&, const StemProducts<Isa>&, int64_t, int64_t, int64_t);
-  constexpr Store kStore[] = {nullptr, StoreTiles<Isa, 1>, StoreTiles<Isa, 2>, StoreTiles<Isa, 3>, StoreTiles<Isa, 4>,
-                              StoreTiles<Isa, 5>};
   const StemPlan plan(row);
-  const int64_t most = plan.TilesAtOnce(row.pixels);
+  const auto store = row.codes.arithmetic == Arithmetic::kFloat ? TileStore<Isa, Arithmetic::kFloat>(plan.taps)
+                                                                : TileStore<Isa, Arithmetic::kFixedPoint>(plan.taps);
+  const int64_t most = plan.TilesAtOnce(row.pixels), round = Isa::kTiles * plan.outputs;
   auto* const columns = static_cast<uint16_t*>(row.scratch);
-  const uint16_t* input = columns;
+  uint16_t* const transformed = columns + plan.Columns(most) * plan.depth_step;
+  const uint16_t* const input = plan.taps > 1 ? transformed : columns;
   for (int64_t first = 0; first < row.pixels; first += most * plan.outputs) {
-    const int64_t pixels = std::min(most * plan.outputs, row.pixels - first);
-    const int64_t tiles = plan.Tiles(pixels);
+    const int64_t end = std::min(first + most * plan.outputs, row.pixels), tiles = plan.Tiles(end - first);
     WidenColumns<Isa>(row, plan, first, plan.Columns(tiles), columns);
-    if (plan.points > 1) {
-      uint16_t* const transformed = columns + plan.Columns(most) * plan.depth_step;
-      TransformColumns<Isa::kVectorBytes>(columns, plan, tiles, transformed);
-      input = transformed;
-    }
+    if (plan.taps > 1) TransformColumns<Isa::kVectorBytes>(columns, plan, tiles, transformed);
     for (int64_t block = 0; block < row.blocks; ++block) {
       const auto* const weights = static_cast<const int16_t*>(row.weights) + block * plan.BlockWeights();
-      for (int64_t t = 0; t < tiles; t += Isa::kTiles) {
+      const uint16_t* its = input;
+      for (int64_t pixel = first; pixel < end; pixel += round, its += Isa::kTiles * plan.points * plan.depth_step) {
         StemProducts<Isa> products;
-        const auto* const its = reinterpret_cast<const int16_t*>(input) + t * plan.points * plan.depth_step;
-        MultiplyTiles<Isa, Isa::kTiles>(plan, std::min(Isa::kTiles, tiles - t), its, weights, products);
-        const int64_t done = t * plan.outputs;
-        kStore[plan.taps](row, products, first + done, std::min(Isa::kTiles * plan.outputs, pixels - done), block);
+        const int64_t pixels = std::min(round, end - pixel);
+        MultiplyTiles<Isa, Isa::kTiles>(plan, plan.Tiles(pixels), its, weights, products);
+        store(row, products, pixel, pixels, block);
       }
     }
   }

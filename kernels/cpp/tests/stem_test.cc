@@ -64,7 +64,7 @@ void FillNumbers(Case* c) {
   p.low_code = Random() % 4 == 0 ? -100 : -128;
   p.high_code = Random() % 4 == 0 ? 99 : 127;
   c->filter.resize(static_cast<size_t>(p.out_channels * p.FanIn()));
-  for (int8_t& tap : c->filter) tap = static_cast<int8_t>(Random() % 8 == 0 ? -128 : Random());
+  for (int8_t& tap : c->filter) tap = Random() % 8 == 0 ? int8_t{-128} : static_cast<int8_t>(Random());
   if (Random() % 2 == 0) {  // no first and no last column in any filter, as of an odd filter that was folded
     const int64_t width = p.conv.kernel[1] * p.FilterChannels();
     for (size_t i = 0; i < c->filter.size(); ++i) {
