@@ -47,7 +47,8 @@ def unavailable(name: str) -> str | None:
 
 
 def litert_delegate(threads: int = 1, *, kernel: str | None = None) -> Any:
-    """A delegate for ``ai_edge_litert.interpreter.Interpreter(experimental_delegates=[...])``.
+    """A delegate for ``ai_edge_litert.interpreter.Interpreter(experimental_delegates=[...])``, or TensorFlow's
+    ``tf.lite.Interpreter``.
 
     ``threads`` are those of the binary operators; the interpreter's ``num_threads`` are those of all others. ``kernel``
     is one of the names that ``bnnedge_kernels`` knows, None the fastest (or the environment's ``BNNEDGE_KERNEL``).

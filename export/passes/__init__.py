@@ -6,10 +6,11 @@ from bnnedge.export.graph import Graph
 from bnnedge.export.passes.fold_affine import fold_affine
 from bnnedge.export.passes.fuse_threshold import fuse_threshold
 from bnnedge.export.passes.hoist_binarize import hoist_binarize
+from bnnedge.export.passes.merge_biases import merge_biases
 from bnnedge.export.passes.merge_duplicates import merge_duplicates
 from bnnedge.export.passes.quantize_stem import Calibration, quantize_stem
 
-PASSES = (hoist_binarize, merge_duplicates, fuse_threshold)
+PASSES = (hoist_binarize, merge_duplicates, merge_biases, fuse_threshold)
 """In the order in which they are applied, after ``fold_affine``."""
 
 

@@ -92,7 +92,8 @@ def describe_model(model: ModelProto) -> list[LayerRow]:
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     rows: list[LayerRow] = []
     for node in model.graph.node:
-        constants = (initializers[name] for name in node.input if name in initializers)
+        # What a layer computes of comes first.
+        constants = (initializers[name] for name in node.input[1:] if name in initializers)
         row = _row(node, [tensor for tensor in constants if tensor.dims], shapes)
         if row is not None and rows and row.name == rows[-1].name:
             row = _joined(rows.pop(), row)

@@ -5,6 +5,7 @@
 #include <iterator>
 
 #include "bnnedge/conv_kernel.h"
+#include "bnnedge/pointwise_kernel.h"
 #include "bnnedge/stem_kernel.h"
 
 #ifdef BNNEDGE_X86_64
@@ -30,6 +31,7 @@ constexpr char kReference[] = "reference";
 struct Candidate {
   const ConvKernel* kernel;
   bool (*supported)();
+  const PointwiseKernel* pointwise;  // of the same instruction set, or nullptr
 };
 
 bool Always() { return true; }
@@ -58,7 +60,13 @@ bool SystemSaves(unsigned registers) {
 }
 
 bool HasPopcnt() { return HasAll(AskCpu(1).ecx, bit_POPCNT); }
-bool HasAvx2() { return HasPopcnt() && SystemSaves(0x06) && HasAll(AskCpu(7).ebx, bit_AVX2); }
+// And FMA, which all CPUs with AVX2 but one of VIA's have.
+bool HasAvx2() {
+  return HasAll(AskCpu(1).ecx, bit_POPCNT | bit_FMA) && SystemSaves(0x06) && HasAll(AskCpu(7).ebx, bit_AVX2);
+}
+#ifdef BNNEDGE_EMULATE
+constexpr auto HasAvx512 = Always, HasAvx512Vnni = Always;
+#else
 bool HasAvx512() {
   return HasPopcnt() && SystemSaves(0xe6) &&
          HasAll(AskCpu(7).ebx, bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL) &&
@@ -70,8 +78,11 @@ bool HasAvx512Vnni() {
          HasAll(AskCpu(7).ecx, bit_AVX512VNNI);
 }
 #endif
+#endif
 
-#ifdef BNNEDGE_AMX
+#if defined(BNNEDGE_AMX) && defined(BNNEDGE_EMULATE)
+constexpr auto HasAmx = Always;
+#elif defined(BNNEDGE_AMX)
 // The system keeps the tiles of a process that asked for them.
 bool HasAmx() {
   constexpr unsigned kTiles = 1u << 17 | 1u << 18, kTileAndInt8 = 1u << 24 | 1u << 25;
@@ -142,21 +153,21 @@ bool HasDot() {
 // Fastest first. A new kernel is one line here, one in conv_kernel.h and one in CMakeLists.txt.
 constexpr Candidate kCompiled[] = {
 #ifdef BNNEDGE_X86_64
-    {&kConvAvx512, HasAvx512},
-    {&kConvAvx2, HasAvx2},
-    {&kConvPopcnt, HasPopcnt},
+    {&kConvAvx512, HasAvx512, &kPointwiseAvx512},
+    {&kConvAvx2, HasAvx2, &kPointwiseAvx2},
+    {&kConvPopcnt, HasPopcnt, nullptr},
 #endif
 #ifdef BNNEDGE_NEON
-    {&kConvNeonTable, TablesAreFast},
+    {&kConvNeonTable, TablesAreFast, &kPointwiseNeon},
 #endif
 #ifdef BNNEDGE_NEON_DOT
-    {&kConvNeonDot, HasDot},
+    {&kConvNeonDot, HasDot, &kPointwiseNeon},
 #endif
 #ifdef BNNEDGE_NEON
-    {&kConvNeon, Always},
-    {&kConvNeonTable, TablesAreSlow},
+    {&kConvNeon, Always, &kPointwiseNeon},
+    {&kConvNeonTable, TablesAreSlow, &kPointwiseNeon},
 #endif
-    {&kConvPortable, Always},
+    {&kConvPortable, Always, nullptr},
 };
 
 // The same for stems, with the kernels above whose instructions suffice.
@@ -221,6 +232,13 @@ const char* SelectConvKernel(const char* name, std::string* error) {
 const ConvKernel* FindConvKernel(const char* name) {
   for (const Candidate& candidate : kCompiled) {
     if (std::strcmp(candidate.kernel->name, name) == 0) return candidate.kernel;
+  }
+  return nullptr;
+}
+
+const PointwiseKernel* FindPointwiseKernel(const char* kernel) {
+  for (const Candidate& candidate : kCompiled) {
+    if (std::strcmp(candidate.kernel->name, kernel) == 0) return candidate.pointwise;
   }
   return nullptr;
 }

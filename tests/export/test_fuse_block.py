@@ -265,10 +265,12 @@ def test_rows_of_a_fused_file() -> None:
     assert rows == [
         ("conv 3x3", (2, 8, 10), (C, 8, 10), 0, 19 * C, 18 * C * 80),
         ("binary conv 3x3", (C, 8, 10), (C, 8, 10), 9 * C * C, 2 * C, 0),
-        ("conv 1x1", (C, 4, 5), (2 * C, 4, 5), 0, 2 * C * (C + 1), 2 * C * C * 20),
+        ("conv 1x1", (C, 4, 5), (2 * C, 4, 5), 0, 2 * C * C, 2 * C * C * 20),
         ("binary conv 3x3", (C, 8, 10), (2 * C, 4, 5), 18 * C * C, 4 * C, 0),
         ("linear", (2 * C,), (5,), 0, 5 * (2 * C + 1), 10 * C),
     ]
+    relu = OnnxTarget().describe(OnnxTarget().write(traced("relu")[1]))
+    assert [r.float_params for r in relu if r.kind == "conv 1x1"] == [10 * (C + 1)]
     (alone,) = OnnxTarget().describe(
         OnnxTarget().write(optimize(trace(BinaryConv2d(C, 4, 1), torch.randn(2, C, 3, 5))))
     )

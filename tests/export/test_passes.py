@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from bnnedge.export.graph import Affine, Binarize, BinaryConv2d, Clip, Graph, Linear, MaxPool2d, Mean
+from bnnedge.export.graph import Affine, Binarize, BinaryConv2d, Clip, Conv2d, Graph, Linear, MaxPool2d, Mean
 from bnnedge.export.passes import optimize
 from bnnedge.export.passes.fuse_threshold import integer_thresholds
 from bnnedge.export.trace import trace
@@ -88,6 +88,31 @@ def test_floats_that_are_read_elsewhere_stay(evaluate: Evaluate) -> None:
 def test_relu_before_a_sign_is_not_dropped(evaluate: Evaluate) -> None:
     graph = check(nn.Sequential(BinaryConv(3, 4, 1), nn.ReLU(), BinaryConv(4, 2, 1)), torch.randn(2, 3, 4, 4), evaluate)
     assert Clip in kinds(graph)
+
+
+class Downsample(nn.Module):
+    """A binary convolution and a float shortcut, added in one of two orders; ``twice``: the shortcut is read again."""
+
+    def __init__(self, shortcut_first: bool, twice: bool) -> None:
+        super().__init__()
+        self.shortcut_first, self.twice = shortcut_first, twice
+        self.binary = nn.Sequential(BinaryConv(5, 7, 3, stride=2, padding=1), normed(7, gain="mixed"))
+        self.shortcut = nn.Sequential(nn.Conv2d(5, 7, 1, stride=2, bias=False), normed(7, gain="mixed"))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, shortcut = self.binary(x), self.shortcut(x)
+        total = shortcut + y if self.shortcut_first else y + shortcut
+        return torch.mul(total, shortcut) if self.twice else total
+
+
+@pytest.mark.parametrize("shortcut_first", [False, True])
+@pytest.mark.parametrize("twice", [False, True])
+def test_the_bias_of_a_shortcut_moves_where_it_costs_nothing(
+    shortcut_first: bool, twice: bool, evaluate: Evaluate
+) -> None:
+    graph = check(Downsample(shortcut_first, twice), torch.randn(2, 5, 9, 8), evaluate)
+    (shortcut,) = (node for node in graph.nodes if isinstance(node, Conv2d))
+    assert bool(shortcut.bias.any()) is twice
 
 
 def test_norm_folds_into_the_dense_layers_on_both_sides(evaluate: Evaluate) -> None:

@@ -247,6 +247,28 @@ def test_bits(case: str, batch: int, rng: np.random.Generator, build: Build, eva
     np.testing.assert_array_equal(run(graph, x), evaluate(graph, x)[graph.output])
 
 
+@pytest.mark.parametrize(("axes", "terms"), [((2, 3), 16), ((1, 2, 3), 16 * 34)])
+@pytest.mark.parametrize("keepdims", [False, True])
+@pytest.mark.parametrize("batch", [1, 5])
+def test_mean_behind_a_block(
+    axes: tuple[int, ...],
+    terms: int,
+    keepdims: bool,
+    batch: int,
+    rng: np.random.Generator,
+    build: Build,
+    evaluate: Evaluate,
+) -> None:
+    conv = binary_conv(rng, (34, 33, 3, 2), multiplier=rng.standard_normal(34), bias=rng.standard_normal(34))
+    graph = build((1, 33, 6, 5), (g.Binarize, {}), conv, (g.Mean, {"axes": axes, "keepdims": keepdims}))
+    data = TARGET.write(graph)
+    assert not [n for n in onnx.load_model_from_string(data).graph.node if n.name == "t1/to_nchw"]
+    x = rng.standard_normal((batch, 33, 6, 5)).astype(np.float32)
+    # Rounded: multiplier, bias, product and sum of the convolution; 1 / terms, a product and a sum of each term.
+    bound = (4 + 2 + terms) * ROUND_OFF * magnitude(graph, x, evaluate)
+    assert (np.abs(run(graph, x) - evaluate(graph, x)[graph.output]) <= bound).all()
+
+
 def test_bits_are_packed_once_and_stay_packed(build: Build) -> None:
     model = onnx.load_model_from_string(TARGET.write(build((1, 33, 6, 6), *BIT_CASES["pool, threshold, conv"])))
     assert [(n.name, n.op_type) for n in model.graph.node] == [

@@ -1,4 +1,4 @@
-"""The C++ test programs that hold the plug-ins: sessions in threads, allocations, sanitizers, fuzzing.
+"""C++ test programs in builds of their own: emulated instruction sets, sessions in threads, sanitizers, fuzzing.
 
 ``BNNEDGE_FUZZ_SECONDS`` sets how long each fuzz target runs (60). What a target finds is kept in ``build/cpp_fuzz``.
 """
@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -20,12 +22,11 @@ FUZZ_TARGETS = ("fuzz_litert_delegate", "fuzz_flexbuffer", "fuzz_onnxruntime")
 FUZZ_SECONDS = int(os.environ.get("BNNEDGE_FUZZ_SECONDS", "60"))
 LONGEST_INPUT = 20_000
 """Bytes; the largest seed is a little below."""
+SIMDE = Path("/usr/include/simde")
 REMEDIES = {"cmake": "pip install cmake", "ninja": "pip install ninja", "clang++": "apt-get install clang"}
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="the programs are for Linux"),
-]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the programs are for Linux")
+slow = pytest.mark.slow
 
 
 def run(*command: str | Path, **environment: str) -> str:
@@ -49,6 +50,16 @@ def build(name: str, *targets: str, compiler: str | None = None, **options: str)
     return folder / "tests"
 
 
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the kernels are for x86-64")
+@pytest.mark.skipif(not SIMDE.exists(), reason=f"{SIMDE} not found: apt-get install libsimde-dev")
+def test_avx512_and_amx_kernels_on_any_cpu() -> None:
+    """In plain C++: so a machine without their instructions tests them too."""
+    programs = build("emulated", "conv_kernel_test", "stem_test", EMULATE="ON")
+    assert re.search(r"avx512: [1-9]\d* cases, 0 failed", run(programs / "conv_kernel_test", "avx512"))
+    stems = run(programs / "stem_test")
+    assert "avx512: stem amx" in stems and " 0 failures" in stems
+
+
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("seeds")
@@ -56,11 +67,13 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@slow
 def test_sessions_in_threads_agree_and_do_not_allocate(seeds: Path) -> None:
     programs = build("plain", "sessions_test")
     assert run(programs / "sessions_test", *models(seeds)) == "allocations counted, 0 failures\n"
 
 
+@slow
 def test_sessions_share_nothing_they_should_not(seeds: Path) -> None:
     programs = build("thread_sanitizer", "sessions_test", SANITIZE="thread")
     assert "0 failures" in run(programs / "sessions_test", *models(seeds), TSAN_OPTIONS="halt_on_error=1")
@@ -78,11 +91,13 @@ def fuzzers() -> Path:
     return build("fuzz", *targets, compiler="clang++", SANITIZE=sanitizers, FUZZ="ON")
 
 
+@slow
 def test_kernels_with_sanitizers(fuzzers: Path) -> None:
     assert "portable" in run(fuzzers / "conv_kernel_test")
     assert "0 failures" in run(fuzzers / "stem_test")
 
 
+@slow
 @pytest.mark.parametrize("target", FUZZ_TARGETS)
 def test_fuzz(fuzzers: Path, seeds: Path, target: str) -> None:
     """Every seed runs, and nothing that the fuzzer makes of them in that time crashes or gives another result."""

@@ -50,9 +50,13 @@ def run(data: bytes, x: Array, threads: int = 1, xnnpack: bool = True) -> Array:
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     resolver = OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    interpreter = Interpreter(
-        model_content=data, experimental_delegates=[litert_delegate(threads)], experimental_op_resolver_type=resolver
+    delegates = [litert_delegate(threads)]
+    return invoke(
+        Interpreter(model_content=data, experimental_delegates=delegates, experimental_op_resolver_type=resolver), x
     )
+
+
+def invoke(interpreter: Any, x: Array) -> Array:
     entry, result = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
     interpreter.resize_tensor_input(entry, x.shape)
     interpreter.allocate_tensors()
@@ -84,6 +88,16 @@ def test_binary_models_equal_the_reference_kernel(name: str, threads: int) -> No
     """In stock LiteRT, with XNNPACK as it comes."""
     data, x, _ = load(name)
     np.testing.assert_array_equal(run(data, x, threads), run_in_lce(data, x, "reference"))
+
+
+@pytest.mark.parametrize("name", sorted(set(MODELS) - MIXED))
+def test_tensorflows_own_interpreter_takes_the_delegate(name: str) -> None:
+    tensorflow = pytest.importorskip("tensorflow", reason="pip install tensorflow")
+    data, x, _ = load(name)
+    delegates = [litert_delegate()]
+    interpreter = tensorflow.lite.Interpreter(model_content=data, experimental_delegates=delegates)
+    np.testing.assert_array_equal(invoke(interpreter, x), run(data, x))
+    assert "DELEGATE" in [op["op_name"] for op in interpreter._get_ops_details()]
 
 
 @needs_lce

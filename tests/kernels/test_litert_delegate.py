@@ -27,7 +27,7 @@ from bnnedge.export.targets.tflite_reader import parse_model
 from bnnedge.export.targets.tflite_writer import ABSENT, TfliteWriter, schema, serialize
 from bnnedge.export.targets.to_lce import LceTarget, bmaxpool2d_options
 from bnnedge.export.trace import trace
-from bnnedge.kernels import plugins
+from bnnedge.kernels import native, plugins
 from bnnedge.kernels.layout import WORD_BITS, pack, words_for
 from bnnedge.kernels.plugins import litert_delegate
 from bnnedge.methods import METHODS
@@ -650,6 +650,22 @@ class GlueGraph:
         code = {RELU: "RELU", RELU_N1_TO_1: "RELU_N1_TO_1", RELU6: "RELU6"}[activation]
         return self.builtin(code, [source], clipped(self.arrays[source], activation))
 
+    def pointwise(
+        self, source: int, outputs: int, stride: Pair = (1, 1), activation: int = NONE, has_bias: bool = True
+    ) -> int:
+        """A float convolution of one pixel: products are added to the bias in order, each with one rounding."""
+        x = self.arrays[source][:, :: stride[0], :: stride[1]]
+        weight = self.rng.standard_normal((outputs, 1, 1, x.shape[3])).astype(np.float32)
+        bias = self.rng.standard_normal(outputs).astype(np.float32) if has_bias else np.zeros(outputs, np.float32)
+        total = np.broadcast_to(bias, (*x.shape[:3], outputs))
+        for c in range(x.shape[3]):
+            product = np.longdouble(x[..., c, None]) * weight[:, 0, 0, c]  # exact, and its sum nearly so
+            total = np.asarray(product + total, np.float32)
+        inputs = [source, self.constant(weight), self.constant(bias) if has_bias else ABSENT]
+        options = {"strideH": stride[0], "strideW": stride[1], "padding": VALID, "dilationHFactor": 1}
+        fused = {"dilationWFactor": 1, "fusedActivationFunction": activation}
+        return self.builtin("CONV_2D", inputs, clipped(total, activation), **options, **fused)
+
     def bound(self, code: str, source: int, number: float, is_swapped: bool = False) -> int:
         x, limit = self.arrays[source], np.float32(number)
         result = np.where(x < limit if code == "MAXIMUM" else x > limit, limit, x)
@@ -1132,11 +1148,64 @@ def test_glue_that_waits_for_another_operator_is_left_alone() -> None:
 
 
 def test_residual_networks_are_one_partition() -> None:
-    for name in ("resnet18_1w1a", "resnet20_1w1a"):
-        model = create_model(name, num_classes=10, in_channels=3, image_size=32)
+    sizes = {"resnet18_1w1a": [32, 128] if multiplies_in_float() else [32], "resnet20_1w1a": [32]}
+    for name, size in [(name, size) for name, several in sizes.items() for size in several]:
+        model = create_model(name, num_classes=10, in_channels=3, image_size=size)
         method = METHODS.load("ste")
         method(method.Options()).attach(model)
-        assert partitions_of(LceTarget().write(optimize(trace(model, torch.zeros(2, 3, 32, 32))))) == 1
+        assert partitions_of(LceTarget().write(optimize(trace(model, torch.zeros(2, 3, size, size))))) == 1
+
+
+def multiplies_in_float() -> bool:
+    """Whether the fastest kernel here has a part for float convolutions of one pixel."""
+    return native.kernel_names()[0] not in ("popcnt", "portable", "reference")
+
+
+@pytest.mark.skipif(not native.available() or not multiplies_in_float(), reason="needs AVX2 with FMA, or NEON")
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (3, 1)])
+@pytest.mark.parametrize(
+    ("channels", "outputs", "activation", "has_bias"),
+    [(1, 1, NONE, True), (33, 17, RELU, False), (64, 130, RELU_N1_TO_1, True), (31, 64, RELU6, True)],
+)
+def test_float_convolutions_of_one_pixel(
+    channels: int, outputs: int, activation: int, has_bias: bool, stride: Pair, threads: int
+) -> None:
+    """Alone, and between a binary convolution and the next signs, where its result is added to another's."""
+    graph = GlueGraph((2, 7, 9, channels))
+    before = graph.clip(graph.conv(graph.first, channels))
+    result = graph.pointwise(before, outputs, stride, activation, has_bias)
+    graph.check(result, [result], threads=threads)
+    graph = GlueGraph((2, 7, 9, channels))
+    before = graph.clip(graph.conv(graph.first, channels))
+    beside = graph.conv(before, outputs, stride=stride)
+    total = graph.add(beside, graph.pointwise(before, outputs, stride, activation, has_bias))
+    after = graph.clip(total)
+    graph.check(graph.add(graph.conv(after, outputs), after), threads=threads)
+
+
+@pytest.mark.skipif(not native.available() or not multiplies_in_float(), reason="needs AVX2 with FMA, or NEON")
+def test_float_convolutions_equal_xnnpacks() -> None:
+    graph = GlueGraph((1, 12, 14, 64))
+    before = graph.clip(graph.conv(graph.first, 64))
+    data = graph.finish(graph.pointwise(before, 128, (2, 2)))
+    stock = litert_delegate(kernel="portable")  # which has none of its own
+    np.testing.assert_array_equal(run(data, graph.x), run(data, graph.x, stock))
+
+
+def test_other_float_convolutions_are_left_alone() -> None:
+    def partitions(*filter_shape: int, activation: int = NONE) -> int:
+        graph = GlueGraph((1, 4, 5, 32))
+        filters, bias = (graph.constant(np.ones(shape, np.float32)) for shape in (filter_shape, filter_shape[:1]))
+        result = np.zeros((1, 4, 5, filter_shape[0]), np.float32)
+        options = {"padding": SAME, "strideH": 1, "strideW": 1, "dilationHFactor": 1, "dilationWFactor": 1}
+        options["fusedActivationFunction"] = activation
+        convolved = graph.builtin("CONV_2D", [graph.first, filters, bias], result, **options)
+        return partitions_of(graph.finish(graph.signs(convolved)))
+
+    assert partitions(6, 3, 3, 32) == partitions(6, 1, 2, 32) == partitions(6, 1, 1, 32, activation=TANH) == 2
+    assert partitions(6, 1, 1, 16) == 2  # of two groups
+    assert partitions(6, 1, 1, 32) == (1 if multiplies_in_float() else 2)
 
 
 def test_glue_is_resized() -> None:

@@ -9,35 +9,20 @@
 namespace bnnedge::ort {
 namespace {
 
-constexpr size_t kX = 0, kW = 1, kParameters = 2;
 constexpr int kScales = 0, kCompares = 1;  // variants
 
-class FloatConv : public Kernel {
+class FloatConv : public ConvKernel {
  public:
-  FloatConv(const Operator& op, const KernelInfo* info)
-      : Kernel(Site(op.api, op.name.c_str(), info)), op_(op), window_(ReadWindow(site(), info)) {
-    std::vector<const Value*> inputs(op.inputs.size(), nullptr);
-    if (ConstantInputs(info, kW, inputs.size(), &inputs)) layer_ = MakeLayer(inputs);
-  }
-
-  void Compute(KernelContext* context) override {
-    if (layer_ != nullptr) {
-      Run(layer_.get(), context);
-      return;
-    }
-    // Weights that the graph computes: the general case, not the fast one.
-    std::vector<const Value*> inputs(op_.inputs.size(), nullptr);
-    for (size_t i = 0; i < inputs.size(); ++i) inputs[i] = Input(context, i);
-    const std::unique_ptr<Layer> layer = MakeLayer(inputs);
-    Run(layer.get(), context);
+  FloatConv(const Operator& op, const KernelInfo* info) : ConvKernel(op, info) {
+    MakeLayerOnce(info, op.inputs.size());
   }
 
  private:
-  std::unique_ptr<Layer> MakeLayer(const std::vector<const Value*>& inputs) const {
+  std::unique_ptr<Layer> MakeLayer(const std::vector<const Value*>& inputs) const override {
     const Tensor w = ReadTensor(site(), "W", kUint8, 4, inputs[kW]);
     const Weights weights{{w.shape[0], w.shape[1], w.shape[2], w.shape[3]}, static_cast<const uint8_t*>(w.data)};
     Transform transform;
-    if (op_.variant == kCompares) {
+    if (op().variant == kCompares) {
       transform.kind = OutputKind::kBits;
       transform.threshold = ReadParameter<int32_t>(site(), "threshold", kInt32, w.shape[0], inputs[kParameters]);
     } else {
@@ -47,13 +32,13 @@ class FloatConv : public Kernel {
       transform.bias = ReadParameter<float>(site(), "bias", kFloat, w.shape[0], inputs[kParameters + 1]);
     }
     std::string error;
-    std::unique_ptr<Layer> layer = Layer::Create(window_, weights, std::move(transform), Layer::kFloatNchw, &error);
+    std::unique_ptr<Layer> layer = Layer::Create(window(), weights, std::move(transform), Layer::kFloatNchw, &error);
     if (layer == nullptr) site().Reject(error);
     return layer;
   }
 
-  void Run(Layer* layer, KernelContext* context) const {
-    const Tensor x = ReadTensor(site(), "X", kFloat, 4, Input(context, kX));
+  void Run(Layer* layer, KernelContext* context) const override {
+    const Tensor x = ReadTensor(site(), "X", kFloat, 4, Input(context, 0));
     int64_t shape[4];
     std::string error = layer->OutputShape(x.shape, shape);
     if (!error.empty()) site().Reject(error);
@@ -62,14 +47,10 @@ class FloatConv : public Kernel {
     error = layer->Run(static_cast<const float*>(x.data), x.shape, y, pool.AsParallel());
     if (!error.empty()) site().Reject(error);
   }
-
-  const Operator& op_;
-  const Window window_;
-  std::unique_ptr<Layer> layer_;  // null if an input other than X is not constant
 };
 
 void InferShape(const Operator& op, const ShapeContext* context) {
-  const std::vector<Dimension> x = ReadShape(op.api, context, kX), w = ReadShape(op.api, context, kW);
+  const std::vector<Dimension> x = ReadShape(op.api, context, 0), w = ReadShape(op.api, context, 1);
   Window window;
   if (x.empty() || w.empty() || !ReadWindow(op.api, context, &window)) return;
   const Dimension y[4] = {x[0], w[0], OutDimension(window, 0, x[2], w[1]), OutDimension(window, 1, x[3], w[2])};

@@ -32,39 +32,24 @@ const uint32_t* Words(const Site& site, const Tensor& p, std::vector<uint32_t>* 
 
 // ---- Convolutions ----
 
-class PackedConv : public Kernel {
+class PackedConv : public ConvKernel {
  public:
   static constexpr int kResidual = 4;
 
   PackedConv(const Operator& op, const KernelInfo* info)
-      : Kernel(Site(op.api, op.name.c_str(), info)),
-        op_(op),
-        window_(ReadWindow(site(), info)),
+      : ConvKernel(op, info),
         low_(Has(kClip) ? ReadFloat(site(), info, "low") : Tail().low),
         high_(Has(kClip) ? ReadFloat(site(), info, "high") : Tail().high) {
     if (!(low_ <= high_)) site().Reject("attribute low must not be above high");
-    std::vector<const Value*> inputs(op.inputs.size(), nullptr);
-    if (ConstantInputs(info, kW, Has(kAdd) ? kResidual : inputs.size(), &inputs)) layer_ = MakeLayer(inputs);
-  }
-
-  void Compute(KernelContext* context) override {
-    if (layer_ != nullptr) {
-      Run(layer_.get(), context);
-      return;
-    }
-    // Parameters that the graph computes: the general case, not the fast one.
-    std::vector<const Value*> inputs(op_.inputs.size(), nullptr);
-    for (size_t i = 0; i < inputs.size(); ++i) inputs[i] = Input(context, i);
-    const std::unique_ptr<Layer> layer = MakeLayer(inputs);
-    Run(layer.get(), context);
+    MakeLayerOnce(info, Has(kAdd) ? kResidual : op.inputs.size());
   }
 
  private:
-  static constexpr size_t kP = 0, kW = 1, kParameters = 2;
+  static constexpr size_t kP = 0;
 
-  bool Has(Step step) const { return (op_.variant & step) != 0; }
+  bool Has(Step step) const { return (op().variant & step) != 0; }
 
-  std::unique_ptr<Layer> MakeLayer(const std::vector<const Value*>& inputs) const {
+  std::unique_ptr<Layer> MakeLayer(const std::vector<const Value*>& inputs) const override {
     const Tensor w = ReadTensor(site(), "W", kUint8, 4, inputs[kW]);
     const int64_t filters = w.shape[0];
     const Weights weights{{filters, w.shape[1], w.shape[2], w.shape[3]}, static_cast<const uint8_t*>(w.data)};
@@ -79,7 +64,7 @@ class PackedConv : public Kernel {
       transform.tail = MakeTail(filters, inputs);
     }
     std::string error;
-    std::unique_ptr<Layer> layer = Layer::Create(window_, weights, std::move(transform), Layer::kPackedNhwc, &error);
+    std::unique_ptr<Layer> layer = Layer::Create(window(), weights, std::move(transform), Layer::kPackedNhwc, &error);
     if (layer == nullptr) site().Reject(error);
     return layer;
   }
@@ -107,9 +92,9 @@ class PackedConv : public Kernel {
     return tail;
   }
 
-  void Run(Layer* layer, KernelContext* context) const {
+  void Run(Layer* layer, KernelContext* context) const override {
     const Tensor p = ReadTensor(site(), "P", kUint8, 4, Input(context, kP));
-    const int64_t channels = window_.group * window_.channels, bytes = WordsFor(channels) * kWordBytes;
+    const int64_t channels = window().group * window().channels, bytes = WordsFor(channels) * kWordBytes;
     if (p.shape[3] != bytes) {
       site().Reject("P must hold " + std::to_string(bytes) + " bytes a pixel for " + std::to_string(channels) +
                     " channels, found " + std::to_string(p.shape[3]));
@@ -142,10 +127,7 @@ class PackedConv : public Kernel {
     return static_cast<const float*>(residual.data);
   }
 
-  const Operator& op_;
-  const Window window_;
   const float low_, high_;
-  std::unique_ptr<Layer> layer_;  // null if a parameter is not constant
 };
 
 void InferConvShape(const Operator& op, const ShapeContext* context) {

@@ -290,4 +290,23 @@ void ThreadPool::Run(void* host, int64_t count, void (*piece)(void* context, int
   for (int64_t i = 0; i < count; ++i) piece(context, i);
 }
 
+ConvKernel::ConvKernel(const Operator& op, const KernelInfo* info)
+    : Kernel(Site(op.api, op.name.c_str(), info)), op_(op), window_(ReadWindow(site(), info)) {}
+
+void ConvKernel::MakeLayerOnce(const KernelInfo* info, size_t skipped) {
+  std::vector<const Value*> inputs(op_.inputs.size(), nullptr);
+  if (ConstantInputs(info, kW, skipped, &inputs)) layer_ = MakeLayer(inputs);
+}
+
+void ConvKernel::Compute(KernelContext* context) {
+  if (layer_ != nullptr) {
+    Run(layer_.get(), context);
+    return;
+  }
+  std::vector<const Value*> inputs(op_.inputs.size(), nullptr);
+  for (size_t i = 0; i < inputs.size(); ++i) inputs[i] = Input(context, i);
+  const std::unique_ptr<Layer> layer = MakeLayer(inputs);
+  Run(layer.get(), context);
+}
+
 }  // namespace bnnedge::ort

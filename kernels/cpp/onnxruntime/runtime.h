@@ -141,6 +141,30 @@ class Kernel {
   const Site site_;
 };
 
+struct Operator;
+
+// A convolution. Its parameters are constants of the graph; if the graph computes one of them, they are read each time.
+class ConvKernel : public Kernel {
+ public:
+  void Compute(KernelContext* context) override;
+
+ protected:
+  static constexpr size_t kW = 1, kParameters = 2;  // inputs; the image is the first
+
+  ConvKernel(const Operator& op, const KernelInfo* info);
+  // Of constants. `skipped` is an input that no layer is made of.
+  void MakeLayerOnce(const KernelInfo* info, size_t skipped);
+  virtual std::unique_ptr<Layer> MakeLayer(const std::vector<const Value*>& inputs) const = 0;
+  virtual void Run(Layer* layer, KernelContext* context) const = 0;
+  const Operator& op() const { return op_; }
+  const Window& window() const { return window_; }
+
+ private:
+  const Operator& op_;
+  const Window window_;
+  std::unique_ptr<Layer> layer_;
+};
+
 // One operator as the runtime knows it.
 struct Operator : CustomOp {
   std::string name;

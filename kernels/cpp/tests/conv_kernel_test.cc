@@ -1,5 +1,5 @@
 // Every ConvKernel table that this CPU supports against the definition in bnnedge/conv_kernel.h, one bit or one word at
-// a time. All buffers end at an unreadable page, and outputs lie in a field of poison that must survive around them.
+// a time, and the PointwiseKernel that belongs to it. All buffers end at an unreadable page, and outputs lie in a field of poison that must survive around them.
 //   conv_kernel_test [kernel name]
 #include <sys/mman.h>
 #include <unistd.h>
@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "bnnedge/conv_kernel.h"
+#include "bnnedge/pointwise_kernel.h"
 
 namespace {
 
@@ -21,6 +22,7 @@ using bnnedge::ConvKernel;
 using bnnedge::ConvRun;
 using bnnedge::ConvStrip;
 using bnnedge::OutputKind;
+using bnnedge::PointwiseKernel;
 using bnnedge::WordsFor;
 
 constexpr unsigned char kPoison = 0xa5;
@@ -496,6 +498,60 @@ void TestPacking(const ConvKernel& kernel, int64_t pixels, int64_t channels) {
   if (!equal) Fail(name + " unpack_nhwc: " + std::to_string(pixels) + " pixels, " + std::to_string(channels));
 }
 
+// `pixels` from `first` on of rows of `width`, every `stride`-th pixel of every `stride`-th row of the image.
+void TestPointwise(const std::string& name, const PointwiseKernel& kernel, int64_t channels, int64_t out_channels,
+                   int64_t width, int64_t stride, int64_t first, int64_t pixels) {
+  ++cases;
+  const int64_t pixel_step = stride * channels, row_step = stride * (width * stride - stride / 2) * channels;
+  const int64_t last = first + pixels - 1, end = last / width * row_step + last % width * pixel_step + channels;
+  const int64_t out_step = out_channels + 2;
+  Guarded input(static_cast<size_t>(end) * 4), weights(static_cast<size_t>(channels * kernel.block) * 4, kAlignment);
+  Guarded bias(static_cast<size_t>(kernel.block) * 4), output(static_cast<size_t>(pixels * out_step - 2) * 4);
+  const auto uniform = [] { return static_cast<float>(static_cast<int32_t>(Random())) * 0x1p-31f; };
+  for (int64_t i = 0; i < end; ++i) input.As<float>()[i] = uniform();
+  for (int64_t i = 0; i < channels * kernel.block; ++i) {
+    weights.As<float>()[i] = i % kernel.block < out_channels ? uniform() : 0.0f;
+  }
+  for (int64_t o = 0; o < kernel.block; ++o) bias.As<float>()[o] = o < out_channels ? uniform() : 0.0f;
+  input.As<float>()[end - 1] = std::numeric_limits<float>::quiet_NaN();  // of the last pixel
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const bool clips = Random() % 2 == 0;
+  const float low = clips ? -0.25f : -kInfinity, high = clips ? 0.5f : kInfinity;
+  kernel.run({input.As<float>(), width, pixel_step, row_step, first, pixels, channels, weights.As<float>(),
+              bias.As<float>(), out_channels, output.As<float>(), out_step, low, high});
+  bool equal = output.Untouched();
+  for (int64_t i = 0; i < pixels; ++i) {
+    const int64_t at = first + i;
+    const float* const x = input.As<float>() + at / width * row_step + at % width * pixel_step;
+    for (int64_t o = 0; o < out_channels; ++o) {
+      float y = bias.As<float>()[o];
+      for (int64_t c = 0; c < channels; ++c) y = std::fma(x[c], weights.As<float>()[c * kernel.block + o], y);
+      y = y < low ? low : y > high ? high : y;
+      const float found = output.As<float>()[i * out_step + o];
+      equal = equal && (std::isnan(y) ? std::isnan(found) : std::memcmp(&found, &y, sizeof(y)) == 0);
+    }
+    for (size_t byte = 0; i + 1 < pixels && byte < 2 * sizeof(float); ++byte) {
+      equal = equal && (output.As<unsigned char>() + (i * out_step + out_channels) * 4)[byte] == kPoison;
+    }
+  }
+  if (!equal) {
+    Fail(name + " pointwise: " + std::to_string(channels) + " to " + std::to_string(out_channels) + " channels, " +
+         std::to_string(pixels) + " pixels from " + std::to_string(first) + " on in rows of " + std::to_string(width) +
+         ", stride " + std::to_string(stride));
+  }
+}
+
+void TestPointwise(const std::string& name, const PointwiseKernel& kernel) {
+  for (const int64_t channels : {1, 3, 33}) {
+    for (const int64_t missing : {0, 1, 7, 15}) {
+      for (int64_t pixels = 1; pixels <= 13; ++pixels) {
+        const int64_t width = 1 + pixels % 5, stride = 1 + pixels % 3, first = pixels % 4 * 3;
+        TestPointwise(name, kernel, channels, kernel.block - missing, width, stride, first, pixels);
+      }
+    }
+  }
+}
+
 void TestKernel(const ConvKernel& kernel) {
   const int64_t before = failures, cases_before = cases;
   TestStrips(kernel);
@@ -504,6 +560,8 @@ void TestKernel(const ConvKernel& kernel) {
   for (const int64_t channels : {1, 3, 4, 31, 32, 33, 63, 64, 65, 96, 127, 128, 129, 256}) {
     for (const int64_t pixels : {1, 3, 4, 7, 15, 16, 17, 31, 33, 49}) TestPacking(kernel, pixels, channels);
   }
+  const PointwiseKernel* const pointwise = bnnedge::FindPointwiseKernel(kernel.name);
+  if (pointwise != nullptr) TestPointwise(kernel.name, *pointwise);
   if (kernel.peak != nullptr && (kernel.peak(0) != 0 || kernel.peak(3) <= 0)) Fail(std::string(kernel.name) + " peak");
   std::printf("%s: %lld cases, %lld failed\n", kernel.name, static_cast<long long>(cases - cases_before),
               static_cast<long long>(failures - before));

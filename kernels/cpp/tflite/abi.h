@@ -28,6 +28,7 @@ constexpr int kBuiltinDelegate = 51;
 // Numbers of BuiltinOperator.
 enum class Builtin : int {
   kAdd = 0,
+  kConv2d = 3,
   kMul = 18,
   kRelu = 19,
   kReluN1To1 = 20,
@@ -41,8 +42,8 @@ enum class Builtin : int {
   kMinimum = 57,
 };
 
-// The same of operators that are claimed together only (stem_chain.h).
-enum StemCode : int { kConv2d = 3, kDequantize = 6, kMaxPool2d = 17, kSpaceToDepth = 26, kQuantize = 114 };
+// The same of operators that are claimed together with a CONV_2D only (stem_chain.h).
+enum StemCode : int { kDequantize = 6, kMaxPool2d = 17, kSpaceToDepth = 26, kQuantize = 114 };
 
 // Numbers of TfLitePadding.
 constexpr int kPaddingSame = 1;

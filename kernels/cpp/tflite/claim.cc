@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <string>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
 
+#include "bnnedge/conv_kernel.h"
+#include "bnnedge/pointwise_kernel.h"
 #include "op.h"
 #include "stem_chain.h"
 
@@ -75,7 +76,25 @@ bool IsSubsample(const StridedSliceParams& params, const Tensor& input, const Te
   return true;
 }
 
-bool IsGlue(const Graph& graph, const Node& node, int builtin_code) {
+bool IsPointwise(const Graph& graph, const Node& node) {
+  const Tensor *const input = graph.At(node.inputs, 0), *const filter = graph.At(node.inputs, 1);
+  const int32_t inputs = Count(node.inputs);
+  if (inputs < 2 || inputs > 3 || node.builtin_data == nullptr || !IsFloatMap(input) || !IsFloatMap(filter)) return false;
+  if (Rank(input) != 4 || Rank(filter) != 4) return false;
+  const int32_t* const size = filter->dims->data;
+  const int32_t filters = size[0], channels = size[3];
+  if (filters < 1 || size[1] != 1 || size[2] != 1 || channels < 1 || input->dims->data[3] != channels) return false;
+  if (!IsConstantOf(filter, static_cast<size_t>(filters) * static_cast<size_t>(channels))) return false;
+  const bool has_bias = inputs == 3 && node.inputs->data[2] != kOptionalTensor;
+  const Tensor* const bias = graph.At(node.inputs, 2);
+  if (has_bias && (!Is(bias, Type::kFloat32) || !IsConstantOf(bias, static_cast<size_t>(filters)))) return false;
+  const auto& params = *static_cast<const ConvParams*>(node.builtin_data);
+  return params.stride_height >= 1 && params.stride_width >= 1 && params.activation >= kActivationNone &&
+         params.activation <= kActivationRelu6;
+}
+
+// `multiplies`: whether there is a kernel for IsPointwise.
+bool IsGlue(const Graph& graph, const Node& node, int builtin_code, bool multiplies) {
   const Tensor* const input = graph.At(node.inputs, 0);
   const Tensor* const second = graph.At(node.inputs, 1);
   const Tensor* const output = graph.At(node.outputs, 0);
@@ -86,11 +105,13 @@ bool IsGlue(const Graph& graph, const Node& node, int builtin_code) {
     case Builtin::kSub:
     case Builtin::kMul: {
       if (inputs != 2 || node.builtin_data == nullptr || !IsFloatMap(input) || !IsFloatMap(second)) return false;
-      const bool multiplies = static_cast<Builtin>(builtin_code) == Builtin::kMul;
-      if (multiplies && !IsConstant(input) && !IsConstant(second)) return false;
+      const bool is_product = static_cast<Builtin>(builtin_code) == Builtin::kMul;
+      if (is_product && !IsConstant(input) && !IsConstant(second)) return false;
       const int activation = static_cast<const ArithmeticParams*>(node.builtin_data)->activation;
       return activation >= kActivationNone && activation <= kActivationRelu6;
     }
+    case Builtin::kConv2d:
+      return multiplies && IsPointwise(graph, node);
     case Builtin::kRelu:
     case Builtin::kReluN1To1:
     case Builtin::kRelu6:
@@ -163,7 +184,7 @@ class Levels {
   std::unordered_map<int32_t, int> of_;
 };
 
-std::vector<Candidate> Candidates(Context* context) {
+std::vector<Candidate> Candidates(Context* context, bool multiplies) {
   IntArray* plan = nullptr;
   if (context->get_execution_plan(context, &plan) != kOk) throw ModelError("the graph cannot be read");
   // The plan is good only until the next call of the context.
@@ -183,7 +204,7 @@ std::vector<Candidate> Candidates(Context* context) {
     Candidate candidate{index, Kind::kOther, Items(node->inputs), Items(node->outputs)};
     if (IsLceOp(registration->custom_name) || of_stems.count(index) != 0) {
       candidate.kind = Kind::kOurs;
-    } else if (IsGlue(graph, *node, registration->builtin_code)) {
+    } else if (IsGlue(graph, *node, registration->builtin_code, multiplies)) {
       const bool gathers = registration->builtin_code == static_cast<int>(Builtin::kGather);
       if (levels.Join(candidate.inputs)) {
         candidate.kind = Kind::kOurs;
@@ -201,8 +222,11 @@ std::vector<Candidate> Candidates(Context* context) {
 
 }  // namespace
 
-std::vector<int32_t> ClaimedNodes(Context* context) {
-  const std::vector<Candidate> candidates = Candidates(context);
+std::vector<int32_t> ClaimedNodes(Context* context, const std::string& kernel) {
+  std::string error;  // of a name in the environment; who plans to use it says so
+  const char* const selected = SelectConvKernel(kernel.empty() ? nullptr : kernel.c_str(), &error);
+  const bool multiplies = selected != nullptr && FindPointwiseKernel(selected) != nullptr;
+  const std::vector<Candidate> candidates = Candidates(context, multiplies);
   std::unordered_set<int32_t> needed;
   std::vector<int32_t> claimed;
   for (auto candidate = candidates.rbegin(); candidate != candidates.rend(); ++candidate) {

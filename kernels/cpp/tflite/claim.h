@@ -11,8 +11,10 @@
 //   PAD                      float32 or int32 (packed bits), constant amounts
 //   STRIDED_SLICE            float32 or int32, whole axes with constant steps above 0
 //   GATHER                   float32 with constant indices; computed once if the table is constant too
+//   CONV_2D of one pixel     float32, constant filter and bias, where the CPU multiplies and adds with one rounding: then
+//                            the sums are XNNPACK's to the bit
 // An int8 stem is claimed as a whole (stem_chain.h).
-// Sums of many numbers (MEAN, pools) are left to the interpreter: their last bit depends on the order of adding, which
+// Other sums of many numbers (MEAN, pools) are left to the interpreter: their last bit depends on the order of adding, which
 // is another one in XNNPACK, by the CPU's registers, than in the built-in kernels. Little is lost: resnet18_1w1a by
 // rbnn, with the MEAN of a map before each sign, has 33 partitions, ours and XNNPACK's, and 3 if they are claimed; on
 // Zen 3, at 32x32 and 224x224, it was not faster with these, and 1 % faster with sums that cost nothing.
@@ -20,13 +22,15 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "abi.h"
 
 namespace bnnedge::tflite {
 
-// Indices of nodes in the order of execution. Throws ModelError for a graph that cannot be read.
-std::vector<int32_t> ClaimedNodes(Context* context);
+// Indices of nodes in the order of execution, to run on `kernel`, empty for the fastest. Throws ModelError for a graph
+// that cannot be read.
+std::vector<int32_t> ClaimedNodes(Context* context, const std::string& kernel);
 
 }  // namespace bnnedge::tflite

@@ -137,7 +137,7 @@ Registration PartitionRegistration() {
 Status BnnedgeDelegate::Prepare(Context* context, Delegate* delegate) {
   return Guard(context, [&] {
     // [0] is the count of what follows, as in an IntArray.
-    std::vector<int32_t> claimed = ClaimedNodes(context);
+    std::vector<int32_t> claimed = ClaimedNodes(context, BnnedgeDelegate::Of(delegate)->kernel());
     claimed.insert(claimed.begin(), 0);
     claimed[0] = static_cast<int32_t>(claimed.size() - 1);
     if (claimed[0] == 0) return;

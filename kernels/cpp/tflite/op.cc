@@ -115,6 +115,8 @@ std::unique_ptr<Op> MakeBuiltinOp(int code, const void* params) {
     case Builtin::kSub:
     case Builtin::kMul:
       return MakeArithmetic(static_cast<Builtin>(code), static_cast<const ArithmeticParams*>(params)->activation);
+    case Builtin::kConv2d:
+      return MakePointwise(*static_cast<const ConvParams*>(params));
     case Builtin::kRelu:
     case Builtin::kReluN1To1:
     case Builtin::kRelu6:

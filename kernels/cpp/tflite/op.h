@@ -128,6 +128,7 @@ std::unique_ptr<Op> MakePRelu();
 std::unique_ptr<Op> MakePad();
 std::unique_ptr<Op> MakeSubsample();
 std::unique_ptr<Op> MakeGather(int axis);
+std::unique_ptr<Op> MakePointwise(const ConvParams& params);
 
 // The tensors of a chain (stem_chain.h) inside it, as far as it has them.
 struct StemChain;

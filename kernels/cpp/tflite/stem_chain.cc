@@ -151,7 +151,7 @@ class Finder {
     StemParams& p = chain->params;
     int32_t source = chain->entered;
     const Step* const conv = BehindPad(&source, p.source, p.conv.pads, chain);
-    if (!Is(conv, kConv2d, 3, 3) || Input(*conv, 0) != source || conv->node->builtin_data == nullptr) return false;
+    if (!Is(conv, static_cast<int>(Builtin::kConv2d), 3, 3) || Input(*conv, 0) != source || conv->node->builtin_data == nullptr) return false;
     chain->filter = Input(*conv, 1);
     chain->bias = Input(*conv, 2);
     chain->convolved = Output(*conv);

@@ -201,6 +201,11 @@ ChainRowFunction Chain(int64_t kernel_height, int64_t k_words) {
 
 // ---- The yardstick: xor, popcount, add without loads ----
 
+#ifndef BNNEDGE_PIN  // see tests/emulated
+// Keeps a value in a register here.
+#define BNNEDGE_PIN(value) __asm__ volatile("" : "+v"(value))
+#endif
+
 int64_t Peak(int64_t rounds) {
   constexpr int kChains = 12;
   __m512i w = _mm512_set1_epi32(0x5a5a5a5a);
@@ -210,13 +215,13 @@ int64_t Peak(int64_t rounds) {
     count[i] = _mm512_setzero_si512();
   }
   for (int64_t r = 0; r < rounds; ++r) {
-    __asm__ volatile("" : "+v"(w));  // else the xor would leave the loop
+    BNNEDGE_PIN(w);  // else the xor would leave the loop
 #pragma GCC unroll 12
     for (int i = 0; i < kChains; ++i) {
       count[i] = _mm512_add_epi32(count[i], _mm512_popcnt_epi32(_mm512_xor_si512(w, input[i])));
     }
   }
-  for (int i = 0; i < kChains; ++i) __asm__ volatile("" : : "v"(count[i]));
+  for (int i = 0; i < kChains; ++i) BNNEDGE_PIN(count[i]);
   return rounds * kChains * 512;
 }
 

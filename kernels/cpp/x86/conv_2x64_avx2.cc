@@ -7,19 +7,18 @@
 //   T = sum of x        H = sum of (x >> 4): the second pixel's counts
 // For 63 nibbles at most, H and the first pixel's counts L fit a byte, and L = T - 16 H modulo 256.
 //
-// On many cores shuffles and shifts share two of four vector pipes, averages do not, and no shift is one of bytes. So H
-// takes four sums at once: with y = x & 0xf0, a multiple of 16 up to 192, the average of two is exact and 8 times the
-// sum of their halves, that of two averages 4 times the sum of four. Its low bits are 0: shifted by 2 as 16 bits, no
-// bit changes bytes. A quad is 12 nibbles and 33 operations; a shift and a mask for each sum would make it 36.
+// No shift is one of bytes, and on many cores shifts take the pipes of shuffles. So H is made of averages: y = x & 0xf0
+// is a multiple of 16 up to 192, so the average of two is exact, that of two averages too, and so on; of 16, a group of
+// 48 nibbles, it is H itself. A group is 127 operations; a shift, a mask and an addition for each sum make it 144.
 //
 // The 256 possible tables take 4 KiB. The image is made of their places, see PairWords: 16 bits a nibble, once for all
-// taps, output rows and blocks that read it. K is cut into chunks whose weights stay in the first cache for all pixels
-// of a strip. 64 channels are 2 vectors: totals, averages, three tables and the sums on the way fit 16 registers.
+// taps, output rows and blocks that read it. Loads are nearly as scarce as operations: a table serves both vectors of
+// 64 channels, and four places are one load. K is cut into chunks whose weights stay in the first cache for all pixels
+// of a strip.
 #include <immintrin.h>
 
 #include <algorithm>
 #include <cstring>
-#include <type_traits>
 
 #include "../portable/epilogue.h"
 #include "../portable/pack_scalar.h"
@@ -33,11 +32,11 @@ constexpr int64_t kLanes = 32;
 constexpr int64_t kMostVectors = 2;
 constexpr int64_t kBlock = kMostVectors * kLanes;
 constexpr int64_t kWordNibbles = 8;
-constexpr int64_t kSum = 3;  // nibbles added before the totals
-constexpr int64_t kQuad = 4 * kSum;
-constexpr int64_t kGroupQuads = 5;  // before totals are widened
-static_assert(4 * kQuad * kGroupQuads < 256, "counts of a byte");
-constexpr int64_t kChunk = 24 * kQuad;  // 18 KiB of weights
+constexpr int kSum = 3;  // nibbles added before the totals
+constexpr int kGroupSums = 16;
+constexpr int64_t kGroup = kGroupSums * kSum;
+static_assert(4 * kGroup < 256, "counts of a byte");
+constexpr int64_t kChunk = 6 * kGroup;  // 18 KiB of weights
 constexpr int64_t kStripPixels = 64;
 // Above this, counts of 16 bits could overflow.
 constexpr int64_t kNarrowWords = 65535 / kWordBits;
@@ -115,17 +114,90 @@ void PairWords(const uint32_t* first, const uint32_t* second, int64_t count, uin
 
 // ---- Counting ----
 
+#define BNNEDGE_INLINE __attribute__((always_inline)) inline
+
 // Keeps a value in a register here, and so the order of what is around it: compilers that move look-ups together run
 // out of registers.
 #define BNNEDGE_PIN(value) __asm__ volatile("" : "+x"(value))
 
-inline __m256i TableAt(uint16_t place) {
+// A byte a channel. With one vector nobody reads `second`, and compilers drop what it is made of.
+struct Bytes {
+  __m256i first, second;
+};
+
+template <typename Function>
+BNNEDGE_INLINE Bytes Each(const Function& function, const Bytes& a, const Bytes& b) {
+  return {function(a.first, b.first), function(a.second, b.second)};
+}
+
+BNNEDGE_INLINE __m256i Add(__m256i a, __m256i b) { return _mm256_add_epi8(a, b); }
+BNNEDGE_INLINE __m256i Average(__m256i a, __m256i b) { return _mm256_avg_epu8(a, b); }
+// Of bytes whose low kShift bits are 0.
+template <int kShift>
+BNNEDGE_INLINE __m256i AddShifted(__m256i a, __m256i b) {
+  return _mm256_add_epi8(a, _mm256_srli_epi16(b, kShift));
+}
+
+// T, and the mask of y.
+template <int kVectors>
+struct Totals {
+  __m256i second_halves = _mm256_set1_epi8(static_cast<char>(0xf0));
+  Bytes total = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+
+  Totals() { BNNEDGE_PIN(second_halves); }  // else Clang loads it each time
+
+  // Adds a sum x and returns y.
+  BNNEDGE_INLINE Bytes Take(const Bytes& x) {
+    total = Each(Add, total, x);
+    BNNEDGE_PIN(total.first);
+    if (kVectors == 2) BNNEDGE_PIN(total.second);
+    return {_mm256_and_si256(x.first, second_halves), _mm256_and_si256(x.second, second_halves)};
+  }
+};
+
+inline __m256i TableAt(uint64_t place) {
   const uint8_t* entry = kTables.entry + place;
   return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(entry)));
 }
 
-inline __m256i LookUp(__m256i table, const __m256i* weights) {
-  return _mm256_shuffle_epi8(table, _mm256_load_si256(weights));
+// Weights are [nibbles][kVectors].
+template <int kVectors>
+BNNEDGE_INLINE Bytes LookUp(__m256i table, const __m256i* weights) {
+  const __m256i first = _mm256_shuffle_epi8(table, _mm256_load_si256(weights));
+  return {first, kVectors == 2 ? _mm256_shuffle_epi8(table, _mm256_load_si256(weights + 1)) : first};
+}
+
+// Of nibbles that are neighbours, in order.
+template <int kVectors>
+struct LookUps {
+  const uint16_t* places;
+  const __m256i* weights;
+  uint64_t four = 0;
+
+  template <int kNibble>
+  BNNEDGE_INLINE Bytes At() {
+    if (kNibble % 4 == 0) {
+      std::memcpy(&four, places + kNibble, sizeof(four));
+    } else {
+      four >>= 16;
+    }
+    __asm__ volatile("" : "+r"(four));  // else compilers copy it and shift the copy from the start
+    const uint64_t place = kNibble % 4 == 3 ? four : four & 0xffff;
+    return LookUp<kVectors>(TableAt(place), weights + kNibble * kVectors);
+  }
+};
+
+// Adds kSums sums, from nibble kFirst on, and returns the average of their y.
+template <int kSums, int kFirst, int kVectors, typename Source>
+BNNEDGE_INLINE Bytes AddSums(Source* look_ups, Totals<kVectors>* to) {
+  if constexpr (kSums == 1) {
+    Bytes x = look_ups->template At<kFirst>();
+    x = Each(Add, x, look_ups->template At<kFirst + 1>());
+    return to->Take(Each(Add, x, look_ups->template At<kFirst + 2>()));
+  } else {
+    const Bytes half = AddSums<kSums / 2, kFirst>(look_ups, to);
+    return Each(Average, half, AddSums<kSums / 2, kFirst + kSums / 2 * kSum>(look_ups, to));
+  }
 }
 
 // Counts of a pixel are 16 bits, [kBlock], in the order in which unpacking leaves the channels of a vector: 0-7, 16-23,
@@ -143,11 +215,17 @@ inline void AddBytes(__m256i bytes, uint16_t* counts) {
 }
 
 // T and H of a vector.
-inline void AddTotals(__m256i total, __m256i high, uint16_t* counts) {
-  const __m256i second_halves = _mm256_set1_epi8(static_cast<char>(0xf0));
+inline void AddTotals(__m256i total, __m256i high, __m256i second_halves, uint16_t* counts) {
   const __m256i times16 = _mm256_and_si256(_mm256_slli_epi16(high, 4), second_halves);
   AddBytes(_mm256_sub_epi8(total, times16), counts);
   AddBytes(high, counts + kBlock);
+}
+
+// counts: [2 pixels][kBlock]
+template <int kVectors>
+BNNEDGE_INLINE void AddTotals(const Totals<kVectors>& totals, const Bytes& high, uint16_t* counts) {
+  AddTotals(totals.total.first, high.first, totals.second_halves, counts);
+  if (kVectors == 2) AddTotals(totals.total.second, high.second, totals.second_halves, counts + kLanes);
 }
 
 // Of two pixels.
@@ -157,85 +235,29 @@ inline void Clear(uint16_t* counts) {
   for (int i = 0; i < 8; ++i) _mm256_store_si256(reinterpret_cast<__m256i*>(counts) + i, zero);
 }
 
-// The totals of a vector, and of a quad so far: second halves of one sum, and the average of two.
-struct Totals {
-  __m256i total, high, one, two;
-};
-
-// Sum kStep of a quad. Weights are [nibbles][kVectors], here those of this vector.
-template <int kStep, int kVectors>
-__attribute__((always_inline)) inline void AddSum(const __m256i& table0, const __m256i& table1, const __m256i& table2,
-                                                  const __m256i* weights, const __m256i& second_halves, Totals* to) {
-  __m256i x = _mm256_add_epi8(LookUp(table0, weights), LookUp(table1, weights + kVectors));
-  x = _mm256_add_epi8(x, LookUp(table2, weights + 2 * kVectors));
-  to->total = _mm256_add_epi8(to->total, x);
-  BNNEDGE_PIN(to->total);
-  x = _mm256_and_si256(x, second_halves);
-  if (kStep % 2 == 0) {
-    to->one = x;
-    BNNEDGE_PIN(to->one);
-  } else if (kStep == 1) {
-    to->two = _mm256_avg_epu8(to->one, x);
-    BNNEDGE_PIN(to->two);
-  } else {
-    x = _mm256_avg_epu8(to->two, _mm256_avg_epu8(to->one, x));
-    to->high = _mm256_add_epi8(to->high, _mm256_srli_epi16(x, 2));
-    BNNEDGE_PIN(to->high);
-  }
-}
-
-template <int kStep, int kVectors>
-__attribute__((always_inline)) inline void AddSums(const uint16_t* places, const __m256i* weights,
-                                                   const __m256i& second_halves, Totals* first, Totals* second) {
-  places += kStep * kSum;
-  weights += kStep * kSum * kVectors;
-  __m256i table0 = TableAt(places[0]), table1 = TableAt(places[1]), table2 = TableAt(places[2]);
-  BNNEDGE_PIN(table0);
-  BNNEDGE_PIN(table1);
-  BNNEDGE_PIN(table2);
-  AddSum<kStep, kVectors>(table0, table1, table2, weights, second_halves, first);
-  if (kVectors == 2) AddSum<kStep, kVectors>(table0, table1, table2, weights + 1, second_halves, second);
-}
-
-// counts: [2 pixels][kBlock]
 template <int kVectors>
-__attribute__((always_inline)) inline void AddQuads(const uint16_t* places, const __m256i* weights, int64_t quads,
-                                                    uint16_t* counts) {
-  __m256i second_halves = _mm256_set1_epi8(static_cast<char>(0xf0));
-  BNNEDGE_PIN(second_halves);
-  Totals first, second;
-  first.total = first.high = second.total = second.high = _mm256_setzero_si256();
-  for (; quads > 0; --quads, places += kQuad, weights += kQuad * kVectors) {
-    AddSums<0, kVectors>(places, weights, second_halves, &first, &second);
-    AddSums<1, kVectors>(places, weights, second_halves, &first, &second);
-    AddSums<2, kVectors>(places, weights, second_halves, &first, &second);
-    AddSums<3, kVectors>(places, weights, second_halves, &first, &second);
-  }
-  AddTotals(first.total, first.high, counts);
-  if (kVectors == 2) AddTotals(second.total, second.high, counts + kLanes);
+BNNEDGE_INLINE void AddGroup(const uint16_t* places, const __m256i* weights, uint16_t* counts) {
+  Totals<kVectors> totals;
+  LookUps<kVectors> look_ups{places, weights};
+  const Bytes high = AddSums<kGroupSums, 0>(&look_ups, &totals);
+  AddTotals(totals, high, counts);
 }
 
-// What is left of a run after its quads.
+// What is left of a run after its groups.
 template <int kVectors>
 __attribute__((noinline)) void AddRest(const uint16_t* places, int64_t nibbles, const __m256i* weights,
                                        uint16_t* counts) {
-  const __m256i low_nibbles = _mm256_set1_epi8(15);
-  __m256i total[kVectors], high[kVectors];
-  for (int v = 0; v < kVectors; ++v) total[v] = high[v] = _mm256_setzero_si256();
-  const auto add = [&](auto length) {
-    for (int v = 0; v < kVectors; ++v) {
-      __m256i x = LookUp(TableAt(places[0]), weights + v);
-      for (int n = 1; n < length; ++n) x = _mm256_add_epi8(x, LookUp(TableAt(places[n]), weights + n * kVectors + v));
-      total[v] = _mm256_add_epi8(total[v], x);
-      high[v] = _mm256_add_epi8(high[v], _mm256_and_si256(_mm256_srli_epi16(x, 4), low_nibbles));
-    }
-    places += length;
-    weights += length * kVectors;
-    nibbles -= length;
-  };
-  while (nibbles >= kSum) add(std::integral_constant<int, kSum>{});
-  while (nibbles > 0) add(std::integral_constant<int, 1>{});
-  for (int v = 0; v < kVectors; ++v) AddTotals(total[v], high[v], counts + v * kLanes);
+  constexpr int kSums = 4, kLength = kSums * kSum;
+  Totals<kVectors> totals;
+  Bytes high = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+  for (; nibbles >= kLength; nibbles -= kLength, places += kLength, weights += kLength * kVectors) {
+    LookUps<kVectors> look_ups{places, weights};
+    high = Each(AddShifted<2>, high, AddSums<kSums, 0>(&look_ups, &totals));
+  }
+  for (; nibbles > 0; --nibbles, ++places, weights += kVectors) {
+    high = Each(AddShifted<4>, high, totals.Take(LookUp<kVectors>(TableAt(*places), weights)));
+  }
+  AddTotals(totals, high, counts);
 }
 
 // Where a chunk of K starts.
@@ -252,12 +274,8 @@ __attribute__((noinline)) void CountPair(const uint32_t* window, Place at, const
     const uint16_t* places = reinterpret_cast<const uint16_t*>(window + at.run->offset) + at.nibble;
     int64_t left = std::min(nibbles, at.run->words * kWordNibbles - at.nibble);
     nibbles -= left;
-    while (left >= kQuad) {
-      const int64_t quads = std::min(left / kQuad, kGroupQuads), length = quads * kQuad;
-      AddQuads<kVectors>(places, weights, quads, counts);
-      left -= length;
-      places += length;
-      weights += length * kVectors;
+    for (; left >= kGroup; left -= kGroup, places += kGroup, weights += kGroup * kVectors) {
+      AddGroup<kVectors>(places, weights, counts);
     }
     if (left > 0) AddRest<kVectors>(places, left, weights, counts);
     weights += left * kVectors;
@@ -409,7 +427,8 @@ void StoreTailRow(const ConvStrip& strip, const uint16_t* counts, int64_t first)
     const int64_t at = i * step;
     using Step = TailStep<kAddsResidual, false, kWritesBits>;
     const Step pixel{residual + at, nullptr, nullptr, limit, output + at, low, high};
-    word = word >> 8 | pixel.template Do<Avx2Lanes>(y, c) << 24;
+    const int64_t bit = c % kWordBits;
+    word = (bit == 0 ? 0 : word) | pixel.template Do<Avx2Lanes>(y, c) << bit;
     if (kWritesBits && (c + 8) % kWordBits == 0) bits[i * bits_step + c / kWordBits] = word;
   });
 }
@@ -580,37 +599,30 @@ void PackNhwcInt8(const int8_t* values, int32_t zero_point, int64_t pixels, int6
   }
 }
 
-// ---- The yardstick: the look-ups and additions of a quad without loads ----
+// ---- The yardstick: the look-ups and additions of a group without loads ----
+
+struct RegisterLookUps {
+  __m256i table;
+  Bytes weights;
+
+  template <int kNibble>
+  BNNEDGE_INLINE Bytes At() {
+    BNNEDGE_PIN(table);  // else the shuffles would be one
+    return {_mm256_shuffle_epi8(table, weights.first), _mm256_shuffle_epi8(table, weights.second)};
+  }
+};
 
 int64_t Peak(int64_t rounds) {
-  constexpr int kChains = 2;
-  const __m256i second_halves = _mm256_set1_epi8(static_cast<char>(0xf0));
-  __m256i table = second_halves, weights[kChains], total[kChains], high[kChains];
-  for (int v = 0; v < kChains; ++v) {
-    weights[v] = _mm256_set1_epi8(static_cast<char>(v));
-    total[v] = high[v] = _mm256_setzero_si256();
-  }
-  const auto sum = [&](int v) {
-    __m256i x[kSum];
-    for (int n = 0; n < kSum; ++n) {
-      BNNEDGE_PIN(table);  // else the shuffles would be one
-      x[n] = _mm256_shuffle_epi8(table, weights[v]);
-    }
-    const __m256i all = _mm256_add_epi8(_mm256_add_epi8(x[0], x[1]), x[2]);
-    total[v] = _mm256_add_epi8(total[v], all);
-    return _mm256_and_si256(all, second_halves);
-  };
+  RegisterLookUps look_ups{_mm256_set1_epi8(16), {_mm256_setzero_si256(), _mm256_set1_epi8(1)}};
+  BNNEDGE_PIN(look_ups.weights.first);  // else known indices turn shuffles into less
+  BNNEDGE_PIN(look_ups.weights.second);
   for (int64_t r = 0; r < rounds; ++r) {
-    for (int v = 0; v < kChains; ++v) {
-      __m256i first = sum(v);
-      first = _mm256_avg_epu8(first, sum(v));
-      __m256i second = sum(v);
-      second = _mm256_avg_epu8(second, sum(v));
-      high[v] = _mm256_add_epi8(high[v], _mm256_srli_epi16(_mm256_avg_epu8(first, second), 2));
-    }
+    Totals<2> totals;
+    Bytes high = AddSums<kGroupSums, 0>(&look_ups, &totals);
+    BNNEDGE_PIN(high.first);
+    BNNEDGE_PIN(high.second);
   }
-  for (int v = 0; v < kChains; ++v) __asm__ volatile("" : : "x"(total[v]), "x"(high[v]));
-  return rounds * kChains * kQuad * 4 * kLanes * 2;
+  return rounds * kGroup * 4 * kBlock * 2;
 }
 
 }  // namespace

@@ -1,0 +1,44 @@
+// Float convolutions of one pixel. They are not what this library is for, but they stand between binary convolutions,
+// on the shortcuts of networks for large images: by another library, such a network would fall into pieces that wait
+// for each other's threads and pass float images on through memory.
+//
+// One table an instruction set, listed in select.cc; only instruction sets that multiply and add with one rounding.
+#pragma once
+
+#include <cstdint>
+
+namespace bnnedge {
+
+// y[i][o] = clip(bias[o] + sum over c of x[i][c] * w[o][c]), o < out_channels <= block.
+//
+// The sum begins with the bias, takes the channels in order, and rounds once for each: all kernels give the same bits,
+// and so do XNNPACK's. Clipped is min(max(y, low), high), NaN stays NaN.
+struct PointwiseRun {
+  // Output pixel i, from `first` on, reads at input + i / width * row_step + i % width * pixel_step.
+  const float* input;
+  int64_t width, pixel_step, row_step;
+  int64_t first, pixels, channels;
+  const float* weights;  // [channels][block], 64-byte aligned; beyond out_channels 0
+  const float* bias;     // [block]
+  int64_t out_channels;
+  float* output;  // of pixel `first`
+  int64_t out_pixel_step;
+  float low, high;
+};
+
+struct PointwiseKernel {
+  int64_t block;
+  void (*run)(const PointwiseRun& run);
+};
+
+#ifdef BNNEDGE_X86_64
+extern const PointwiseKernel kPointwiseAvx2, kPointwiseAvx512;
+#endif
+#ifdef BNNEDGE_NEON
+extern const PointwiseKernel kPointwiseNeon;
+#endif
+
+// That of the instruction set of `kernel`, a name of SelectConvKernel; nullptr if that has none.
+const PointwiseKernel* FindPointwiseKernel(const char* kernel);
+
+}  // namespace bnnedge
