@@ -152,14 +152,17 @@ inline void StoreVector(void* to, const V& v) {
 
 // Taps `first` to `first + count`, those behind the row as zeros: what is not a byte would not be exact.
 template <typename Isa>
-inline void WidenColumns(const StemRow& row, const StemPlan& plan, int64_t first, int64_t count, uint16_t* to) {
+__attribute__((noinline)) void WidenColumns(const StemRow& row, const StemPlan& plan, int64_t first, int64_t count,
+                                            uint16_t* to) {
   static_assert(kWidened <= kStemSlack, "bytes that may be read behind a row");
   const int64_t inside = std::min(count, row.pixels + plan.taps - 1 - first);
   const int64_t rows = row.rows, row_step = row.row_step, tap_bytes = plan.tap_bytes, depth_step = plan.depth_step;
   for (int64_t i = 0; i < inside; ++i, to += depth_step) {
     const uint8_t* from = row.input + (first + i) * row.pixel_step;
-    for (int64_t r = 0; r < rows; ++r, from += row_step) {
-      for (int64_t b = 0; b < tap_bytes; b += kWidened) Isa::Widen(from + b, to + r * tap_bytes + b);
+    uint16_t* its = to;
+    for (int64_t r = 0; r < rows; ++r, from += row_step, its += tap_bytes) {
+      Isa::Widen(from, its);
+      for (int64_t b = kWidened; b < tap_bytes; b += kWidened) Isa::Widen(from + b, its + b);
     }
   }
   std::memset(to, 0, static_cast<size_t>((count - inside) * depth_step) * sizeof(*to));
