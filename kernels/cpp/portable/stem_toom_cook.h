@@ -2,8 +2,8 @@
 // a dot product of bytes. In an unnamed namespace: see epilogue.h.
 //
 // Windows that lie pixel_step bytes apart overlap, and share products (Toom-Cook; in the form for convolutions: Lavin
-// and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016, after Winograd). Let a tap be pixel_step bytes of
-// each row, so that windows of r taps lie one tap apart, and a tile be m = 7 - r pixels, which meet 6 taps d[0..5]:
+// and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016, after Winograd). Let a tap be pixel_step bytes
+// of each row, so that windows of r taps lie one tap apart, and a tile be m = 7 - r pixels, which meet 6 taps d[0..5]:
 //   y[i] = sum over j < r of d[i + j] w[j],  i < m,
 // for each byte of a tap. That takes m r products, or 6: one for each of the points 0, 1, -1, 2, -2 and infinity, in
 // which the polynomials with coefficients d, w and y are evaluated and found again.
@@ -15,7 +15,7 @@
 //   3. M[p] = sum of v[p] u[p] over the bytes of taps of all rows: what takes the time, a matrix for each point
 //   4. 24 y[i] = sum over p < 5 of M[p] point[p]^i, and M[5] too for i = m - 1.
 // All of it is exact. Bytes give |v| <= 8 * 255 and |u| <= 31 * 128 (r = 5), both of 16 bits. Sums are modulo 2^32. So
-// are 24 y and, times the inverse of 3, 8 y; which is in [-2^31, 2^31), as kMostBytes sees to, so that a shift leaves y.
+// are 24 y and, times the inverse of 3, 8 y; which is in [-2^31, 2^31), as kMostBytes sees to: a shift leaves y.
 //
 // Otherwise, windows are one tap of row_steps bytes, of one point, and y = M[0]: the direct form.
 //
@@ -37,8 +37,8 @@ constexpr int64_t kDepthUnit = 2;  // depths are multiples of it
 constexpr int64_t kWidened = 16;
 // Bytes of a window: 8 * 255 * 128 times as much is below 2^31.
 constexpr int64_t kMostBytes = (int64_t{1} << 31) / (8 * 255 * 128);
-// Products of a pixel and a channel. Measured on Zen 3: with 13 saved (3x3, 3 channels to 64) a stem takes 0.90 times as
-// long as in the direct form, with 8 saved (5x5, 1 to 16) 1.11 times.
+// Products of a pixel and a channel. Measured on Zen 3: with 13 saved (3x3, 3 channels to 64) a stem takes 0.90 times
+// as long as in the direct form, with 8 saved (5x5, 1 to 16) 1.11 times.
 constexpr int64_t kLeastSaved = 12;
 // Values of tiles that are made before the first of them is multiplied: half of a first cache of 32 KiB.
 constexpr int64_t kMostShorts = int64_t{8} << 10;
