@@ -8,7 +8,7 @@ namespace bnnedge {
 namespace {
 
 struct Neon {
-  static constexpr int64_t kTiles = 4;
+  static constexpr int64_t kMostTiles = 4;
   static constexpr int kVectorBytes = 16, kVectors = 4;
   static constexpr int64_t kNeighbours = 1;
   static constexpr int kLanes = 4;

@@ -20,7 +20,7 @@
 // Otherwise, windows are one tap of row_steps bytes, of one point, and y = M[0]: the direct form.
 //
 // An instruction set supplies, as a class Isa,
-//   kTiles, tiles of one round, 6 at most; kVectorBytes; kNeighbours, bytes of a tap that filters keep together
+//   kMostTiles, tiles of one round, 6 at most; kVectorBytes; kNeighbours, bytes of a tap that filters keep together
 //   Widen(bytes, shorts), kWidened of them
 //   Multiply<tiles>(input, tile_step, weights, depth, products), one point of step 3: [tiles][16]
 //   Codes<arithmetic>(requantization, channel), whose Store(sums, codes) is step 4 of stem.h for 16 sums, in vectors.
@@ -191,7 +191,7 @@ inline void TransformColumns(const uint16_t* columns, const StemPlan& plan, int6
 // ---- Sums ----
 
 template <typename Isa>
-using StemProducts = uint32_t[kPoints][Isa::kTiles][kStemBlock];
+using StemProducts = uint32_t[kPoints][Isa::kMostTiles][kStemBlock];
 
 // Step 4 of a tile, for the lanes of a vector.
 template <int kTaps, typename V>
@@ -270,7 +270,7 @@ void Convolve(const StemRow& row) {
   const StemPlan plan(row);
   const auto store = row.codes.arithmetic == Arithmetic::kFloat ? TileStore<Isa, Arithmetic::kFloat>(plan.taps)
                                                                 : TileStore<Isa, Arithmetic::kFixedPoint>(plan.taps);
-  const int64_t most = plan.TilesAtOnce(row.pixels), round = Isa::kTiles * plan.outputs;
+  const int64_t most = plan.TilesAtOnce(row.pixels), round = Isa::kMostTiles * plan.outputs;
   auto* const columns = static_cast<uint16_t*>(row.scratch);
   uint16_t* const transformed = columns + plan.Columns(most) * plan.depth_step;
   const uint16_t* const input = plan.taps > 1 ? transformed : columns;
@@ -281,10 +281,10 @@ void Convolve(const StemRow& row) {
     for (int64_t block = 0; block < row.blocks; ++block) {
       const auto* const weights = static_cast<const int16_t*>(row.weights) + block * plan.BlockWeights();
       const uint16_t* its = input;
-      for (int64_t pixel = first; pixel < end; pixel += round, its += Isa::kTiles * plan.points * plan.depth_step) {
+      for (int64_t pixel = first; pixel < end; pixel += round, its += Isa::kMostTiles * plan.points * plan.depth_step) {
         StemProducts<Isa> products;
         const int64_t pixels = std::min(round, end - pixel);
-        MultiplyTiles<Isa, Isa::kTiles>(plan, plan.Tiles(pixels), its, weights, products);
+        MultiplyTiles<Isa, Isa::kMostTiles>(plan, plan.Tiles(pixels), its, weights, products);
         store(row, products, pixel, pixels, block);
       }
     }

@@ -66,7 +66,7 @@ class FixedPointCodes {
 };
 
 struct Avx2 {
-  static constexpr int64_t kTiles = 6;
+  static constexpr int64_t kMostTiles = 6;
   static constexpr int kVectorBytes = 32;
   static constexpr int64_t kNeighbours = 2;
 
