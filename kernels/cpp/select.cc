@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 
 #include "bnnedge/conv_kernel.h"
 #include "bnnedge/pointwise_kernel.h"
@@ -169,25 +170,34 @@ constexpr Candidate kCompiled[] = {
     {&kConvPortable, Always, nullptr},
 };
 
-// The same for stems, with the kernel above whose instructions suffice.
+// The same for stems, with the kernels above whose instructions suffice.
 struct StemCandidate {
   const StemKernel* kernel;
   bool (*supported)();
-  const ConvKernel* like;
+  const ConvKernel* like[2];
+
+  bool IsLike(const char* name) const {
+    return std::any_of(std::begin(like), std::end(like), [name](const ConvKernel* kernel_like) {
+      return kernel_like != nullptr && std::strcmp(kernel_like->name, name) == 0;
+    });
+  }
 };
 
 constexpr StemCandidate kCompiledStems[] = {
 #ifdef BNNEDGE_AMX
-    {&kStemAmx, HasAmx, &kConvAvx512},
+    {&kStemAmx, HasAmx, {&kConvAvx512}},
 #endif
 #ifdef BNNEDGE_X86_64
-    {&kStemAvx512Vnni, HasAvx512Vnni, &kConvAvx512},
-    {&kStemAvx2, HasAvx2, &kConvAvx2},
+    {&kStemAvx512Vnni, HasAvx512Vnni, {&kConvAvx512}},
+    {&kStemAvx2, HasAvx2, {&kConvAvx2}},
 #endif
 #ifdef BNNEDGE_NEON_DOT
-    {&kStemNeonDot, HasDot, &kConvNeonDot},
+    {&kStemNeonDot, HasDot, {&kConvNeonDot}},
 #endif
-    {&kStemPortable, Always, &kConvPortable},
+#ifdef BNNEDGE_NEON
+    {&kStemNeon, Always, {&kConvNeon, &kConvNeonTable}},
+#endif
+    {&kStemPortable, Always, {&kConvPortable}},
 };
 
 std::vector<const char*> FindSupported() {
@@ -249,7 +259,7 @@ const StemKernel* FindStemKernel(const char* name) {
   const auto& supported = StemKernels();
   bool suffices = std::strcmp(name, ConvKernelNames().front()) == 0;  // candidates are in the same order
   for (const StemCandidate& candidate : kCompiledStems) {
-    suffices |= std::strcmp(candidate.like->name, name) == 0;
+    suffices |= candidate.IsLike(name);
     if (suffices && std::find(supported.begin(), supported.end(), candidate.kernel) != supported.end()) {
       return candidate.kernel;
     }

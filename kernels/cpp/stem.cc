@@ -112,7 +112,8 @@ class PackedStem : public Stem {
       strides_[axis] = filter.strides[axis];
       start_[axis] = filter.start[axis];
     }
-    row_steps_ = CeilDiv(filter.kernel[1] * filter.channels, kernel.step_taps);
+    shape_ = {blocks_, filter.kernel[0], CeilDiv(filter.kernel[1] * filter.channels, kernel.step_taps),
+              filter.strides[1] * filter.channels};
     PackWeights(filter, weights.bias);
     MakeRequantization(weights.filter_scale);
     if (tail_.writes_bits && tail_.limit.empty()) tail_.limit.assign(static_cast<size_t>(p_.out_channels), 0.0f);
@@ -182,7 +183,7 @@ class PackedStem : public Stem {
   }
 
   void PackWeights(const PlainFilter& filter, const int32_t* bias) {
-    const int64_t steps = kernel_size_[0] * row_steps_, row_taps = kernel_.step_taps * row_steps_;
+    const int64_t row_taps = kernel_.step_taps * shape_.row_steps;
     std::vector<int8_t> flat(static_cast<size_t>(padded_ * kernel_size_[0] * row_taps), int8_t{0});
     base_.assign(static_cast<size_t>(padded_), 0);
     for (int64_t o = 0; o < filter.outputs; ++o) {
@@ -195,9 +196,9 @@ class PackedStem : public Stem {
       base_[static_cast<size_t>(o)] =
           static_cast<int32_t>(static_cast<uint32_t>(bias[o]) - static_cast<uint32_t>(zero_byte_) * sum);
     }
-    const auto bytes = static_cast<size_t>(kernel_.packed_bytes(blocks_, steps));
+    const auto bytes = static_cast<size_t>(kernel_.packed_bytes(shape_));
     weights_.reset(static_cast<unsigned char*>(::operator new(bytes, std::align_val_t{kAlignment})));
-    kernel_.pack_weights(flat.data(), blocks_, steps, weights_.get());
+    kernel_.pack_weights(flat.data(), shape_, weights_.get());
   }
 
   void MakeRequantization(const float* filter_scale) {
@@ -231,8 +232,7 @@ class PackedStem : public Stem {
     const int64_t values = BoundedProduct({size.out_width, p_.out_channels, int64_t{sizeof(float)}});
     const int64_t planes = BoundedProduct({size.in_width, p_.channels});
     const int64_t pointers = BoundedProduct({at.ring_rows, int64_t{sizeof(void*)}});
-    const int64_t scratch =
-        kernel_.scratch_bytes == nullptr ? 0 : kernel_.scratch_bytes(size.conv_width, kernel_size_[0] * row_steps_);
+    const int64_t scratch = kernel_.scratch_bytes == nullptr ? 0 : kernel_.scratch_bytes(size.conv_width, shape_);
     for (const int64_t bytes : {image, ring, scratch, pooled, values, planes, pointers}) {
       at.is_too_large |= bytes > kMostStemBytes / kMaxPieces;
     }
@@ -315,14 +315,11 @@ class PackedStem : public Stem {
 
   void ConvolveRow(const Job& job, int64_t y, void* scratch, int8_t* codes) const {
     StemRow row{};
+    static_cast<StemShape&>(row) = shape_;
     row.input = job.workspace + y * strides_[0] * job.layout.row_bytes;
     row.pixels = job.size->conv_width;
-    row.pixel_step = strides_[1] * p_.channels;
-    row.rows = kernel_size_[0];
     row.row_step = job.layout.row_bytes;
-    row.row_steps = row_steps_;
     row.weights = weights_.get();
-    row.blocks = blocks_;
     row.base = base_.data();
     row.codes = {p_.arithmetic,        multiplier_.data(),    mantissa_.data(), left_shift_.data(),
                  right_shift_.data(), p_.target.zero_point, p_.low_code,      p_.high_code};
@@ -414,7 +411,7 @@ class PackedStem : public Stem {
   const int64_t blocks_, padded_;
   const int32_t zero_byte_;
   int64_t kernel_size_[2], strides_[2], start_[2];  // of PlainFilter
-  int64_t row_steps_ = 0;
+  StemShape shape_{};
   AlignedBytes weights_;
   std::vector<int32_t> base_, mantissa_, left_shift_, right_shift_;  // [padded channels]
   std::vector<float> multiplier_;

@@ -4,6 +4,7 @@ target_sources(bnnedge_core PRIVATE
   neon/conv_2x16_neon.cc
   neon/conv_2x16_neon_dot.cc
   neon/pointwise_6x16_neon.cc
+  neon/stem_4x16_neon.cc
   neon/stem_4x16_neon_dot.cc)
 target_compile_definitions(bnnedge_core PUBLIC BNNEDGE_NEON BNNEDGE_NEON_DOT)
 

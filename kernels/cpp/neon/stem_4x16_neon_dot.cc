@@ -1,8 +1,6 @@
 // Up to 4 pixels x 16 output channels, NEON with the dot product of signed bytes: the image's codes are signed here. A
 // lane is an output channel; a step broadcasts four bytes of the image to all lanes.
-#include <arm_neon.h>
-
-#include "../portable/stem_scalar.h"
+#include "stem_neon.h"
 
 namespace bnnedge {
 namespace {
@@ -10,19 +8,13 @@ namespace {
 constexpr int kMostPixels = 4, kVectors = 4;
 constexpr int64_t kStepBytes = kStemBlock * kStemTaps;
 
-struct NeonBytes {
-  static constexpr int64_t kBytes = 16;
-  static int8x16_t Load(const int8_t* from) { return vld1q_s8(from); }
-  static void Store(int8_t* to, int8x16_t v) { vst1q_s8(to, v); }
-  static int8x16_t Max(int8x16_t a, int8x16_t b) { return vmaxq_s8(a, b); }
-};
+int64_t PackedBytes(const StemShape& shape) { return shape.blocks * shape.Steps() * kStepBytes; }
 
-int64_t PackedBytes(int64_t blocks, int64_t steps) { return blocks * steps * kStepBytes; }
-
-// [blocks][steps][16][4]
-void PackWeights(const int8_t* filter, int64_t blocks, int64_t steps, void* packed) {
+// [blocks][Steps()][16][4]
+void PackWeights(const int8_t* filter, const StemShape& shape, void* packed) {
+  const int64_t steps = shape.Steps();
   int8_t* to = static_cast<int8_t*>(packed);
-  for (int64_t b = 0; b < blocks; ++b) {
+  for (int64_t b = 0; b < shape.blocks; ++b) {
     for (int64_t k = 0; k < steps; ++k) {
       for (int64_t c = 0; c < kStemBlock; ++c, to += kStemTaps) {
         std::memcpy(to, filter + ((b * kStemBlock + c) * steps + k) * kStemTaps, kStemTaps);
@@ -38,7 +30,7 @@ void QuantizeSigned(const float* values, int64_t count, Arithmetic arithmetic, c
 
 template <int kPixels>
 __attribute__((always_inline)) inline void Tile(const StemRow& row, int64_t pixel, int64_t block) {
-  const int8_t* weights = static_cast<const int8_t*>(row.weights) + block * row.rows * row.row_steps * kStepBytes;
+  const int8_t* weights = static_cast<const int8_t*>(row.weights) + block * row.Steps() * kStepBytes;
   int32x4_t sum[kPixels][kVectors];
   for (int i = 0; i < kPixels; ++i) {
     for (int z = 0; z < kVectors; ++z) sum[i][z] = vld1q_s32(row.base + block * kStemBlock + 4 * z);

@@ -4,13 +4,13 @@
 namespace bnnedge {
 namespace {
 
-int64_t PackedBytes(int64_t blocks, int64_t steps) { return blocks * steps * kStemTaps * kStemBlock; }
+int64_t PackedBytes(const StemShape& shape) { return shape.blocks * shape.Steps() * kStemTaps * kStemBlock; }
 
-// [blocks][4 * steps][16]
-void PackWeights(const int8_t* filter, int64_t blocks, int64_t steps, void* packed) {
-  const int64_t taps = kStemTaps * steps;
+// [blocks][4 * Steps()][16]
+void PackWeights(const int8_t* filter, const StemShape& shape, void* packed) {
+  const int64_t taps = kStemTaps * shape.Steps();
   int8_t* to = static_cast<int8_t*>(packed);
-  for (int64_t b = 0; b < blocks; ++b) {
+  for (int64_t b = 0; b < shape.blocks; ++b) {
     for (int64_t k = 0; k < taps; ++k) {
       for (int64_t c = 0; c < kStemBlock; ++c) *to++ = filter[(b * kStemBlock + c) * taps + k];
     }

@@ -64,7 +64,7 @@ void FillNumbers(Case* c) {
   p.low_code = Random() % 4 == 0 ? -100 : -128;
   p.high_code = Random() % 4 == 0 ? 99 : 127;
   c->filter.resize(static_cast<size_t>(p.out_channels * p.FanIn()));
-  for (int8_t& tap : c->filter) tap = static_cast<int8_t>(Random() % 8 == 0 ? -128 : Random());
+  for (int8_t& tap : c->filter) tap = Random() % 8 == 0 ? int8_t{-128} : static_cast<int8_t>(Random());
   if (Random() % 2 == 0) {  // no first and no last column in any filter, as of an odd filter that was folded
     const int64_t width = p.conv.kernel[1] * p.FilterChannels();
     for (size_t i = 0; i < c->filter.size(); ++i) {
@@ -247,6 +247,73 @@ Case LargeCase(Arithmetic arithmetic) {
   return c;
 }
 
+// Bytes of one value and filters of one value: the largest sums. The bias leaves little of them, so that codes tell the
+// last bit.
+void FillExtremes(bool is_high, int8_t tap, Case* c) {
+  StemParams& p = c->params;
+  p.source = {1.0f, -128};
+  p.target = {1.0f, 3};
+  std::fill(c->image.begin(), c->image.end(), is_high ? 1e9f : -1e9f);
+  std::fill(c->filter.begin(), c->filter.end(), tap);
+  std::fill(c->scale.begin(), c->scale.end(), 1.0f);
+  for (size_t o = 0; o < c->bias.size(); ++o) {
+    const auto sum = static_cast<int32_t>(p.FanIn() * (is_high ? 255 : 0) * tap);
+    c->bias[o] = static_cast<int32_t>(o % 100) - sum;
+  }
+}
+
+// Bytes 0 and 255, filters -128 and 127, at random.
+void FillMixedExtremes(Case* c) {
+  for (float& value : c->image) value = Random() % 2 == 0 ? 1e9f : -1e9f;
+  for (int8_t& tap : c->filter) tap = Random() % 2 == 0 ? int8_t{-128} : int8_t{127};
+  const float spread = std::sqrt(static_cast<float>(c->params.FanIn())) * 255.0f * 128.0f / 200.0f;
+  for (float& scale : c->scale) scale = c->params.target.scale / c->params.source.scale / spread;
+}
+
+// `rows` output rows of `pixels`; all of the last one's windows are inside the image.
+Case RowCase(int64_t rows, int64_t width, int64_t stride, int64_t channels, int64_t outputs, int64_t pixels) {
+  Case c;
+  StemParams& p = c.params;
+  p.channels = channels;
+  p.out_channels = outputs;
+  p.layout = Layout::kNhwc;
+  p.fold = 1;
+  p.arithmetic = Random() % 2 == 0 ? Arithmetic::kFloat : Arithmetic::kFixedPoint;
+  p.conv = {{rows, width}, {1, stride}, {rows - 1, 0, 0, 0}};
+  c.size.batch = 1;
+  c.size.in_height = rows;
+  c.size.in_width = (pixels - 1) * stride + width;
+  FillNumbers(&c);
+  return c;
+}
+
+// Windows of a number of pixel steps, on tiles of 7 less as many pixels where they share products: rows of less than a
+// tile, one, more, and more than are made at once.
+void TestOverlaps(const char* kernel) {
+  for (int64_t taps = 1; taps <= 6; ++taps) {
+    const int64_t tile = 7 - taps;
+    for (const int64_t channels : {1, 3, 4, 12, 13}) {
+      for (const int64_t pixels : {int64_t{1}, tile, tile + 1, 6 * tile - 1, Pick({13, 27, 41}) * tile + 1}) {
+        for (int numbers = 0; numbers < 3; ++numbers) {
+          const int64_t stride = Pick({1, 1, 2, 3}), width = taps * stride - static_cast<int64_t>(Random()) % stride;
+          Case c = RowCase(Pick({1, 2, 3}), width, stride, channels, Pick({1, 15, 16, 17, 33, 64}), pixels);
+          if (numbers == 1) FillMixedExtremes(&c);
+          if (numbers == 2) FillExtremes(Random() % 4 != 0, Random() % 2 == 0 ? int8_t{-128} : int8_t{127}, &c);
+          Test(c, kernel);
+        }
+      }
+    }
+  }
+  // The largest windows whose sums fit where products are shared: 9 * 913 bytes.
+  for (const int64_t channels : {913, 914}) {
+    Case c = RowCase(3, 3, 1, channels, 17, 9);
+    FillExtremes(true, -128, &c);
+    Test(c, kernel);
+  }
+  // The last pixel step of the windows lies behind the row but for a third.
+  for (const int64_t channels : {23, 24, 25, 60}) Test(RowCase(2, 4, 3, channels, 16, 11), kernel);
+}
+
 void Rejects(const char* why, const Case& c, const char* expected) {
   std::string error;
   const auto stem = Stem::Create(c.params, c.Weights(), c.tail, nullptr, &error);
@@ -303,6 +370,7 @@ int main(int argc, char** argv) {
       Case c = LargeCase(arithmetic);
       Test(c, kernel->name);
     }
+    TestOverlaps(kernel->name);
   }
   for (const char* name : ConvKernelNames()) {
     const StemKernel* const kernel = FindStemKernel(name);

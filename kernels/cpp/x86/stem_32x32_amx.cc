@@ -12,21 +12,21 @@ namespace {
 constexpr int64_t kTilePixels = 16, kTileSteps = 16, kTileBytes = 1024, kLineBytes = 64;
 constexpr int kSums = 4;  // tiles
 
-int64_t DepthTiles(int64_t steps) { return (steps + kTileSteps - 1) / kTileSteps; }
+int64_t DepthTiles(const StemShape& shape) { return (shape.Steps() + kTileSteps - 1) / kTileSteps; }
 
-int64_t PackedBytes(int64_t blocks, int64_t steps) { return blocks * DepthTiles(steps) * kTileBytes; }
+int64_t PackedBytes(const StemShape& shape) { return shape.blocks * DepthTiles(shape) * kTileBytes; }
 
-void PackWeights(const int8_t* filter, int64_t blocks, int64_t steps, void* packed) {
-  PackByStep(filter, blocks, steps, DepthTiles(steps) * kTileSteps, packed);
+void PackWeights(const int8_t* filter, const StemShape& shape, void* packed) {
+  PackByStep(filter, shape, DepthTiles(shape) * kTileSteps, packed);
 }
 
 int64_t PixelTiles(int64_t pixels) { return (pixels + kTilePixels - 1) / kTilePixels; }
 
 // Sums of two rounds, then the copy, which may be written a line too far.
-int64_t ScratchBytes(int64_t pixels, int64_t steps) {
-  const double bytes = static_cast<double>(PixelTiles(pixels)) * static_cast<double>(DepthTiles(steps)) * kTileBytes;
+int64_t ScratchBytes(int64_t pixels, const StemShape& shape) {
+  const double bytes = static_cast<double>(PixelTiles(pixels)) * static_cast<double>(DepthTiles(shape)) * kTileBytes;
   if (bytes > 0x1p46) return int64_t{1} << 47;
-  return 2 * kSums * kTileBytes + PixelTiles(pixels) * DepthTiles(steps) * kTileBytes + kLineBytes;
+  return 2 * kSums * kTileBytes + PixelTiles(pixels) * DepthTiles(shape) * kTileBytes + kLineBytes;
 }
 
 // In vectors of kBytes, of which all but the last end in what follows.
@@ -118,7 +118,7 @@ void StoreCodes(const StemRow& row, const ToCodes& codes, const Round& round, co
 template <typename ToCodes>
 void ConvolveTo(const StemRow& row) {
   const ToCodes codes(row.codes);
-  const int64_t depth = DepthTiles(row.rows * row.row_steps), window_bytes = depth * kLineBytes;
+  const int64_t depth = DepthTiles(row), window_bytes = depth * kLineBytes;
   const int64_t block_bytes = depth * kTileBytes;
   uint8_t* const windows = static_cast<uint8_t*>(row.scratch) + 2 * kSums * kTileBytes;
   const int64_t row_bytes = row.row_steps * kStemTaps;

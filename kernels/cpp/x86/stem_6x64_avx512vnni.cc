@@ -9,10 +9,10 @@ namespace {
 constexpr int kMostPixels = 6, kMostVectors = 4;
 constexpr int64_t kVectorBytes = 64;
 
-int64_t PackedBytes(int64_t blocks, int64_t steps) { return blocks * steps * kVectorBytes; }
+int64_t PackedBytes(const StemShape& shape) { return shape.blocks * shape.Steps() * kVectorBytes; }
 
-void PackWeights(const int8_t* filter, int64_t blocks, int64_t steps, void* packed) {
-  PackByStep(filter, blocks, steps, steps, packed);
+void PackWeights(const int8_t* filter, const StemShape& shape, void* packed) {
+  PackByStep(filter, shape, shape.Steps(), packed);
 }
 
 template <int kPixels, int kVectors, typename ToCodes>

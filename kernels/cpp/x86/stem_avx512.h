@@ -14,7 +14,8 @@ struct Avx512Bytes {
 };
 
 // [blocks][padded_steps][16][4]; steps beyond the last are 0.
-inline void PackByStep(const int8_t* filter, int64_t blocks, int64_t steps, int64_t padded_steps, void* packed) {
+inline void PackByStep(const int8_t* filter, const StemShape& shape, int64_t padded_steps, void* packed) {
+  const int64_t blocks = shape.blocks, steps = shape.Steps();
   int8_t* to = static_cast<int8_t*>(packed);
   std::memset(to, 0, static_cast<size_t>(blocks * padded_steps * kStemBlock * kStemTaps));
   for (int64_t b = 0; b < blocks; ++b) {

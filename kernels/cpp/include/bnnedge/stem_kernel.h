@@ -26,15 +26,21 @@ struct Requantization {
   int32_t low_code, high_code;
 };
 
-// One row of the convolution. Pixel i sums over rows r and bytes b < step_taps * row_steps of
+// The convolution along a row. Pixel i sums over rows r and bytes b < step_taps * row_steps of
 //   input[i * pixel_step + r * row_step + b] * filter[o][r][b],
 // the input unsigned, or signed for kernels with `signed_codes`.
-struct StemRow {
+struct StemShape {
+  int64_t blocks;  // of output channels
+  int64_t rows, row_steps;
+  int64_t pixel_step;
+
+  int64_t Steps() const { return rows * row_steps; }
+};
+
+struct StemRow : StemShape {
   const uint8_t* input;
-  int64_t pixels, pixel_step;
-  int64_t rows, row_step, row_steps;
+  int64_t pixels, row_step;
   const void* weights;  // as pack_weights left them, 64-byte aligned
-  int64_t blocks;
   const int32_t* base;  // where the sums start
   Requantization codes;
   int8_t* output;  // [pixels][16 * blocks]
@@ -54,11 +60,11 @@ struct StemKernel {
   const char* name;
   bool signed_codes;  // of the image
 
-  int64_t (*packed_bytes)(int64_t blocks, int64_t steps);
-  // filter [16 * blocks][step_taps * steps]
-  void (*pack_weights)(const int8_t* filter, int64_t blocks, int64_t steps, void* packed);
+  int64_t (*packed_bytes)(const StemShape& shape);
+  // filter [16 * blocks][rows][step_taps * row_steps]
+  void (*pack_weights)(const int8_t* filter, const StemShape& shape, void* packed);
   // Bytes of scratch for rows of `pixels` pixels; nullptr: none.
-  int64_t (*scratch_bytes)(int64_t pixels, int64_t steps);
+  int64_t (*scratch_bytes)(int64_t pixels, const StemShape& shape);
   // Step 2 of stem.h, to bytes q + 128.
   void (*quantize)(const float* values, int64_t count, Arithmetic arithmetic, const Codes& codes, uint8_t* bytes);
   // [channels][plane_step] -> [pixels][channels]
@@ -79,6 +85,9 @@ extern const StemKernel kStemAvx512Vnni;
 #endif
 #ifdef BNNEDGE_AMX
 extern const StemKernel kStemAmx;
+#endif
+#ifdef BNNEDGE_NEON
+extern const StemKernel kStemNeon;
 #endif
 #ifdef BNNEDGE_NEON_DOT
 extern const StemKernel kStemNeonDot;
