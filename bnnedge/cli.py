@@ -269,7 +269,8 @@ def export(
     console.print(report.table())
     if report.stem is not None:
         console.print(str(report.stem), highlight=False)
-    console.print(str(report.verification or f"not verified: {report.not_verified}"), highlight=False)
+    checked = str(report.verification or f"not verified: {report.not_verified}")
+    console.print(checked, highlight=False, markup=False)  # "bnnedge[lce]" is no markup
 
 
 @app.command()
@@ -279,7 +280,7 @@ def summary(
     in_channels: Annotated[int, typer.Option(help="For a model name.")] = 3,
     image_size: Annotated[int, typer.Option(help="For a model name, pixels.")] = 32,
 ) -> None:
-    """Show each layer's shapes, parameters by bit width, memory and multiply-accumulates by precision."""
+    """Show each layer's shapes, parameters by bit width, memory and multiply-accumulates."""
     from rich.console import Console
 
     from bnnedge.export.summary import summarize, summary_table

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -77,7 +78,7 @@ class ExportReport:
         """The layers: binary or float, why float, bytes; the total against float32."""
         ratio = self.float32_bytes / self.file_bytes
         caption = (
-            f"{self.path}: {format_bytes(self.file_bytes)}, "
+            f"{escape(str(self.path))}: {format_bytes(self.file_bytes)}, "
             f"{ratio:.1f}x smaller than the float32 weights ({format_bytes(self.float32_bytes)})"
         )
         table = Table(title="exported layers", caption=caption, caption_justify="left")
@@ -86,7 +87,7 @@ class ExportReport:
         for row in self.rows:
             binary = row.binary_weights > 0
             table.add_row(
-                row.name,
+                escape(row.name),
                 "[green]binary[/]" if binary else "int8" if row.int8_weights else "float",
                 row.kind,
                 f"{row.weight_bytes:,}",

@@ -261,6 +261,26 @@ def test_a_teacher_is_a_run_or_a_checkpoint(tmp_path: Path) -> None:
     assert losses[0] == losses[1] != losses[2]
 
 
+def test_a_file_that_nothing_here_can_verify_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    assert cli.main(train("--epochs", "1", "--out", "run")) == 0
+    monkeypatch.setattr("bnnedge.export.runtimes.lce.find_spec", lambda _: None)
+    assert cli.main(["export", "run", "--target", "lce"]) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert "not verified: lce: larq-compute-engine is not installed: pip install 'bnnedge[lce]'" in output
+
+
+def test_a_summary_fits_80_columns_and_names_every_layer(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main(["summary", "resnet18_1w1a", "--image-size", "224", "--num-classes", "1000"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    first = next(i for i, line in enumerate(lines) if "blocks.0.conv1" in line)
+    assert lines[first].split() == ["blocks.0.conv1", "64x56x56", "36,864", "128", "5.0", "115,605,504"]
+    assert lines[first + 1].split() == ["binary", "conv", "3x3", "64x56x56"]
+
+
 def test_an_unwritable_output_is_one_line(capsys: Capture) -> None:
     assert cli.main(train("--epochs", "1", "--out", "run")) == 0
     fails(["evaluate", "run", "--json", "no/such/folder.json"], "No such file", capsys, code=1)
