@@ -39,6 +39,10 @@ def net(num_classes, in_channels):
         nn.Flatten(),
         nn.Linear(9, num_classes),
     )
+
+
+def deep(num_classes, depth):
+    return net(num_classes, 1)
 """
 
 Capture = pytest.CaptureFixture[str]
@@ -49,6 +53,7 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("BNNEDGE_DATA", raising=False)
     (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "exits.py").write_text("raise SystemExit(3)")
 
 
 def train(*arguments: str) -> list[str]:
@@ -110,6 +115,10 @@ REFUSED: list[tuple[list[str], str]] = [
     (["train", "--model", "nope"], "unknown model 'nope'; known: resnet18_1w1a"),
     (["train", "--dataset", "nope"], "unknown dataset 'nope'; known: digits"),
     (["train", "--model", "none.py:Net"], "none.py does not exist"),
+    (["train", "--model", "net.py"], "model file net.py needs the name of a class or function, net.py:ClassOrFactory"),
+    (["train", "--model", "net.py:deep"], "net.py:deep, called with those of num_classes, in_channels, image_size"),
+    (["summary", "net.py:deep"], "missing 1 required positional argument: 'depth'"),
+    (["train", "--model", "exits.py:net"], "exits.py fails to import: SystemExit: 3"),
     (["train", "--epochs", "0"], "epochs must be at least 1, got 0"),
     (["train", "--epochs", "many"], "--epochs"),
     (["train", "--optimizer", "lion"], "optimizer must be one of sgd, adam, adamw, got 'lion'"),

@@ -170,7 +170,7 @@ def _signs(node: NodeProto, values: NDArray[Any]) -> NDArray[np.int8]:
     if not onnx_functions.is_packed(node.op_type):
         return np.where(values < 0, -1, 1).astype(np.int8)
     words = np.ascontiguousarray(values).view("<u4")
-    return unpack(words, input_channels(node)).transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(unpack(words, input_channels(node)).transpose(0, 3, 1, 2))
 
 
 def _one_layer_model(model: ModelProto, layer: str) -> tuple[ModelProto, bool]:
