@@ -76,7 +76,7 @@ def summarize(source: str, *, num_classes: int = 10, in_channels: int = 3, image
     path = Path(source)
     if path.suffix in [TARGETS.load(name).suffix for name in TARGETS]:
         return file_rows(path)
-    if path.exists() or ("/" in source and ".py:" not in source):
+    if path.suffix != ".py" and (path.exists() or ("/" in source and ".py:" not in source)):
         loaded = load_run(path)
         info = loaded.dataset
         return _model_rows(loaded.model, (info.in_channels, info.image_size, info.image_size))

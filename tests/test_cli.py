@@ -96,6 +96,7 @@ def test_train_evaluate_and_resume(tmp_path: Path, capsys: Capture) -> None:
     assert json.loads(Path("out.json").read_text())["top1"] == result["val_top1"]
 
     before = files(run)
+    fails(["evaluate", str(run), "--device", "tpu"], "device must be one of auto, cpu, cuda, got 'tpu'", capsys)
     fails(train("--epochs", "2"), "exists already", capsys)
     fails(train("--epochs", "3", "--resume"), "epochs is 2 there, 3 was given", capsys)
     assert cli.main([*train("--epochs", "2"), "--resume"]) == 0
@@ -161,6 +162,11 @@ REFUSED: list[tuple[list[str], str]] = [
     (["train", "--method", "bnew", "--phases", "2"], "bnew without its phase 1 starts from trained weights"),
     (["train", "--method", "bnew", "--phases", "3"], "bnew without its phase 1 starts from trained weights"),
     (["train", "--method", "reactnet", "--phases", "2"], "reactnet without its phase 1 starts from trained weights"),
+    (["bench", "net.onnx", "--threads", "100000"], "--threads"),
+    (["train", "--seed", str(2**63)], "seed must be below 2^63"),
+    (["summary", "resnet20_1w1a", "--image-size", "-4"], "--image-size"),
+    (["summary", "resnet20_1w1a", "--num-classes", "0"], "--num-classes"),
+    (["summary", "net.py"], "model file net.py needs the name of a class or function"),
     (["evaluate", "nowhere"], "nowhere does not exist"),
     (["evaluate", "net.py"], "expected a file ending in .onnx or .tflite, found .py"),
     (["evaluate", ".", "--split", "all"], "--split must be one of train, val, test, got 'all'"),

@@ -39,7 +39,11 @@ class OnnxRuntimeSession(Session):
         return np.ascontiguousarray(images, dtype=np.float32)
 
     def invoke(self, prepared: Images) -> NDArray[np.float32]:
-        output: NDArray[np.float32] = self._session.run(self._output_names, {self._input.name: prepared})[0]
+        try:
+            output: NDArray[np.float32] = self._session.run(self._output_names, {self._input.name: prepared})[0]
+        except _errors() as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ExportError(f"ONNX Runtime cannot run a batch of {len(prepared)}: {reason}") from error
         return output
 
 
@@ -140,7 +144,7 @@ class OnnxRuntime(VerifyingRuntime):
 
     @classmethod
     def _inference_session(cls, data: bytes, threads: int) -> Any:
-        errors = _load_errors()
+        errors = _errors()
         try:
             return _onnxruntime().InferenceSession(
                 data, cls.session_options(threads), providers=["CPUExecutionProvider"]
@@ -216,8 +220,8 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _load_errors() -> tuple[type[Exception], ...]:
-    """What ONNX Runtime raises for a file that it cannot load; the classes share no base of their own."""
+def _errors() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises for a file that it cannot load or run; the classes share no base of their own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     names = (
