@@ -120,7 +120,7 @@ class OnnxRuntime(VerifyingRuntime):
         inference = cls._inference_session(model.SerializeToString(), threads=1)
         prepared = OnnxRuntimeSession(inference).prepare(images)
         stored = inference.run(list(tensors), {model.graph.input[0].name: prepared})
-        return [(codes.astype(np.int16) + LOWEST_CODE).astype(np.int8) for codes in stored]
+        return [np.ascontiguousarray(codes.astype(np.int16) + LOWEST_CODE, np.int8) for codes in stored]
 
     @classmethod
     def _codes_of_stem(cls, model: ModelProto, stem: NodeProto, images: Images) -> list[NDArray[np.int8]]:
@@ -140,7 +140,8 @@ class OnnxRuntime(VerifyingRuntime):
         prepared = OnnxRuntimeSession(inference).prepare(images)
         codes, values = inference.run(None, {model.graph.input[0].name: prepared})
         left = _codes_of_values(values, *(_constant(model, stem.input[i]) for i in (5, 6, 8)))
-        return [(each.astype(np.int16) + LOWEST_CODE).astype(np.int8) for each in (codes, left.transpose(0, 3, 1, 2))]
+        found = (codes, left.transpose(0, 3, 1, 2))
+        return [np.ascontiguousarray(each.astype(np.int16) + LOWEST_CODE, np.int8) for each in found]
 
     @classmethod
     def _inference_session(cls, data: bytes, threads: int) -> Any:
