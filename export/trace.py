@@ -336,6 +336,8 @@ def _div(t: _Tracer, node: fx.Node, args: list[Any]) -> None:
     a, b = args
     if not isinstance(a, str):
         raise t.fail(node, "the numerator must depend on the input")
+    if isinstance(b, int | float) and b == 0:
+        raise t.fail(node, "division by zero")
     if isinstance(b, str):
         t.emit(node, g.Div, [a, b])
     else:

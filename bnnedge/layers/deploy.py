@@ -159,7 +159,10 @@ def deploy(model: nn.Module) -> nn.Module:
             root.set_submodule(name, twins.setdefault(id(child), DeployedBinaryLinear(child)))
     for name, layer in deployed_layers(root["model"]).items():
         if not bool((layer.weight.abs() == 1).all()):
-            raise ExportError(f"{name}: the weights are not -1 and +1, so there is no deploy form")
+            raise ExportError(
+                f"{name}: the weights are not -1 and +1, so there is no deploy form; a network of method float is a "
+                "teacher, train its binary twin by another method"
+            )
     return root["model"].eval()
 
 

@@ -117,6 +117,11 @@ class Branches(nn.Module):
         return x if x.sum() > 0 else -x
 
 
+class DividesByZero(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 0
+
+
 class Raises(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         raise ValueError
@@ -125,6 +130,7 @@ class Raises(nn.Module):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
+        (DividesByZero(), r"aten\.div\.Tensor cannot be exported: division by zero"),
         (Raises(), "torch.export cannot trace Raises: ValueError$"),
         (nn.Sequential(BinaryLinear(3, 3)), r"0: bnnedge\.binary_linear\.default cannot be exported: a dense"),
         (nn.Sequential(nn.Conv2d(2, 2, 2, padding="same")), "0: aten.conv2d.padding cannot be exported: padding="),
