@@ -143,6 +143,8 @@ def _style() -> AbstractContextManager[None]:
 
 
 def _draw_curves(axes: Axes, epochs: Sequence[dict[str, float]], quantity: str, title: str, scale: float) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     for split, colour, style in (("train", BLUE, "--"), ("val", ORANGE, "-")):
         key = f"{split}_{quantity}"
         logged = [(e.get("epoch", i), scale * e[key]) for i, e in enumerate(epochs) if e.get(key) is not None]
@@ -151,6 +153,7 @@ def _draw_curves(axes: Axes, epochs: Sequence[dict[str, float]], quantity: str, 
             axes.plot(x, y, style, color=colour, label=split, linewidth=1.8, marker="o" if len(x) == 1 else None)
     axes.set_title(title)
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(axis="y")
     if axes.lines:
         axes.legend()

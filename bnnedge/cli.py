@@ -269,17 +269,18 @@ def export(
     console.print(report.table())
     if report.stem is not None:
         console.print(str(report.stem), highlight=False)
-    console.print(str(report.verification or f"not verified: {report.not_verified}"), highlight=False)
+    checked = str(report.verification or f"not verified: {report.not_verified}")
+    console.print(checked, highlight=False, markup=False)  # "bnnedge[lce]" is no markup
 
 
 @app.command()
 def summary(
     source: Annotated[str, typer.Argument(metavar="MODEL|RUN|FILE", help="Model name, run folder or exported file.")],
-    num_classes: Annotated[int, typer.Option(help="For a model name.")] = 10,
-    in_channels: Annotated[int, typer.Option(help="For a model name.")] = 3,
-    image_size: Annotated[int, typer.Option(help="For a model name, pixels.")] = 32,
+    num_classes: Annotated[int, typer.Option(min=1, help="For a model name.")] = 10,
+    in_channels: Annotated[int, typer.Option(min=1, help="For a model name.")] = 3,
+    image_size: Annotated[int, typer.Option(min=1, help="For a model name, pixels.")] = 32,
 ) -> None:
-    """Show each layer's shapes, parameters by bit width, memory and multiply-accumulates by precision."""
+    """Show each layer's shapes, parameters by bit width, memory and multiply-accumulates."""
     from rich.console import Console
 
     from bnnedge.export.summary import summarize, summary_table
@@ -293,7 +294,7 @@ def bench(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Exported files.")],
     runtime: Annotated[str, typer.Option(help="auto, or one of `list runtimes`.")] = "auto",
     device: Annotated[str, typer.Option(help="Where to measure; see `list devices`.")] = "local",
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads of the runtime.")] = 1,
     warmup: Annotated[int, typer.Option(min=0, help="Runs of each file before any is timed.")] = 10,
     runs: Annotated[int, typer.Option(min=1, help="Timed runs of each file, in turn with the others'.")] = 100,
     data: Annotated[

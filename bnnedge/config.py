@@ -148,6 +148,8 @@ class RunConfig:
             raise ConfigError("distill_weight and distill_temperature need a teacher")
         if self.momentum is not None and not 0 <= self.momentum < 1:
             raise ConfigError(f"momentum must be from 0 to below 1, got {self.momentum}")
+        if self.seed >= 2**63:
+            raise ConfigError(f"seed must be below 2^63, got {self.seed}")
         if self.warm_up is not None and self.warm_up >= self.epochs:
             raise ConfigError(f"warm_up ({self.warm_up}) must be below epochs ({self.epochs})")
         if any(a >= b for a, b in zip((0, *self.lr_steps), (*self.lr_steps, self.epochs), strict=True)):

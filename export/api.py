@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -77,7 +78,7 @@ class ExportReport:
         """The layers: binary or float, why float, bytes; the total against float32."""
         ratio = self.float32_bytes / self.file_bytes
         caption = (
-            f"{self.path}: {format_bytes(self.file_bytes)}, "
+            f"{escape(str(self.path))}: {format_bytes(self.file_bytes)}, "
             f"{ratio:.1f}x smaller than the float32 weights ({format_bytes(self.float32_bytes)})"
         )
         table = Table(title="exported layers", caption=caption, caption_justify="left")
@@ -86,7 +87,7 @@ class ExportReport:
         for row in self.rows:
             binary = row.binary_weights > 0
             table.add_row(
-                row.name,
+                escape(row.name),
                 "[green]binary[/]" if binary else "int8" if row.int8_weights else "float",
                 row.kind,
                 f"{row.weight_bytes:,}",
@@ -113,7 +114,7 @@ def export(
 
     Args:
         example_input: one batch [N, C, H, W] or [N, C]; fixes everything but N.
-        path: the file to write; replaced only once the new file is complete and verified.
+        path: the file to write, with the target's ending; replaced only once the new file is complete and verified.
         target: a name in TARGETS: ``onnx``, or ``lce`` for a TFLite file with Larq Compute Engine's operators.
         verify_images: real inputs to verify with, at least 64 of them; random ones if left out.
         check: run the file and compare it with the model (``bnnedge/export/verify.py``).
@@ -130,8 +131,7 @@ def export(
     writer: Target = TARGETS.load(target)()
     check_stem(stem)
     path = Path(path)
-    if not path.parent.is_dir():
-        raise ExportError(f"folder {path.parent} does not exist; create it first")
+    _check_output(path, writer.suffix)
     example = example_input if len(example_input) > 1 else example_input.repeat(2, *[1] * (example_input.dim() - 1))
     int8 = None
     if stem == "int8":
@@ -168,6 +168,15 @@ def export(
         not_verified=not_verified,
         stem=effect,
     )
+
+
+def _check_output(path: Path, suffix: str) -> None:
+    if path.suffix.lower() != suffix:  # evaluate, bench and summary know a file by its ending
+        raise ExportError(f"{path}: expected a file ending in {suffix}, found {path.suffix or 'no ending'}")
+    if not path.parent.is_dir():
+        raise ExportError(f"folder {path.parent} does not exist; create it first")
+    if path.exists() and not path.is_file():
+        raise ExportError(f"{path} exists and is no file that could be replaced; name another")
 
 
 def check_stem(stem: str) -> None:

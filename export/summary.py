@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich import box
+from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
@@ -74,7 +76,7 @@ def summarize(source: str, *, num_classes: int = 10, in_channels: int = 3, image
     path = Path(source)
     if path.suffix in [TARGETS.load(name).suffix for name in TARGETS]:
         return file_rows(path)
-    if path.exists() or ("/" in source and ".py:" not in source):
+    if path.suffix != ".py" and (path.exists() or ("/" in source and ".py:" not in source)):
         loaded = load_run(path)
         info = loaded.dataset
         return _model_rows(loaded.model, (info.in_channels, info.image_size, info.image_size))
@@ -100,30 +102,34 @@ def format_bytes(count: float) -> str:
 
 
 def summary_table(rows: list[LayerRow], title: str) -> Table:
-    """The table that ``bnnedge summary`` prints. MACs are per image; 8-bit columns are there if anything is in them."""
-    table = Table(title=title, caption=_totals(rows), caption_justify="left")
-    table.add_column("layer", overflow="fold")
+    """The table that ``bnnedge summary`` prints, two lines a row and 80 columns wide.
+
+    MACs are per image and of the precision that the kind names. 8-bit weights are there if any row has some.
+    """
+    table = Table(
+        title=escape(title),
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        caption=_totals(rows),
+        caption_justify="left",
+    )
+    table.add_column("layer\nkind", overflow="fold")
     counts = {
-        "1-bit weights": [row.binary_weights for row in rows],
-        "8-bit weights": [row.int8_weights for row in rows],
-        "32-bit params": [row.float_params for row in rows],
-        "binary MACs": [row.binary_macs for row in rows],
-        "int8 MACs": [row.int8_macs for row in rows],
-        "float MACs": [row.float_macs for row in rows],
+        "1-bit\nweights": [row.binary_weights for row in rows],
+        "8-bit\nweights": [row.int8_weights for row in rows],
+        "32-bit\nparams": [row.float_params for row in rows],
     }
     shown = {name: column for name, column in counts.items() if "8" not in name or any(column)}
-    weights, macs = ([name for name in shown if name.endswith("MACs") is is_macs] for is_macs in (False, True))
-    for column in ("kind", "input", "output", *weights, "memory", *macs):
-        table.add_column(column, justify="left" if column == "kind" else "right", no_wrap=True)
+    for name in ("input\noutput", *shown, "memory\nKiB", "MACs"):
+        table.add_column(name, justify="right", no_wrap=True)
     for i, row in enumerate(rows):
         table.add_row(
-            row.name,
-            row.kind,
-            "x".join(map(str, row.input_shape)),
-            "x".join(map(str, row.output_shape)),
-            *(f"{shown[name][i]:,}" for name in weights),
-            format_bytes(row.weight_bytes),
-            *(f"{shown[name][i]:,}" for name in macs),
+            f"{escape(row.name)}\n[dim]{row.kind}[/dim]",
+            "\n".join("x".join(map(str, shape)) for shape in (row.input_shape, row.output_shape)),
+            *(f"{column[i]:,}" for column in shown.values()),
+            f"{row.weight_bytes / 1024:,.1f}",
+            f"{row.binary_macs + row.int8_macs + row.float_macs:,}",
         )
     return table
 

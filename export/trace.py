@@ -6,16 +6,20 @@ the input.
 
 from __future__ import annotations
 
+import io
+import logging
 import math
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from bnnedge.errors import ExportError
+from bnnedge.errors import ConfigError, ExportError
 from bnnedge.export import graph as g
+from bnnedge.layers.binary_layers import zero_padding
 from bnnedge.layers.deploy import deploy
 
 Handler = Callable[["_Tracer", fx.Node, list[Any]], None]
@@ -29,10 +33,16 @@ def trace(model: nn.Module, example_input: Tensor) -> g.Graph:
     PyTorch itself cannot trace the model.
     """
     deployed = deploy(model)
+    enabled = logging.root.manager.disable
+    logging.disable()  # torch.export logs and prints pages about what the error below says in a line
     try:
-        program = torch.export.export(deployed, (example_input.cpu().float(),), strict=False)
+        with redirect_stderr(io.StringIO()):
+            program = torch.export.export(deployed, (example_input.cpu().float(),), strict=False)
     except Exception as error:
-        raise ExportError(f"torch.export cannot trace {type(model).__name__}: {str(error).splitlines()[0]}") from error
+        reason = str(error).strip() or type(error).__name__
+        raise ExportError(f"torch.export cannot trace {type(model).__name__}: {reason.splitlines()[0]}") from error
+    finally:
+        logging.disable(enabled)
     return _Tracer(program).run()
 
 
@@ -177,6 +187,16 @@ def _conv2d(t: _Tracer, node: fx.Node, args: list[Any]) -> None:
     )
 
 
+@_handles("aten.conv2d.padding")
+def _conv2d_with_named_padding(t: _Tracer, node: fx.Node, args: list[Any]) -> None:
+    x, weight, bias, stride, padding, dilation, groups = args
+    try:
+        pixels = zero_padding(padding, weight.shape[2:], _pair(dilation))
+    except ConfigError as error:
+        raise t.fail(node, str(error)) from error
+    _conv2d(t, node, [x, weight, bias, stride, pixels, dilation, groups])
+
+
 @_handles("bnnedge.binary_conv2d.default")
 def _binary_conv2d(t: _Tracer, node: fx.Node, args: list[Any]) -> None:
     x, weight, stride, padding, dilation, groups = args
@@ -194,10 +214,16 @@ def _binary_conv2d(t: _Tracer, node: fx.Node, args: list[Any]) -> None:
         t.emit(node, g.Conv2d, [x], weight=_array(weight), reason="float activations (W1A32)", **fields)
 
 
+def _check_dense_input(t: _Tracer, node: fx.Node, x: str) -> None:
+    if len(t.shape(x)) != 2:
+        raise t.fail(node, f"a dense layer reads [N, C], found shape {t.shape(x)}; flatten first")
+
+
 @_handles("bnnedge.binary_linear.default")
 def _binary_linear(t: _Tracer, node: fx.Node, args: list[Any]) -> None:
     """A binary dense layer is a 1x1 binary convolution of a 1x1 image."""
     x, weight = args
+    _check_dense_input(t, node, x)
     if t.tensors[x].dtype != "bits":
         bias = np.zeros(len(weight))
         t.emit(node, g.Linear, [x], weight=_array(weight), bias=bias, reason="float activations (W1A32)")
@@ -225,8 +251,7 @@ def _sign(t: _Tracer, node: fx.Node, args: list[Any]) -> None:
 @_handles("aten.linear.default")
 def _linear(t: _Tracer, node: fx.Node, args: list[Any]) -> None:
     x, weight, bias = args
-    if len(t.shape(x)) != 2:
-        raise t.fail(node, f"a dense layer reads [N, C], found shape {t.shape(x)}; flatten first")
+    _check_dense_input(t, node, x)
     t.emit(node, g.Linear, [x], weight=_array(weight), bias=np.zeros(len(weight)) if bias is None else _array(bias))
 
 
@@ -311,6 +336,8 @@ def _div(t: _Tracer, node: fx.Node, args: list[Any]) -> None:
     a, b = args
     if not isinstance(a, str):
         raise t.fail(node, "the numerator must depend on the input")
+    if isinstance(b, int | float) and b == 0:
+        raise t.fail(node, "division by zero")
     if isinstance(b, str):
         t.emit(node, g.Div, [a, b])
     else:

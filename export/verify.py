@@ -130,7 +130,8 @@ def verify(
     batch = torch.from_numpy(images)
     with torch.no_grad(), behind_stem.again() if behind_stem else nullcontext():
         free = model(batch).numpy()
-    agreement = float((output.argmax(1) == free.argmax(1)).mean())
+    rows = (*output.shape[:2], -1)  # [N, C, positions], also of an output [N] or [N, C]
+    agreement = float((output.reshape(rows).argmax(1) == free.reshape(rows).argmax(1)).mean())
     if agreement < MINIMUM_AGREEMENT:
         raise VerificationError(
             f"the file agrees with the checkpoint on {agreement:.2%} of {len(images)} images; "

@@ -39,6 +39,10 @@ def net(num_classes, in_channels):
         nn.Flatten(),
         nn.Linear(9, num_classes),
     )
+
+
+def deep(num_classes, depth):
+    return net(num_classes, 1)
 """
 
 Capture = pytest.CaptureFixture[str]
@@ -49,6 +53,7 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("BNNEDGE_DATA", raising=False)
     (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "exits.py").write_text("raise SystemExit(3)")
 
 
 def train(*arguments: str) -> list[str]:
@@ -91,6 +96,7 @@ def test_train_evaluate_and_resume(tmp_path: Path, capsys: Capture) -> None:
     assert json.loads(Path("out.json").read_text())["top1"] == result["val_top1"]
 
     before = files(run)
+    fails(["evaluate", str(run), "--device", "tpu"], "device must be one of auto, cpu, cuda, got 'tpu'", capsys)
     fails(train("--epochs", "2"), "exists already", capsys)
     fails(train("--epochs", "3", "--resume"), "epochs is 2 there, 3 was given", capsys)
     assert cli.main([*train("--epochs", "2"), "--resume"]) == 0
@@ -110,6 +116,10 @@ REFUSED: list[tuple[list[str], str]] = [
     (["train", "--model", "nope"], "unknown model 'nope'; known: resnet18_1w1a"),
     (["train", "--dataset", "nope"], "unknown dataset 'nope'; known: digits"),
     (["train", "--model", "none.py:Net"], "none.py does not exist"),
+    (["train", "--model", "net.py"], "model file net.py needs the name of a class or function, net.py:ClassOrFactory"),
+    (["train", "--model", "net.py:deep"], "net.py:deep, called with those of num_classes, in_channels, image_size"),
+    (["summary", "net.py:deep"], "missing 1 required positional argument: 'depth'"),
+    (["train", "--model", "exits.py:net"], "exits.py fails to import: SystemExit: 3"),
     (["train", "--epochs", "0"], "epochs must be at least 1, got 0"),
     (["train", "--epochs", "many"], "--epochs"),
     (["train", "--optimizer", "lion"], "optimizer must be one of sgd, adam, adamw, got 'lion'"),
@@ -152,6 +162,11 @@ REFUSED: list[tuple[list[str], str]] = [
     (["train", "--method", "bnew", "--phases", "2"], "bnew without its phase 1 starts from trained weights"),
     (["train", "--method", "bnew", "--phases", "3"], "bnew without its phase 1 starts from trained weights"),
     (["train", "--method", "reactnet", "--phases", "2"], "reactnet without its phase 1 starts from trained weights"),
+    (["bench", "net.onnx", "--threads", "100000"], "--threads"),
+    (["train", "--seed", str(2**63)], "seed must be below 2^63"),
+    (["summary", "resnet20_1w1a", "--image-size", "-4"], "--image-size"),
+    (["summary", "resnet20_1w1a", "--num-classes", "0"], "--num-classes"),
+    (["summary", "net.py"], "model file net.py needs the name of a class or function"),
     (["evaluate", "nowhere"], "nowhere does not exist"),
     (["evaluate", "net.py"], "expected a file ending in .onnx or .tflite, found .py"),
     (["evaluate", ".", "--split", "all"], "--split must be one of train, val, test, got 'all'"),
@@ -259,6 +274,26 @@ def test_a_teacher_is_a_run_or_a_checkpoint(tmp_path: Path) -> None:
         results.append((tmp_path / out / "metrics.jsonl").read_text())
     losses = [json.loads(result)["train_loss"] for result in results]
     assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_file_that_nothing_here_can_verify_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    assert cli.main(train("--epochs", "1", "--out", "run")) == 0
+    monkeypatch.setattr("bnnedge.export.runtimes.lce.find_spec", lambda _: None)
+    assert cli.main(["export", "run", "--target", "lce"]) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert "not verified: lce: larq-compute-engine is not installed: pip install 'bnnedge[lce]'" in output
+
+
+def test_a_summary_fits_80_columns_and_names_every_layer(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main(["summary", "resnet18_1w1a", "--image-size", "224", "--num-classes", "1000"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    first = next(i for i, line in enumerate(lines) if "blocks.0.conv1" in line)
+    assert lines[first].split() == ["blocks.0.conv1", "64x56x56", "36,864", "128", "5.0", "115,605,504"]
+    assert lines[first + 1].split() == ["binary", "conv", "3x3", "64x56x56"]
 
 
 def test_an_unwritable_output_is_one_line(capsys: Capture) -> None:

@@ -9,9 +9,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from bnnedge.export.runtimes.runtime import Images
 
@@ -38,7 +36,6 @@ def quantize_onnx(data: bytes, images: Images, bits: int = 8) -> bytes:
 
     model = onnx.load_model_from_string(data)
     name = model.graph.input[0].name
-    _pad_all_axes(model)
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -68,24 +65,3 @@ def quantize_onnx(data: bytes, images: Images, bits: int = 8) -> bytes:
             return target.read_bytes()
     finally:
         root.setLevel(level)
-
-
-def _pad_all_axes(model: onnx.ModelProto) -> None:
-    """Write each Pad of some axes as one of all four.
-
-    ONNX Runtime 1.31 transposes the input of a quantized Pad and fails at run time if it has ``axes``.
-    """
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type != "Pad" or len(node.input) < 4 or {node.input[1], node.input[3]} - constants.keys():
-            continue
-        pads = np.zeros((2, 4), np.int64)  # only maps are padded here: [N, C, H, W]
-        pads[:, constants[node.input[3]]] = constants[node.input[1]].reshape(2, -1)
-        model.graph.initializer.append(numpy_helper.from_array(pads.ravel(), f"{node.output[0]}/pads"))
-        value = node.input[2]
-        del node.input[1:]
-        node.input.extend([f"{node.output[0]}/pads", *([value] if value else [])])
-    used = {name for node in model.graph.node for name in node.input}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)

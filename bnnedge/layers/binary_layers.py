@@ -49,6 +49,24 @@ def output_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
+def zero_padding(padding: str | tuple[int, ...], kernel: Sequence[int], dilation: Sequence[int]) -> tuple[int, int]:
+    """The padding of a convolution, also ``"same"`` or ``"valid"``, as pixels on either side of the rows and columns.
+
+    Raises ``ConfigError`` where ``"same"`` would add more on one side than on the other.
+    """
+    if padding == "valid":
+        return 0, 0
+    if padding != "same":
+        return int(padding[0]), int(padding[1])
+    rows, columns = (d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
+    if rows % 2 or columns % 2:
+        raise ConfigError(
+            f"padding='same' around a kernel of {kernel[0]}x{kernel[1]} adds one pixel more on one side than on the "
+            "other; use an odd kernel, or pad by a number of pixels"
+        )
+    return rows // 2, columns // 2
+
+
 class BinaryConv2d(nn.Conv2d):
     """``conv2d(binarize(x), binarize(w)) * scale + bias``, arguments as in ``nn.Conv2d``.
 
@@ -67,12 +85,13 @@ class BinaryConv2d(nn.Conv2d):
         out_channels: int,
         kernel_size: int | tuple[int, int],
         stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
+        padding: int | tuple[int, int] | str = 0,
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
         bias: bool = False,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
+        self.padding = zero_padding(self.padding, self.kernel_size, self.dilation)
         self.binarizer = Binarizer()
 
     def forward(self, x: Tensor) -> Tensor:

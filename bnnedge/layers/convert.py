@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bnnedge.errors import ConfigError
-from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear
+from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear, zero_padding
 
 Predicate = Callable[[str, nn.Module], bool]
 
@@ -45,17 +45,14 @@ def convert_to_binary(module: nn.Module, predicate: Predicate | None = None) -> 
 def _binary_twin(layer: nn.Module) -> nn.Module:
     twin: BinaryConv2d | BinaryLinear
     if isinstance(layer, nn.Conv2d):
-        if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-            raise ConfigError(
-                f"a binary convolution pads with zeros by a number of pixels; found padding_mode="
-                f"{layer.padding_mode!r}, padding={layer.padding!r}"
-            )
+        if layer.padding_mode != "zeros":
+            raise ConfigError(f"a binary convolution pads with zeros; found padding_mode={layer.padding_mode!r}")
         twin = BinaryConv2d(
             layer.in_channels,
             layer.out_channels,
             (layer.kernel_size[0], layer.kernel_size[1]),
             (layer.stride[0], layer.stride[1]),
-            (int(layer.padding[0]), int(layer.padding[1])),
+            zero_padding(layer.padding, layer.kernel_size, layer.dilation),
             (layer.dilation[0], layer.dilation[1]),
             layer.groups,
             layer.bias is not None,

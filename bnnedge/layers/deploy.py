@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from bnnedge.binarization.binarizer import InputMode
 from bnnedge.binarization.sign import sign
 from bnnedge.errors import ExportError
-from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear
+from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear, zero_padding
 
 
 @torch.library.custom_op("bnnedge::sign", mutates_args=())
@@ -98,7 +98,7 @@ class DeployedLayer(nn.Module):
 
     def transform(self, sums: Tensor, x: Tensor) -> Tensor:
         """``sums * scale + bias``, the product also times XNOR-Net's K of the layer's input ``x`` where it has one."""
-        shape = (-1, *[1] * (sums.dim() - 2))
+        shape = (-1, *[1] * (self.weight.dim() - 2))
         y = sums * self.scale.view(shape)
         if self.scales_pixels:  # abs(x) in operators of the export graph, and the same number
             y = y * self.pixel_scale((x * x).sqrt().mean(1, keepdim=True))
@@ -122,7 +122,7 @@ class DeployedBinaryConv2d(DeployedLayer):
         height, width = layer.kernel_size
         self.register_buffer("box", torch.full((1, 1, height, width), 1 / (height * width)), persistent=False)
         self.stride, self.dilation = list(layer.stride), list(layer.dilation)
-        self.padding = [int(p) for p in layer.padding]
+        self.padding = list(zero_padding(layer.padding, layer.kernel_size, layer.dilation))
         self.groups = layer.groups
 
     def integers(self, signs: Tensor) -> Tensor:
@@ -159,7 +159,10 @@ def deploy(model: nn.Module) -> nn.Module:
             root.set_submodule(name, twins.setdefault(id(child), DeployedBinaryLinear(child)))
     for name, layer in deployed_layers(root["model"]).items():
         if not bool((layer.weight.abs() == 1).all()):
-            raise ExportError(f"{name}: the weights are not -1 and +1, so there is no deploy form")
+            raise ExportError(
+                f"{name}: the weights are not -1 and +1, so there is no deploy form; a network of method float is a "
+                "teacher, train its binary twin by another method"
+            )
     return root["model"].eval()
 
 

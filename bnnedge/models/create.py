@@ -27,15 +27,20 @@ def create_model(name: str, *, num_classes: int, in_channels: int = 3, image_siz
     Raises ``UnknownNameError`` or, for a file that does not give an ``nn.Module``, ``ConfigError``.
     """
     arguments = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
+    check_model_name(name)
     if ".py:" not in name:
         return MODELS.load(name)(**arguments)  # type: ignore[no-any-return]
-    check_model_name(name)
     path, _, attribute = name.rpartition(":")
     factory = _load_attribute(Path(path), attribute)
     parameters = inspect.signature(factory).parameters.values()
     takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
     names = {p.name for p in parameters}
-    model = factory(**{k: v for k, v in arguments.items() if takes_all or k in names})
+    try:
+        model = factory(**{k: v for k, v in arguments.items() if takes_all or k in names})
+    except Exception as error:
+        raise ConfigError(
+            f"{name}, called with those of {', '.join(arguments)} that it takes, fails: {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{name} should give a torch.nn.Module, but gave a {type(model).__name__}")
     return model if binary_layers(model) else convert_to_binary(model)
@@ -43,6 +48,8 @@ def create_model(name: str, *, num_classes: int, in_channels: int = 3, image_siz
 
 def check_model_name(name: str) -> None:
     """Raise what ``create_model`` would raise for a name that cannot exist, without building anything."""
+    if name.endswith(".py"):
+        raise ConfigError(f"model file {name} needs the name of a class or function, {name}:ClassOrFactory")
     if ".py:" not in name:
         MODELS.check(name)
         return
@@ -59,7 +66,7 @@ def _load_attribute(path: Path, attribute: str) -> Callable[..., Any]:
     sys.modules[path.stem] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"model file {path} fails to import: {type(error).__name__}: {error}") from error
     factory = getattr(module, attribute, None)
     if not callable(factory):

@@ -16,7 +16,12 @@ Forward = Callable[[Tensor], Tensor]
 
 
 def find_device(name: str) -> torch.device:
-    """``auto``, ``cpu`` or ``cuda`` to a device. Raises ``MissingDependencyError`` for a GPU that is not there."""
+    """``auto``, ``cpu`` or ``cuda`` to a device.
+
+    Raises ``ConfigError`` for another name, ``MissingDependencyError`` for a GPU that is not there.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device must be one of auto, cpu, cuda, got {name!r}")
     if name == "cuda" and not torch.cuda.is_available():
         raise MissingDependencyError("device cuda: PyTorch sees no GPU here; use --device cpu or auto")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")

@@ -39,7 +39,11 @@ class OnnxRuntimeSession(Session):
         return np.ascontiguousarray(images, dtype=np.float32)
 
     def invoke(self, prepared: Images) -> NDArray[np.float32]:
-        output: NDArray[np.float32] = self._session.run(self._output_names, {self._input.name: prepared})[0]
+        try:
+            output: NDArray[np.float32] = self._session.run(self._output_names, {self._input.name: prepared})[0]
+        except _errors() as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ExportError(f"ONNX Runtime cannot run a batch of {len(prepared)}: {reason}") from error
         return output
 
 
@@ -116,7 +120,7 @@ class OnnxRuntime(VerifyingRuntime):
         inference = cls._inference_session(model.SerializeToString(), threads=1)
         prepared = OnnxRuntimeSession(inference).prepare(images)
         stored = inference.run(list(tensors), {model.graph.input[0].name: prepared})
-        return [(codes.astype(np.int16) + LOWEST_CODE).astype(np.int8) for codes in stored]
+        return [np.ascontiguousarray(codes.astype(np.int16) + LOWEST_CODE, np.int8) for codes in stored]
 
     @classmethod
     def _codes_of_stem(cls, model: ModelProto, stem: NodeProto, images: Images) -> list[NDArray[np.int8]]:
@@ -136,11 +140,12 @@ class OnnxRuntime(VerifyingRuntime):
         prepared = OnnxRuntimeSession(inference).prepare(images)
         codes, values = inference.run(None, {model.graph.input[0].name: prepared})
         left = _codes_of_values(values, *(_constant(model, stem.input[i]) for i in (5, 6, 8)))
-        return [(each.astype(np.int16) + LOWEST_CODE).astype(np.int8) for each in (codes, left.transpose(0, 3, 1, 2))]
+        found = (codes, left.transpose(0, 3, 1, 2))
+        return [np.ascontiguousarray(each.astype(np.int16) + LOWEST_CODE, np.int8) for each in found]
 
     @classmethod
     def _inference_session(cls, data: bytes, threads: int) -> Any:
-        errors = _load_errors()
+        errors = _errors()
         try:
             return _onnxruntime().InferenceSession(
                 data, cls.session_options(threads), providers=["CPUExecutionProvider"]
@@ -170,7 +175,7 @@ def _signs(node: NodeProto, values: NDArray[Any]) -> NDArray[np.int8]:
     if not onnx_functions.is_packed(node.op_type):
         return np.where(values < 0, -1, 1).astype(np.int8)
     words = np.ascontiguousarray(values).view("<u4")
-    return unpack(words, input_channels(node)).transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(unpack(words, input_channels(node)).transpose(0, 3, 1, 2))
 
 
 def _one_layer_model(model: ModelProto, layer: str) -> tuple[ModelProto, bool]:
@@ -216,8 +221,8 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _load_errors() -> tuple[type[Exception], ...]:
-    """What ONNX Runtime raises for a file that it cannot load; the classes share no base of their own."""
+def _errors() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises for a file that it cannot load or run; the classes share no base of their own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     names = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -39,9 +40,11 @@ def load_model(data: bytes) -> ModelProto:
     try:
         model = onnx.load_model_from_string(data)
         onnx.checker.check_model(model)
-    except (DecodeError, onnx.checker.ValidationError) as error:
+    except (DecodeError, UnicodeDecodeError, onnx.checker.ValidationError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ExportError(f"not a complete ONNX file ({reason}); export it again") from error
+    if not all(isinstance(text, str) for text in _texts(model)):  # protobuf gives bytes that are no text as bytes
+        raise ExportError("not a complete ONNX file (a name in it is not text); export it again")
     defined = {(function.domain, function.name) for function in model.functions}
     for node in model.graph.node:
         if node.domain == onnx_functions.DOMAIN and (node.domain, node.op_type) not in defined:
@@ -195,8 +198,18 @@ def _shape(shapes: Shapes, tensor: str, node: NodeProto) -> tuple[int, ...]:
 
 
 def _byte_count(tensor: TensorProto) -> int:
-    count: int = math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    try:
+        count: int = math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    except KeyError as error:
+        raise ExportError(f"{tensor.name}: the ONNX file has an unknown data type, {error}; export it again") from error
     return count
+
+
+def _texts(model: ModelProto) -> Iterator[str]:
+    for node in model.graph.node:
+        yield from (node.name, node.domain, node.op_type, *node.input, *node.output)
+    for entry in model.metadata_props:
+        yield from (entry.key, entry.value)
 
 
 def _property(model: ModelProto, key: str) -> str | None:

@@ -580,9 +580,10 @@ def _(node: g.Subsample, out: _Writer) -> None:
 @_write.register
 def _(node: g.PadChannels, out: _Writer) -> None:
     form = out.layout(node)
-    pads = out.shared("pads", (node.before, node.after), np.int64)
-    axes = out.shared("axes", (3 if form == "nhwc" else 1,), np.int64)
-    out.add("Pad", node, [out.read(node.inputs[0], form), pads, "", axes], form=form)
+    # Of all axes: ONNX Runtime up to 1.32 moves a Transpose past a Pad and forgets that there may be only some.
+    pads = np.zeros((2, len(out.graph.tensors[node.output].shape)), np.int64)
+    pads[:, 3 if form == "nhwc" else 1] = node.before, node.after
+    out.add("Pad", node, [out.read(node.inputs[0], form), out.shared("pads", tuple(pads.ravel()), np.int64)], form=form)
 
 
 @_write.register

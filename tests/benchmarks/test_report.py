@@ -9,11 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 from numpy.typing import NDArray
 from rich.console import Console
 
-from bnnedge.benchmarks.report import BLUE, GREEN, GREY, ORANGE, comparison_table, machine_line, read_metrics, report
+from bnnedge.benchmarks.report import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    _draw_curves,
+    comparison_table,
+    machine_line,
+    read_metrics,
+    report,
+)
 from bnnedge.benchmarks.result import BenchmarkRow
 from bnnedge.errors import BenchmarkError, MissingDependencyError
 
@@ -127,6 +138,15 @@ def test_picture_of_rows_only_and_of_a_run_only(tmp_path: Path, run_dir: Path, r
     assert pixels(bars, ORANGE) == 0
     assert pixels(curves, GREEN) == 0
     assert pixels(curves, ORANGE) > 1000
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 200])
+def test_epochs_are_whole_numbers(epochs: int) -> None:
+    axes = Figure().subplots()
+    _draw_curves(axes, [{"epoch": i + 1, "val_loss": 1 / (i + 1)} for i in range(epochs)], "loss", "loss", 1)
+    ticks = axes.get_xticks()
+    assert len(ticks) > 0
+    assert all(tick == int(tick) for tick in ticks)
 
 
 def test_missing_and_null_metrics_are_left_out(tmp_path: Path) -> None:

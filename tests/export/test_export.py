@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,15 @@ def test_user_mistakes(tmp_path: Path) -> None:
         bnnedge.export(model, torch.zeros(1, 3, 6, 6), tmp_path / "x", target="tflite")
     with pytest.raises(ExportError, match=r"folder .* does not exist"):
         bnnedge.export(model, torch.zeros(1, 3, 6, 6), tmp_path / "gone" / "x.onnx")
+    for name in ("x.tflite", "x", ""):
+        with pytest.raises(ExportError, match=r"expected a file ending in \.onnx, found"):
+            bnnedge.export(model, torch.zeros(1, 3, 6, 6), tmp_path / name)
+    (tmp_path / "folder.onnx").mkdir()
+    os.mkfifo(tmp_path / "pipe.onnx")
+    for name in ("folder.onnx", "pipe.onnx"):
+        with pytest.raises(ExportError, match=f"{name} exists and is no file that could be replaced"):
+            bnnedge.export(model, torch.zeros(1, 3, 6, 6), tmp_path / name)
+    assert (tmp_path / "pipe.onnx").is_fifo()
     with pytest.raises(CheckpointError, match="there is no run in"):
         export_run(tmp_path / "gone", "onnx")
     with pytest.raises(ExportError, match=r"cannot be read .No such file"):

@@ -27,7 +27,7 @@ from bnnedge.export.targets import TARGETS
 from bnnedge.export.targets.tflite_reader import parse_model
 from bnnedge.export.trace import trace
 from bnnedge.export.verify import Verification, verify
-from bnnedge.layers.binary_layers import BinaryConv2d
+from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear
 from bnnedge.layers.deploy import deploy
 from bnnedge.methods import METHODS
 from bnnedge.models.resnet_imagenet import BinaryImageNetResNet
@@ -389,3 +389,46 @@ def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="the input should vary over the calibration images"):
         bnnedge.export(model, torch.zeros(1, 3, 29, 29), tmp_path / "net.onnx", stem="int8")
     assert list(tmp_path.iterdir()) == []
+
+
+class Shortcuts(nn.Module):
+    """Shortcuts without parameters around strided layers, on the stem's floats; a ``view`` of what comes out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 31, 3, padding=1)
+        self.first = BinaryConv2d(31, 33, 3, 2, 1)
+        self.second = BinaryConv2d(33, 33, 2, 2)
+        self.head = nn.Linear(33 * 4, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = self.first(x) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 1))
+        x = self.second(x) + F.avg_pool2d(x, 2)
+        return self.head(x.view(x.size(0), -1))  # type: ignore[no-any-return]
+
+
+class Viewed(nn.Module):
+    """A stem whose result goes into ``view`` as it is, with a binary dense layer behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 7, 3, padding=1)
+        self.dense = BinaryLinear(7 * 64, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.dense(self.stem(x).view(x.size(0), -1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+@pytest.mark.parametrize("network", [Shortcuts, Viewed])
+def test_what_stands_behind_a_stem(target: str, network: type[nn.Module], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path = tmp_path / f"net{TARGETS.load(target).suffix}"
+    calibration = normal(16, 3, 8, 8)
+    report = bnnedge.export(
+        network().eval(), torch.from_numpy(calibration[:1]), path, target, stem="int8", calibration=calibration
+    )
+    if report.verification is None:
+        pytest.skip(report.not_verified)
+    assert report.verification.agreement == 1.0

@@ -18,6 +18,7 @@ from bnnedge.errors import DataError, ExportError
 from bnnedge.export import graph as g
 from bnnedge.export.runtimes.ort import OnnxRuntime
 from bnnedge.export.targets import onnx_functions
+from bnnedge.export.targets.onnx_file import load_model
 from bnnedge.export.targets.to_onnx import OnnxTarget
 
 ROUND_OFF = 2.0**-24
@@ -432,6 +433,38 @@ def test_broken_files(build: Build) -> None:
             assert "\n" not in str(caught.value)
     with pytest.raises(ExportError, match="not a complete ONNX file"):
         TARGET.describe(b"this is a text file, not a network")
+
+
+def test_names_that_are_not_text(build: Build) -> None:
+    data = TARGET.write(small_network(build))
+    for name in (b"n0", b"t0", b"bnnedge.bit_layout_version"):
+        assert name in data
+        for read in (TARGET.describe, TARGET.read_metadata, load_model):
+            with pytest.raises(ExportError, match="not a complete ONNX file"):
+                read(data.replace(name, name[:-1] + b"\xff"))
+
+
+def test_an_unknown_data_type_is_named(build: Build) -> None:
+    model = onnx.load_model_from_string(TARGET.write(small_network(build)))
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "n0.bias")
+    weight.data_type = 99
+    with pytest.raises(ExportError, match=r"n0\.bias: the ONNX file has an unknown data type, 99"):
+        TARGET.describe(model.SerializeToString())
+
+
+def test_a_file_that_loads_and_cannot_run() -> None:
+    shape = onnx.numpy_helper.from_array(np.array([-1, 3]), "shape")
+    image, output = (onnx.helper.make_tensor_value_info(n, 1, ["N", s]) for n, s in (("image", 4), ("output", 3)))
+    node = onnx.helper.make_node("Reshape", ["image", "shape"], ["output"])
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "graph", [image], [output], [shape]),
+        opset_imports=[onnx.helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    session = OnnxRuntime.open(model.SerializeToString())
+    assert session.run(np.zeros((3, 4), np.float32)).shape == (4, 3)
+    with pytest.raises(ExportError, match="ONNX Runtime cannot run a batch of 2: "):
+        session.run(np.zeros((2, 4), np.float32))
 
 
 def test_foreign_and_outdated_files(build: Build) -> None:

@@ -117,9 +117,23 @@ class Branches(nn.Module):
         return x if x.sum() > 0 else -x
 
 
+class DividesByZero(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 0
+
+
+class Raises(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise ValueError
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
+        (DividesByZero(), r"aten\.div\.Tensor cannot be exported: division by zero"),
+        (Raises(), "torch.export cannot trace Raises: ValueError$"),
+        (nn.Sequential(BinaryLinear(3, 3)), r"0: bnnedge\.binary_linear\.default cannot be exported: a dense"),
+        (nn.Sequential(nn.Conv2d(2, 2, 2, padding="same")), "0: aten.conv2d.padding cannot be exported: padding="),
         (nn.Sequential(nn.Conv2d(2, 2, 1), Sorts()), r"operator aten\.sort\.\w+ has no counterpart"),
         (Branches(), "torch.export cannot trace Branches"),
         (nn.Sequential(nn.InstanceNorm2d(2)), "has no counterpart|cannot be exported"),
@@ -128,9 +142,25 @@ class Branches(nn.Module):
         (nn.Sequential(nn.Softmax(dim=1)), "softmax is over the last axis"),
     ],
 )
-def test_what_cannot_be_exported_is_named(model: nn.Module, message: str) -> None:
+def test_what_cannot_be_exported_is_named(model: nn.Module, message: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ExportError, match=message):
         trace(model.eval(), torch.randn(2, 2, 3, 3))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_padding_by_name(evaluate: Evaluate) -> None:
+    x = torch.randn(3, 2, 7, 9)
+    model = nn.Sequential(
+        nn.Conv2d(2, 5, (3, 1), padding="same", dilation=2),
+        nn.Conv2d(5, 5, 3, padding="valid"),
+        BinaryConv2d(5, 5, (1, 3), padding="same", dilation=(1, 2)),
+        BinaryConv2d(5, 4, 3, padding="valid"),
+    ).eval()
+    with torch.no_grad():
+        expected = deploy(model).double()(x.double())
+    graph = trace(model, x)
+    np.testing.assert_allclose(evaluate(graph, x.numpy())[graph.output], expected.numpy(), rtol=1e-9, atol=1e-9)
+    assert expected.shape == (3, 4, 3, 5)
 
 
 def test_public_export_is_a_function_and_a_package() -> None:

@@ -87,6 +87,25 @@ def test_a_good_file_passes(target: str, net: nn.Module, images: NDArray[np.floa
     assert "integers of 4 binary layers equal" in str(found)
 
 
+class Flattens(nn.Module):
+    """``view`` of what a binary convolution gives, which needs its memory in the order of the axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 3, 3)
+        self.conv = BinaryConv2d(3, 5, 3)
+        self.head = nn.Linear(5 * 4 * 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(self.stem(x))
+        return self.head(y.view(y.size(0), -1)).squeeze(1)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+def test_a_view_and_an_output_of_one_number(target: str, images: NDArray[np.float32]) -> None:
+    assert check(target, Flattens().eval(), images).agreement == 1.0
+
+
 def flip_one_weight(node: Node) -> Node:
     if node.name != "second" or not isinstance(node, BinaryNode):
         return node

@@ -80,3 +80,16 @@ def test_convert_refuses_what_it_cannot_turn_into_bits() -> None:
     )
     with pytest.raises(ConfigError, match="padding_mode='reflect'"):
         convert_to_binary(reflect)
+    even = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, (3, 2), padding="same"), nn.Conv2d(1, 1, 1))
+    with pytest.raises(ConfigError, match="padding='same' around a kernel of 3x2 adds one pixel more on one side"):
+        convert_to_binary(even)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("dilation", [1, (2, 1)])
+def test_padding_by_name_is_that_of_a_float_convolution(padding: str, dilation: int | tuple[int, int]) -> None:
+    layer = nn.Conv2d(3, 5, (3, 5), padding=padding, dilation=dilation, bias=False)
+    twin = convert_to_binary(nn.Sequential(layer), lambda name, _: name == "0").get_submodule("0")
+    x = torch.randn(2, 3, 9, 7)
+    with torch.no_grad():
+        assert torch.equal(twin(x), F.conv2d(sign(x), sign(layer.weight), None, 1, padding, dilation))
