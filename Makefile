@@ -44,10 +44,11 @@ demo: $(INSTALLED)
 	$(BIN)/bnnedge bench $(MODEL).onnx $(MODEL).tflite --baseline --data digits --json $(RUN)/bench.jsonl
 	$(BIN)/bnnedge report $(RUN) -o $(RUN)/report.png
 
-# A process a core, each of one thread; files stay whole, as their tests share what they train and build.
+# A process a core, each of one thread; files stay whole, as their tests share what they train and build, and in order,
+# as those with few tests are the longest and must not be last.
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile \
-		--cov --cov-report=term-missing:skip-covered
+		--no-loadscope-reorder --durations 15 --cov --cov-report=term-missing:skip-covered
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

@@ -99,7 +99,9 @@ def test_w1a32_is_exported_in_float_and_says_so(method: str, tmp_path: Path) -> 
     training_method(training_method.Options(a32=True)).attach(model)
     model.train()(torch.randn(16, 1, 8, 8))
     for target in TARGETS:
-        report = bnnedge.export(model.eval(), torch.randn(1, 1, 8, 8), tmp_path / f"net.{target}", target=target)
+        report = bnnedge.export(
+            model.eval(), torch.randn(1, 1, 8, 8), tmp_path / f"net{TARGETS.load(target).suffix}", target=target
+        )
         assert {r.reason for r in report.rows if r.name.startswith("blocks") and "conv" in r.kind} == {
             "float activations (W1A32)"
         }

@@ -101,7 +101,7 @@ def test_pixel_scale_is_exported(target: str, tmp_path: Any) -> None:
     model.eval()
     x = torch.randn(4, 1, 8, 8)
     torch.testing.assert_close(deploy(model)(x), model(x), rtol=1e-5, atol=1e-5)
-    report = bnnedge.export(model, x[:1], tmp_path / f"net.{target}", target=target)
+    report = bnnedge.export(model, x[:1], tmp_path / f"net{TARGETS.load(target).suffix}", target=target)
     if report.verification is None:
         pytest.skip(report.not_verified)
     assert report.verification.binary_layers == 3
