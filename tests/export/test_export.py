@@ -46,13 +46,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path
     return Trained()
 
 
-TRAINED = [name for name in MODELS if name != "resnet34_1w1a"]
-"""ResNet-34 is ResNet-18's class with more blocks, and takes a minute a method."""
+# All other methods: tests/methods/test_registry.py. ResNet-34 is ResNet-18 with more blocks, and takes a minute.
+TRAINED = [
+    pytest.param(method, model, marks=[pytest.mark.slow] if method == "rbnn" and model != "resnet20_1w1a" else [])
+    for method in ("ste", "rbnn")
+    for model in MODELS
+    if model != "resnet34_1w1a"
+]
 
 
 @pytest.mark.parametrize("target", list(TARGETS))
-@pytest.mark.parametrize("model", TRAINED)
-@pytest.mark.parametrize("method", ["ste", "rbnn"])  # all others: tests/methods/test_registry.py
+@pytest.mark.parametrize(("method", "model"), TRAINED)
 def test_every_model_and_target(method: str, model: str, target: str, runs: dict[tuple[str, str], Path]) -> None:
     run = runs[method, model]
     report = export_run(run, target)
