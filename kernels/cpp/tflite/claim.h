@@ -14,10 +14,10 @@
 //   CONV_2D of one pixel     float32, constant filter and bias, where the CPU multiplies and adds with one rounding: then
 //                            the sums are XNNPACK's to the bit
 // An int8 stem is claimed as a whole (stem_chain.h).
-// Other sums of many numbers (MEAN, pools) are left to the interpreter: their last bit depends on the order of adding, which
-// is another one in XNNPACK, by the CPU's registers, than in the built-in kernels. Little is lost: resnet18_1w1a by
-// rbnn, with the MEAN of a map before each sign, has 33 partitions, ours and XNNPACK's, and 3 if they are claimed; on
-// Zen 3, at 32x32 and 224x224, it was not faster with these, and 1 % faster with sums that cost nothing.
+// Other sums of many numbers (MEAN, pools) are left to the interpreter: their last bit depends on the order of adding,
+// which is another one in XNNPACK, by the CPU's registers, than in the built-in kernels. Little is lost: resnet18_1w1a
+// by rbnn, with the MEAN of a map before each sign, has 33 partitions, ours and XNNPACK's, and 3 if they are claimed;
+// on Zen 3, at 32x32 and 224x224, it was not faster with these, and 1 % faster with sums that cost nothing.
 // Denormal numbers are the exception: they are kept here as IEEE 754 has it, where XNNPACK makes zeros of them.
 #pragma once
 
