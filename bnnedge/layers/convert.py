@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bnnedge.errors import ConfigError
-from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear, zero_padding
+from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear
 
 Predicate = Callable[[str, nn.Module], bool]
 
@@ -52,7 +52,7 @@ def _binary_twin(layer: nn.Module) -> nn.Module:
             layer.out_channels,
             (layer.kernel_size[0], layer.kernel_size[1]),
             (layer.stride[0], layer.stride[1]),
-            zero_padding(layer.padding, layer.kernel_size, layer.dilation),
+            layer.padding,  # type: ignore[arg-type]
             (layer.dilation[0], layer.dilation[1]),
             layer.groups,
             layer.bias is not None,

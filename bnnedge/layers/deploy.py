@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from bnnedge.binarization.binarizer import InputMode
 from bnnedge.binarization.sign import sign
 from bnnedge.errors import ExportError
-from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear, zero_padding
+from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear
 
 
 @torch.library.custom_op("bnnedge::sign", mutates_args=())
@@ -122,7 +122,7 @@ class DeployedBinaryConv2d(DeployedLayer):
         height, width = layer.kernel_size
         self.register_buffer("box", torch.full((1, 1, height, width), 1 / (height * width)), persistent=False)
         self.stride, self.dilation = list(layer.stride), list(layer.dilation)
-        self.padding = list(zero_padding(layer.padding, layer.kernel_size, layer.dilation))
+        self.padding = [int(p) for p in layer.padding]
         self.groups = layer.groups
 
     def integers(self, signs: Tensor) -> Tensor:

@@ -200,6 +200,13 @@ constexpr StemCandidate kCompiledStems[] = {
     {&kStemPortable, Always, {&kConvPortable}},
 };
 
+const Candidate* FindCandidate(const char* name) {
+  for (const Candidate& candidate : kCompiled) {
+    if (std::strcmp(candidate.kernel->name, name) == 0) return &candidate;
+  }
+  return nullptr;
+}
+
 std::vector<const char*> FindSupported() {
   std::vector<const char*> names;
   for (const Candidate& candidate : kCompiled) {
@@ -230,17 +237,13 @@ const char* SelectConvKernel(const char* name, std::string* error) {
 }
 
 const ConvKernel* FindConvKernel(const char* name) {
-  for (const Candidate& candidate : kCompiled) {
-    if (std::strcmp(candidate.kernel->name, name) == 0) return candidate.kernel;
-  }
-  return nullptr;
+  const Candidate* const found = FindCandidate(name);
+  return found == nullptr ? nullptr : found->kernel;
 }
 
 const PointwiseKernel* FindPointwiseKernel(const char* kernel) {
-  for (const Candidate& candidate : kCompiled) {
-    if (std::strcmp(candidate.kernel->name, kernel) == 0) return candidate.pointwise;
-  }
-  return nullptr;
+  const Candidate* const found = FindCandidate(kernel);
+  return found == nullptr ? nullptr : found->pointwise;
 }
 
 const std::vector<const StemKernel*>& StemKernels() {

@@ -1158,10 +1158,13 @@ def test_residual_networks_are_one_partition() -> None:
 
 def multiplies_in_float() -> bool:
     """Whether the fastest kernel here has a part for float convolutions of one pixel."""
-    return native.kernel_names()[0] not in ("popcnt", "portable", "reference")
+    return native.available() and native.kernel_names()[0] not in ("popcnt", "portable", "reference")
 
 
-@pytest.mark.skipif(not native.available() or not multiplies_in_float(), reason="needs AVX2 with FMA, or NEON")
+needs_float_kernel = pytest.mark.skipif(not multiplies_in_float(), reason="needs AVX2 with FMA, or NEON")
+
+
+@needs_float_kernel
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("stride", [(1, 1), (2, 2), (3, 1)])
 @pytest.mark.parametrize(
@@ -1184,7 +1187,7 @@ def test_float_convolutions_of_one_pixel(
     graph.check(graph.add(graph.conv(after, outputs), after), threads=threads)
 
 
-@pytest.mark.skipif(not native.available() or not multiplies_in_float(), reason="needs AVX2 with FMA, or NEON")
+@needs_float_kernel
 def test_float_convolutions_equal_xnnpacks() -> None:
     graph = GlueGraph((1, 12, 14, 64))
     before = graph.clip(graph.conv(graph.first, 64))

@@ -11,9 +11,9 @@ namespace {
 
 constexpr int kScales = 0, kCompares = 1;  // variants
 
-class FloatConv : public ConvKernel {
+class FloatConv : public LayerKernel {
  public:
-  FloatConv(const Operator& op, const KernelInfo* info) : ConvKernel(op, info) {
+  FloatConv(const Operator& op, const KernelInfo* info) : LayerKernel(op, info) {
     MakeLayerOnce(info, op.inputs.size());
   }
 

@@ -32,12 +32,12 @@ const uint32_t* Words(const Site& site, const Tensor& p, std::vector<uint32_t>* 
 
 // ---- Convolutions ----
 
-class PackedConv : public ConvKernel {
+class PackedConv : public LayerKernel {
  public:
   static constexpr int kResidual = 4;
 
   PackedConv(const Operator& op, const KernelInfo* info)
-      : ConvKernel(op, info),
+      : LayerKernel(op, info),
         low_(Has(kClip) ? ReadFloat(site(), info, "low") : Tail().low),
         high_(Has(kClip) ? ReadFloat(site(), info, "high") : Tail().high) {
     if (!(low_ <= high_)) site().Reject("attribute low must not be above high");

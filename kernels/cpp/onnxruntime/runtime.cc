@@ -290,15 +290,15 @@ void ThreadPool::Run(void* host, int64_t count, void (*piece)(void* context, int
   for (int64_t i = 0; i < count; ++i) piece(context, i);
 }
 
-ConvKernel::ConvKernel(const Operator& op, const KernelInfo* info)
+LayerKernel::LayerKernel(const Operator& op, const KernelInfo* info)
     : Kernel(Site(op.api, op.name.c_str(), info)), op_(op), window_(ReadWindow(site(), info)) {}
 
-void ConvKernel::MakeLayerOnce(const KernelInfo* info, size_t skipped) {
+void LayerKernel::MakeLayerOnce(const KernelInfo* info, size_t skipped) {
   std::vector<const Value*> inputs(op_.inputs.size(), nullptr);
   if (ConstantInputs(info, kW, skipped, &inputs)) layer_ = MakeLayer(inputs);
 }
 
-void ConvKernel::Compute(KernelContext* context) {
+void LayerKernel::Compute(KernelContext* context) {
   if (layer_ != nullptr) {
     Run(layer_.get(), context);
     return;

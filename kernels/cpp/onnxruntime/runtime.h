@@ -144,14 +144,14 @@ class Kernel {
 struct Operator;
 
 // A convolution. Its parameters are constants of the graph; if the graph computes one of them, they are read each time.
-class ConvKernel : public Kernel {
+class LayerKernel : public Kernel {
  public:
   void Compute(KernelContext* context) override;
 
  protected:
   static constexpr size_t kW = 1, kParameters = 2;  // inputs; the image is the first
 
-  ConvKernel(const Operator& op, const KernelInfo* info);
+  LayerKernel(const Operator& op, const KernelInfo* info);
   // Of constants. `skipped` is an input that no layer is made of.
   void MakeLayerOnce(const KernelInfo* info, size_t skipped);
   virtual std::unique_ptr<Layer> MakeLayer(const std::vector<const Value*>& inputs) const = 0;

@@ -1,5 +1,6 @@
 // Every ConvKernel table that this CPU supports against the definition in bnnedge/conv_kernel.h, one bit or one word at
-// a time, and the PointwiseKernel that belongs to it. All buffers end at an unreadable page, and outputs lie in a field of poison that must survive around them.
+// a time, and the PointwiseKernel that belongs to it. All buffers end at an unreadable page, and outputs lie in a field
+// of poison that must survive around them.
 //   conv_kernel_test [kernel name]
 #include <sys/mman.h>
 #include <unistd.h>

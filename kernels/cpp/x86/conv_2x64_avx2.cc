@@ -24,6 +24,7 @@
 #include "../portable/pack_scalar.h"
 #include "../portable/tail.h"
 #include "bnnedge/conv_kernel.h"
+#include "lanes_avx2.h"
 
 namespace bnnedge {
 namespace {
@@ -347,24 +348,6 @@ inline uint32_t WordOf(__m256i lanes0, __m256i lanes8, __m256i lanes16, __m256i 
   const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), fours);
   return static_cast<uint32_t>(_mm256_movemask_epi8(bytes));
 }
-
-struct Avx2Lanes {
-  using Floats = __m256;
-  static constexpr int kLanes = 8;
-  static __m256 Load(const float* from) { return _mm256_loadu_ps(from); }
-  static __m256 Same(float value) { return _mm256_set1_ps(value); }
-  static void Store(float* to, __m256 y) { _mm256_storeu_ps(to, y); }
-  static __m256 Plus(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
-  static __m256 Times(__m256 a, __m256 b) { return _mm256_mul_ps(a, b); }
-  static __m256 PickBelow(__m256 a, __m256 b, __m256 c, __m256 d) {
-    return _mm256_blendv_ps(d, c, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
-  }
-  // Both instructions return their second operand if one is NaN.
-  static __m256 Clip(__m256 y, __m256 low, __m256 high) { return _mm256_min_ps(high, _mm256_max_ps(low, y)); }
-  static uint32_t Below(__m256 a, __m256 b) {
-    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
-  }
-};
 
 inline __m256 Scaled(__m256i v, const float* multiplier, const float* bias) {
   return _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(v), _mm256_loadu_ps(multiplier)), _mm256_loadu_ps(bias));

@@ -9,6 +9,7 @@
 
 #include "../portable/tail.h"
 #include "bnnedge/conv_kernel.h"
+#include "lanes_avx512.h"
 
 namespace bnnedge {
 namespace {
@@ -105,22 +106,6 @@ inline void StoreTransposed(const float* from, int64_t row_step, float* to, int6
 }
 
 // ---- The tail of a residual block ----
-
-struct Avx512Lanes {
-  using Floats = __m512;
-  static constexpr int kLanes = 16;
-  static __m512 Load(const float* from) { return _mm512_loadu_ps(from); }
-  static __m512 Same(float value) { return _mm512_set1_ps(value); }
-  static void Store(float* to, __m512 y) { _mm512_storeu_ps(to, y); }
-  static __m512 Plus(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
-  static __m512 Times(__m512 a, __m512 b) { return _mm512_mul_ps(a, b); }
-  static __m512 PickBelow(__m512 a, __m512 b, __m512 c, __m512 d) {
-    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), d, c);
-  }
-  // Both instructions return their second operand if one is NaN.
-  static __m512 Clip(__m512 y, __m512 low, __m512 high) { return _mm512_min_ps(high, _mm512_max_ps(low, y)); }
-  static uint32_t Below(__m512 a, __m512 b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
-};
 
 template <bool kAddsResidual, bool kWritesBits, bool kHalves, int kPixels>
 __attribute__((always_inline)) inline void StoreTailAs(const ConvStrip& strip, int64_t first_pixel,
