@@ -6,6 +6,7 @@
 #include <new>
 #include <string>
 
+#include "bnnedge/aligned.h"
 #include "bnnedge/conv_kernel.h"
 #include "bnnedge/stem_kernel.h"
 #include "tflite/thread_pool.h"
@@ -40,19 +41,6 @@ std::string CheckCount(const char* name, int64_t expected, int64_t got) {
   if (expected == got) return {};
   return std::string(name) + " must have " + std::to_string(expected) + " elements, got " + std::to_string(got);
 }
-
-// Uninitialised and aligned as Conv::Run wants it.
-class Workspace {
- public:
-  explicit Workspace(int64_t bytes) : bytes_(::operator new(static_cast<size_t>(bytes), std::align_val_t{64})) {}
-  ~Workspace() { ::operator delete(bytes_, std::align_val_t{64}); }
-  Workspace(const Workspace&) = delete;
-  Workspace& operator=(const Workspace&) = delete;
-  void* bytes() const { return bytes_; }
-
- private:
-  void* bytes_;
-};
 
 bnnedge::BConv2dParams FromC(const bnnedge_bconv2d_params& c) {
   bnnedge::BConv2dParams p{};
@@ -177,8 +165,8 @@ int32_t bnnedge_bconv2d(const bnnedge_bconv2d_params* params, const char* kernel
     if (name == nullptr) return BNNEDGE_UNKNOWN_KERNEL;
     const auto conv = bnnedge::Conv::Create(p, filter, bnnedge::Transform{}, name, message);
     if (conv == nullptr) return BNNEDGE_INVALID_ARGUMENT;
-    const Workspace workspace(conv->WorkspaceBytes());
-    conv->Run({input, sums}, workspace.bytes(), bnnedge::Sequential());
+    const bnnedge::AlignedBytes workspace = bnnedge::AllocateAligned(conv->WorkspaceBytes());
+    conv->Run({input, sums}, workspace.get(), bnnedge::Sequential());
     return BNNEDGE_OK;
   });
 }
@@ -186,8 +174,8 @@ int32_t bnnedge_bconv2d(const bnnedge_bconv2d_params* params, const char* kernel
 struct bnnedge_conv {
   std::unique_ptr<bnnedge::Conv> conv;
   bnnedge::Transform transform;  // without the vectors
-  std::unique_ptr<Workspace> workspace;
-  std::unique_ptr<Workspace> words;  // of float inputs, from the first one on
+  bnnedge::AlignedBytes workspace;
+  bnnedge::AlignedBuffer words;  // of float inputs
   bnnedge::tflite::ThreadPool pool;
 
   explicit bnnedge_conv(int threads) : pool(threads) {}
@@ -229,13 +217,14 @@ struct bnnedge_conv {
   // The words of `values`, packed in a piece for each thread.
   const uint32_t* Pack(const float* values) {
     const int64_t pixels = InputPixels(), channels = conv->params().channels;
-    if (words == nullptr) words = std::make_unique<Workspace>(pixels * bnnedge::WordsFor(channels) * 4);
     struct Job {
       const bnnedge::ConvKernel* packer;
       const float* values;
       uint32_t* words;
       int64_t pixels, channels, pieces;
-    } job{PackerOf(conv->kernel_name()), values, static_cast<uint32_t*>(words->bytes()), pixels, channels, pool.threads()};
+    };
+    void* const room = words.AtLeast(pixels * bnnedge::WordsFor(channels) * 4);
+    Job job{PackerOf(conv->kernel_name()), values, static_cast<uint32_t*>(room), pixels, channels, pool.threads()};
     const bnnedge::Parallel parallel = pool.AsParallel();
     parallel.run(
         parallel.host, job.pieces,
@@ -275,7 +264,7 @@ int32_t bnnedge_conv_create(const bnnedge_bconv2d_params* params, const uint32_t
     made->transform.kind = t.kind;
     made->transform.tail.adds_residual = t.tail.adds_residual;
     made->transform.tail.writes_bits = t.tail.writes_bits;
-    made->workspace = std::make_unique<Workspace>(made->conv->WorkspaceBytes());
+    made->workspace = bnnedge::AllocateAligned(made->conv->WorkspaceBytes());
     *conv = made.release();
     return BNNEDGE_OK;
   });
@@ -295,8 +284,7 @@ int32_t bnnedge_conv_resize(bnnedge_conv* conv, int64_t batch, int64_t height, i
     *message = conv->conv->Resize(batch, height, width);
     if (!message->empty()) return BNNEDGE_INVALID_ARGUMENT;
     try {
-      conv->workspace = std::make_unique<Workspace>(conv->conv->WorkspaceBytes());
-      conv->words = nullptr;
+      conv->workspace = bnnedge::AllocateAligned(conv->conv->WorkspaceBytes());
     } catch (...) {  // the old workspace serves the old size
       conv->conv->Resize(before.batch, before.in_height, before.in_width);
       throw;
@@ -319,7 +307,7 @@ int32_t bnnedge_conv_run(bnnedge_conv* conv, int32_t input_is_float, const void*
     if (!message->empty()) return BNNEDGE_INVALID_ARGUMENT;
     const uint32_t* words =
         input_is_float ? conv->Pack(static_cast<const float*>(input)) : static_cast<const uint32_t*>(input);
-    conv->conv->Run({words, output, residual, bits}, conv->workspace->bytes(), conv->pool.AsParallel());
+    conv->conv->Run({words, output, residual, bits}, conv->workspace.get(), conv->pool.AsParallel());
     return BNNEDGE_OK;
   });
 }

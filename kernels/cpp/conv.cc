@@ -15,8 +15,8 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <new>
 
+#include "bnnedge/aligned.h"
 #include "bnnedge/conv_kernel.h"
 #include "border.h"
 #include "reference/conv_reference.h"
@@ -24,7 +24,6 @@
 namespace bnnedge {
 namespace {
 
-constexpr int64_t kAlignment = 64;
 // Pieces of one run, and so the scratch areas in the workspace, however many threads the host has.
 constexpr int64_t kMaxPieces = 32;
 // A copy below this many words is done by the caller: waking threads takes longer.
@@ -34,19 +33,8 @@ constexpr int64_t kFirstCacheBytes = 20 * 1024;
 constexpr int64_t kMaxBytes = int64_t{1} << 46;
 constexpr int64_t kMaxTableEntries = (int64_t{1} << 31) - 1;
 
-int64_t RoundUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 int64_t CeilDiv(int64_t value, int64_t unit) { return (value + unit - 1) / unit; }
 int64_t FloorHalf(int64_t value) { return value >= 0 ? value / 2 : -((1 - value) / 2); }
-
-struct AlignedFree {
-  void operator()(void* bytes) const { ::operator delete(bytes, std::align_val_t{kAlignment}); }
-};
-using AlignedBytes = std::unique_ptr<unsigned char, AlignedFree>;
-
-AlignedBytes Allocate(int64_t bytes) {
-  return AlignedBytes(
-      static_cast<unsigned char*>(::operator new(static_cast<size_t>(bytes), std::align_val_t{kAlignment})));
-}
 
 std::string CheckScales(const std::vector<float>& values, const char* name, const BConv2dParams& p, OutputKind kind) {
   if (values.size() != static_cast<size_t>(p.out_channels)) {
@@ -252,8 +240,8 @@ class PackedConv : public Conv {
   }
 
   void PackWeights(const uint32_t* filter) {
-    block_bytes_ = RoundUp(kernel_.packed_bytes(std::min(kernel_.block, group_outputs_), k_words_), kAlignment);
-    weights_ = Allocate(block_bytes_ * block_count_);
+    block_bytes_ = Aligned(kernel_.packed_bytes(std::min(kernel_.block, group_outputs_), k_words_));
+    weights_ = AllocateAligned(block_bytes_ * block_count_);
     for (int64_t i = 0; i < block_count_; ++i) {
       const int64_t group = i / group_blocks_, first = i % group_blocks_ * kernel_.block;
       const Block block{i, group * group_outputs_ + first, std::min(kernel_.block, group_outputs_ - first),
@@ -331,21 +319,20 @@ class PackedConv : public Conv {
     }
     const int64_t row_bytes = plan->image_row_words * 4;
     if (chain_row_ != nullptr && rows_outside_) {
-      plan->scratch_bytes = RoundUp(row_bytes, kAlignment);
+      plan->scratch_bytes = Aligned(row_bytes);
     } else if (plan->copies || chain_row_ != nullptr || Pairs()) {
       if (row_bytes > kMaxBytes / plan->rows / p.batch) return "the padded input is too large";
-      plan->copy_bytes = RoundUp(p.batch * plan->rows * row_bytes, kAlignment);
+      plan->copy_bytes = Aligned(p.batch * plan->rows * row_bytes);
     }
     error = MakeBase(plan);
     if (kernel_.scratch_bytes != nullptr) {
-      plan->scratch_bytes =
-          RoundUp(kernel_.scratch_bytes(plan->strip_rows * plan->out_width, k_words_), kAlignment);
+      plan->scratch_bytes = Aligned(kernel_.scratch_bytes(plan->strip_rows * plan->out_width, k_words_));
     }
     int64_t aside = 0;  // elements of a strip that is not stored right away
     if (merges_bits_) aside = plan->strip_rows * plan->out_width * WordsFor(kernel_.block);
     if (has_tail_) aside = plan->strip_rows * plan->out_width * std::min(kernel_.block, group_outputs_);
-    plan->piece_bytes = plan->scratch_bytes + RoundUp(aside * 4, kAlignment);
-    if (Pairs()) plan->piece_bytes = std::max(plan->piece_bytes, RoundUp(2 * LineWords(*plan) * 4, kAlignment));
+    plan->piece_bytes = plan->scratch_bytes + Aligned(aside * 4);
+    if (Pairs()) plan->piece_bytes = std::max(plan->piece_bytes, Aligned(2 * LineWords(*plan) * 4));
     if (error.empty() && plan->piece_bytes > kMaxBytes / kMaxPieces) error = "one output row is too wide";
     return error;
   }

@@ -77,6 +77,13 @@ bool HasAvx512Vnni() {
          HasAll(AskCpu(7).ebx, bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL) &&
          HasAll(AskCpu(7).ecx, bit_AVX512VNNI);
 }
+// AMD's family 19h.
+bool IsZen4() {
+  const CpuId maker = AskCpu(0);
+  const unsigned version = AskCpu(1).eax;
+  return maker.ebx == signature_AMD_ebx && maker.ecx == signature_AMD_ecx &&
+         (version >> 8 & 15) + (version >> 20 & 255) == 0x19;
+}
 #endif
 #endif
 
@@ -240,6 +247,17 @@ const ConvKernel* FindConvKernel(const char* name) {
   const Candidate* const found = FindCandidate(name);
   return found == nullptr ? nullptr : found->kernel;
 }
+
+#ifdef BNNEDGE_X86_64
+int64_t ShortestChain() {
+#ifdef BNNEDGE_EMULATE
+  return 16;
+#else
+  static const int64_t words = IsZen4() ? 64 : 16;
+  return words;
+#endif
+}
+#endif
 
 const PointwiseKernel* FindPointwiseKernel(const char* kernel) {
   const Candidate* const found = FindCandidate(kernel);

@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <new>
 #include <utility>
 
+#include "bnnedge/aligned.h"
 #include "bnnedge/stem_kernel.h"
 #include "reference/stem_reference.h"
 #include "stem_check.h"
@@ -14,7 +14,6 @@
 namespace bnnedge {
 namespace {
 
-constexpr int64_t kAlignment = 64;
 // Pieces of one run, and so the scratch areas in the workspace, however many threads the host has.
 constexpr int64_t kMaxPieces = 32;
 // Fewer products than this are not worth another thread.
@@ -26,13 +25,7 @@ constexpr int32_t kByteOfCode = 128;  // what makes a byte of a code
 constexpr int64_t kFreeWorkspaceBytes = int64_t{256} << 20;
 constexpr int64_t kWorkspacePerByte = 16;
 
-int64_t RoundUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 int64_t CeilDiv(int64_t value, int64_t unit) { return (value + unit - 1) / unit; }
-
-struct AlignedFree {
-  void operator()(void* bytes) const { ::operator delete(bytes, std::align_val_t{kAlignment}); }
-};
-using AlignedBytes = std::unique_ptr<unsigned char, AlignedFree>;
 
 // ---- Filters ----
 
@@ -196,8 +189,7 @@ class PackedStem : public Stem {
       base_[static_cast<size_t>(o)] =
           static_cast<int32_t>(static_cast<uint32_t>(bias[o]) - static_cast<uint32_t>(zero_byte_) * sum);
     }
-    const auto bytes = static_cast<size_t>(kernel_.packed_bytes(shape_));
-    weights_.reset(static_cast<unsigned char*>(::operator new(bytes, std::align_val_t{kAlignment})));
+    weights_ = AllocateAligned(kernel_.packed_bytes(shape_));
     kernel_.pack_weights(flat.data(), shape_, weights_.get());
   }
 
@@ -237,13 +229,13 @@ class PackedStem : public Stem {
       at.is_too_large |= bytes > kMostStemBytes / kMaxPieces;
     }
     if (at.is_too_large) return at;
-    at.image_bytes = RoundUp(image + kStemSlack, kAlignment);
-    at.ring_bytes = RoundUp(ring, kAlignment);
-    at.scratch_bytes = RoundUp(scratch, kAlignment);
-    at.pooled_bytes = RoundUp(pooled, kAlignment);
-    at.value_bytes = RoundUp(values, kAlignment);
+    at.image_bytes = Aligned(image + kStemSlack);
+    at.ring_bytes = Aligned(ring);
+    at.scratch_bytes = Aligned(scratch);
+    at.pooled_bytes = Aligned(pooled);
+    at.value_bytes = Aligned(values);
     const int64_t rows = at.ring_bytes + at.scratch_bytes + at.pooled_bytes + at.value_bytes + pointers;
-    at.piece_bytes = RoundUp(std::max(planes, rows), kAlignment);
+    at.piece_bytes = Aligned(std::max(planes, rows));
     return at;
   }
 

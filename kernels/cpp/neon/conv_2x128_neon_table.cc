@@ -20,6 +20,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "bnnedge/aligned.h"
 #include "bnnedge/conv_kernel.h"
 #include "pack_neon.h"
 #include "store_neon.h"
@@ -54,7 +55,6 @@ struct Tables {
 };
 constexpr Tables kTables;
 
-constexpr int64_t RoundUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 inline bool TakesTables(int64_t channels, int64_t k_words) {
   return channels > kFewChannels && k_words * kWordBits <= UINT16_MAX;
@@ -110,7 +110,7 @@ struct Scratch {
   void* prefixes;      // of kConvNeon
   int64_t bytes;
 
-  static int64_t BitBytes(int64_t k_words) { return RoundUp(PanelLookups(k_words) / 8 * kLookupBits + 8, 64); }
+  static int64_t BitBytes(int64_t k_words) { return Aligned(PanelLookups(k_words) / 8 * kLookupBits + 8); }
 
   Scratch(void* memory, int64_t pixels, int64_t k_words) {
     unsigned char* start = static_cast<unsigned char*>(memory);
@@ -119,7 +119,7 @@ struct Scratch {
     made_prefixes = made_panel + 1;
     int64_t at = 64;
     panel = reinterpret_cast<uint16_t*>(start + at);
-    at += RoundUp(pairs * PanelLookups(k_words) * 2 * static_cast<int64_t>(sizeof(uint16_t)), 64);
+    at += Aligned(pairs * PanelLookups(k_words) * 2 * static_cast<int64_t>(sizeof(uint16_t)));
     popcounts = reinterpret_cast<uint16_t*>(start + at);
     at += 2 * pairs * kBlock * static_cast<int64_t>(sizeof(uint16_t));
     bits = start + at;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <new>
 #include <utility>
 
 namespace bnnedge {
@@ -11,12 +10,9 @@ namespace {
 constexpr int64_t kMaxDimension = (int64_t{1} << 31) - 1;
 // More makes no sense, and the size of the output must not come from the file alone.
 constexpr int64_t kMaxPad = int64_t{1} << 20;
-constexpr int64_t kAlignment = 64;
 // A filter dilated far beyond its map needs a padded copy of the map out of all proportion to its input and output.
 constexpr int64_t kFreeScratchBytes = int64_t{256} << 20;
 constexpr int64_t kScratchPerByte = 16;
-
-int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 std::string CheckRange(const char* name, const int64_t* values, int count, int64_t least, int64_t most) {
   for (int i = 0; i < count; ++i) {
@@ -120,10 +116,6 @@ std::string Window::Check() const {
 int64_t Window::OutSize(int axis, int64_t size, int64_t kernel) const {
   const int64_t room = size + pads[axis] + pads[axis + 2] - dilations[axis] * (kernel - 1) - 1;
   return room < 0 ? 0 : room / strides[axis] + 1;
-}
-
-void Layer::FreeAligned::operator()(uint8_t* bytes) const {
-  ::operator delete[](bytes, std::align_val_t{static_cast<size_t>(kAlignment)});
 }
 
 std::unique_ptr<Layer> Layer::Create(const Window& window, const Weights& weights, Transform transform,
@@ -231,16 +223,16 @@ class Layer::Lease {
   }
   const std::string& error() const { return error_; }
   const Plan& plan() const { return *plan_; }
-  uint8_t* scratch() const { return scratch_.bytes.get(); }
+  uint8_t* scratch() const { return scratch_.get(); }
 
  private:
   Layer* layer_;
   Plan* plan_ = nullptr;
-  Scratch scratch_;
+  AlignedBuffer scratch_;
   std::string error_;
 };
 
-std::string Layer::Acquire(const int64_t* shape, bool keeps_values, Plan** plan, Scratch* scratch) {
+std::string Layer::Acquire(const int64_t* shape, bool keeps_values, Plan** plan, AlignedBuffer* scratch) {
   const std::lock_guard<std::mutex> lock(mutex_);
   Plan* found = nullptr;
   for (const auto& each : plans_) {
@@ -263,14 +255,7 @@ std::string Layer::Acquire(const int64_t* shape, bool keeps_values, Plan** plan,
     *scratch = std::move(scratches_.back());
     scratches_.pop_back();
   }
-  const int64_t needed = found->scratch_bytes + (keeps_values ? found->value_bytes : 0);
-  if (scratch->size < needed) {
-    const auto bytes = static_cast<size_t>(needed);
-    scratch->bytes.reset();
-    scratch->size = 0;
-    scratch->bytes.reset(static_cast<uint8_t*>(::operator new[](bytes, std::align_val_t{size_t{kAlignment}})));
-    scratch->size = needed;
-  }
+  scratch->AtLeast(found->scratch_bytes + (keeps_values ? found->value_bytes : 0));
   // Room for every buffer that is out, this one included, so that Release needs no memory.
   int64_t runs = 1;
   for (const auto& each : plans_) runs += each->users;
@@ -280,7 +265,7 @@ std::string Layer::Acquire(const int64_t* shape, bool keeps_values, Plan** plan,
   return {};
 }
 
-void Layer::Release(Plan* plan, Scratch scratch) {
+void Layer::Release(Plan* plan, AlignedBuffer scratch) {
   const std::lock_guard<std::mutex> lock(mutex_);
   --plan->users;
   scratches_.push_back(std::move(scratch));

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "bnnedge/aligned.h"
 #include "bnnedge/conv.h"
 
 namespace bnnedge {
@@ -60,21 +61,14 @@ class Layer {
     int64_t value_bytes;  // of a float output that the caller does not want
     int users;
   };
-  struct FreeAligned {
-    void operator()(uint8_t* bytes) const;
-  };
-  struct Scratch {
-    std::unique_ptr<uint8_t[], FreeAligned> bytes;
-    int64_t size = 0;
-  };
   class Lease;
 
   Layer() = default;
   bool PerGroup() const { return window_.group > 1 && window_.channels % kWordBits != 0; }
   std::string AddPlan(const int64_t* shape);
   std::string Resize(Plan* plan, const int64_t* shape) const;
-  std::string Acquire(const int64_t* shape, bool keeps_values, Plan** plan, Scratch* scratch);
-  void Release(Plan* plan, Scratch scratch);
+  std::string Acquire(const int64_t* shape, bool keeps_values, Plan** plan, AlignedBuffer* scratch);
+  void Release(Plan* plan, AlignedBuffer scratch);
   void RunConv(const Conv& conv, const float* input, float* output, uint8_t* scratch, const Parallel& parallel) const;
 
   Window window_;
@@ -85,7 +79,7 @@ class Layer {
 
   std::mutex mutex_;  // guards what follows
   std::vector<std::unique_ptr<Plan>> plans_;
-  std::vector<Scratch> scratches_;  // of nobody at the moment
+  std::vector<AlignedBuffer> scratches_;  // of nobody at the moment
 };
 
 }  // namespace bnnedge

@@ -4,7 +4,6 @@
 //       (X, x_scale, x_zero_point, W, w_scale, y_scale, y_zero_point, bias, lowest [, limit]) -> Y [, Q]
 #include <algorithm>
 #include <mutex>
-#include <new>
 #include <utility>
 
 #include "bnnedge/stem.h"
@@ -35,14 +34,6 @@ constexpr StemWindow kDefaultWindow{{0, 0}, {1, 1}, {0, 0, 0, 0}};
 // Buffers of one stem, kept from run to run: as many as there are runs at once.
 class Workspaces {
  public:
-  struct Free {
-    void operator()(void* bytes) const { ::operator delete(bytes, std::align_val_t{64}); }
-  };
-  struct Buffer {
-    std::unique_ptr<void, Free> bytes;
-    int64_t size = 0;
-  };
-
   // Holds a buffer for the time of one run.
   class Lease {
    public:
@@ -50,26 +41,18 @@ class Workspaces {
     Lease(const Lease&) = delete;
     Lease& operator=(const Lease&) = delete;
     ~Lease() { all_->Return(std::move(buffer_)); }
-    void* Bytes(int64_t size) {
-      if (buffer_.size < size) {
-        buffer_.size = 0;
-        buffer_.bytes.reset();
-        buffer_.bytes.reset(::operator new(static_cast<size_t>(size), std::align_val_t{64}));
-        buffer_.size = size;
-      }
-      return buffer_.bytes.get();
-    }
+    void* Bytes(int64_t size) { return buffer_.AtLeast(size); }
 
    private:
     Workspaces* all_;
-    Buffer buffer_;
+    AlignedBuffer buffer_;
   };
 
  private:
-  Buffer Take() {
+  AlignedBuffer Take() {
     const std::lock_guard<std::mutex> lock(mutex_);
     idle_.reserve(idle_.size() + static_cast<size_t>(++leases_));  // so that Return needs no memory
-    Buffer buffer;
+    AlignedBuffer buffer;
     if (!idle_.empty()) {
       buffer = std::move(idle_.back());
       idle_.pop_back();
@@ -77,7 +60,7 @@ class Workspaces {
     return buffer;
   }
 
-  void Return(Buffer buffer) {
+  void Return(AlignedBuffer buffer) {
     const std::lock_guard<std::mutex> lock(mutex_);
     --leases_;
     idle_.push_back(std::move(buffer));
@@ -85,7 +68,7 @@ class Workspaces {
 
   std::mutex mutex_;
   int64_t leases_ = 0;
-  std::vector<Buffer> idle_;
+  std::vector<AlignedBuffer> idle_;
 };
 
 // ---- The operator ----

@@ -10,10 +10,7 @@
 namespace bnnedge::tflite {
 namespace {
 
-constexpr int64_t kAlignment = 64;
 constexpr size_t kLongestName = 80;
-
-int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 // A name fit for an error of one line.
 std::string CleanName(const char* name, int index) {
@@ -266,12 +263,10 @@ void Partition::Allocate() {
   workspace_ = PlacePrivate();
   int64_t workspace_bytes = 0;
   for (const Op* op : running_) workspace_bytes = std::max(workspace_bytes, op->workspace_bytes);
-  memory_.resize(static_cast<size_t>(workspace_ + workspace_bytes + kAlignment));
-  const auto address = reinterpret_cast<uintptr_t>(memory_.data());
-  base_ = memory_.data() + (kAlignment - address % kAlignment) % kAlignment;
+  unsigned char* const memory = memory_.AtLeast(workspace_ + workspace_bytes);
   for (Slot* slot : order_) {
     const Slot& place = slot->in_place_of == nullptr ? *slot : *slot->in_place_of;
-    if (slot->needs_place) slot->value.data = base_ + place.offset;
+    if (slot->needs_place) slot->value.data = memory + place.offset;
   }
 }
 
@@ -300,7 +295,7 @@ void Partition::Run(Context* context) {
     }
     value.data = tensor.data;
   }
-  const RunContext run{base_ + workspace_, pool_->AsParallel()};
+  const RunContext run{memory_.get() + workspace_, pool_->AsParallel()};
   for (const Step& step : steps_) RunStep(step, run);
 }
 

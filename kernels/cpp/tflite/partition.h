@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "abi.h"
+#include "bnnedge/aligned.h"
 #include "op.h"
 #include "stem_chain.h"
 #include "thread_pool.h"
@@ -68,9 +69,8 @@ class Partition {
   std::vector<Op*> running_;  // those that are not part of another, in order
   std::vector<Step> steps_;
 
-  std::vector<unsigned char> memory_;
-  unsigned char* base_ = nullptr;  // first multiple of kAlignment in memory_
-  int64_t workspace_ = 0;          // offset
+  AlignedBuffer memory_;    // of private tensors, then of the operator that runs
+  int64_t workspace_ = 0;  // offset
 };
 
 }  // namespace bnnedge::tflite

@@ -1,6 +1,7 @@
 // CONV_2D of one pixel in float, see bnnedge/pointwise_kernel.h.
 #include <algorithm>
 
+#include "bnnedge/aligned.h"
 #include "bnnedge/conv_kernel.h"
 #include "bnnedge/pointwise_kernel.h"
 #include "op.h"
@@ -55,7 +56,6 @@ class Pointwise : public Op {
   }
 
  private:
-  static constexpr size_t kAlignment = 64;
   static constexpr int64_t kLeastPixels = 24;
   static constexpr int64_t kMacsPerByte = 2;  // in the time in which others touch a byte
 
@@ -66,9 +66,10 @@ class Pointwise : public Op {
     const int64_t block = kernel_->block, channels = inputs[0]->Channels(), filters = output->Channels();
     const auto* const filter = inputs[1]->As<const float>();
     const bool has_bias = inputs.size() > 2 && inputs[2] != nullptr;
-    packed_.assign(static_cast<size_t>(Blocks() * block * (channels + 1)) + kAlignment / sizeof(float), 0.0f);
-    const auto address = reinterpret_cast<uintptr_t>(packed_.data());
-    weights_ = packed_.data() + (kAlignment - address % kAlignment) % kAlignment / sizeof(float);
+    const int64_t values = Blocks() * block * (channels + 1);
+    packed_ = AllocateAligned(values * int64_t{sizeof(float)});
+    weights_ = reinterpret_cast<float*>(packed_.get());
+    std::fill_n(weights_, values, 0.0f);
     bias_ = weights_ + Blocks() * block * channels;
     for (int64_t o = 0; o < filters; ++o) {
       float* const to = weights_ + o / block * block * channels + o % block;
@@ -102,7 +103,7 @@ class Pointwise : public Op {
   const int64_t stride_[2];
   const Range range_;
   const PointwiseKernel* kernel_ = nullptr;
-  std::vector<float> packed_;
+  AlignedBytes packed_;
   float *weights_ = nullptr, *bias_ = nullptr;  // in packed_
 };
 

@@ -5,9 +5,9 @@
 // The counts run down from where they start, so that what is compared or scaled at the end is there without an addition
 // (kBits: b - p, of which the sign is the bit; kFloat and kInt8: half_base - p; else -p).
 //
-// Registers at 14 x 32: 28 counts, 2 filter vectors, 2 temporaries = 32. Of chained words (bnnedge/chain.h), which are
-// faster from 16 words on, a tile is 8 pixels x 16 channels, twice: 16 counts and last words, 2 filter vectors, 2
-// temporaries, and the 8 counts that are ready.
+// Registers at 14 x 32: 28 counts, 2 filter vectors, 2 temporaries = 32. Of chained words (bnnedge/chain.h) a tile is 8
+// pixels x 16 channels, twice: 16 counts and last words, 2 filter vectors, 2 temporaries, and the 8 counts that are
+// ready.
 #include <immintrin.h>
 
 #include <cstring>
@@ -193,9 +193,8 @@ void Run(const ConvStrip& strip) {
   }
 }
 
-// With fewer words what a tile has to do once takes longer than carries save.
 ChainRowFunction Chain(int64_t kernel_height, int64_t k_words) {
-  if (k_words % 2 != 0 || k_words < 16) return nullptr;
+  if (k_words % 2 != 0 || k_words < ShortestChain()) return nullptr;
   return kernel_height == 3 ? ChainWords<3> : kernel_height == 1 ? ChainWords<1> : nullptr;
 }
 

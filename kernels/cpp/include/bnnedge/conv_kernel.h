@@ -144,6 +144,9 @@ extern const ConvKernel kConvPortable;
 extern const ConvKernel kConvPopcnt;
 extern const ConvKernel kConvAvx2;
 extern const ConvKernel kConvAvx512;
+// Words of a window from which chained words are faster there. With fewer, what a tile does once takes longer than
+// carries save; on Zen 4 also what an operation of three sources waits for one of them that was just computed.
+int64_t ShortestChain();
 #endif
 #ifdef BNNEDGE_NEON
 extern const ConvKernel kConvNeon;

@@ -1,0 +1,45 @@
+// Memory from a multiple of 64 bytes on: a cache line, and the widest vector.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <new>
+
+namespace bnnedge {
+
+constexpr int64_t kAlignment = 64;
+
+constexpr int64_t RoundUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+constexpr int64_t Aligned(int64_t bytes) { return RoundUp(bytes, kAlignment); }
+
+struct AlignedFree {
+  void operator()(void* bytes) const { ::operator delete(bytes, std::align_val_t{kAlignment}); }
+};
+using AlignedBytes = std::unique_ptr<unsigned char, AlignedFree>;
+
+// Uninitialised. Throws std::bad_alloc.
+inline AlignedBytes AllocateAligned(int64_t bytes) {
+  void* const memory = ::operator new(static_cast<size_t>(bytes), std::align_val_t{kAlignment});
+  return AlignedBytes(static_cast<unsigned char*>(memory));
+}
+
+// A buffer that grows as needed and keeps nothing when it does.
+class AlignedBuffer {
+ public:
+  unsigned char* AtLeast(int64_t bytes) {
+    if (bytes_ == nullptr || size_ < bytes) {
+      size_ = 0;
+      bytes_.reset();  // first, so that both are never there at once
+      bytes_ = AllocateAligned(bytes);
+      size_ = bytes;
+    }
+    return bytes_.get();
+  }
+  unsigned char* get() const { return bytes_.get(); }
+
+ private:
+  AlignedBytes bytes_;
+  int64_t size_ = 0;
+};
+
+}  // namespace bnnedge
