@@ -40,26 +40,34 @@ def bench(
     ``runtime`` is a name in RUNTIMES, or ``auto``: for each file the first one of its format that is available.
     ``data`` is the data set for input and accuracy, ``random`` for noise, or None: the one that the first file was
     trained on if it is at hand, else noise. ``baseline`` adds the float32 twin of the first file's network, as ONNX
-    and as TFLite. Rows are appended to ``json_path`` if given. ``data_root`` is where data sets lie.
+    and as TFLite. Rows are appended to ``json_path`` if given. ``device`` is as ``open_device`` takes it. Files and
+    data sets are read here, also for a device elsewhere; ``data_root`` is where data sets lie.
 
-    Raises a ``BnnedgeError`` for a file that is missing, damaged or of an unknown kind, a runtime that is not
-    available, and data that does not fit the files.
+    Raises a ``BnnedgeError`` for a file that is missing, damaged or of an unknown kind, a device or runtime that is
+    not available, and data that does not fit the files.
     """
     console = console or Console(stderr=True)
     plan = BenchmarkPlan(threads=threads, warmup=warmup, runs=runs)
     if not files:
         raise BenchmarkError("expected at least one file to measure, found none; name an exported file")
-    machine: Device = DEVICES.load(device)()
-    models = [read_model_file(Path(file), runtime, machine) for file in files]
-    if baseline:
-        models += float_twins(models[0], machine)
-    _check_same_input(models)
-    if json_path is not None:
-        check_appendable(json_path)
-    rows = machine.measure(models, benchmark_input(models, data, data_root, console), plan, console)
+    with open_device(device) as machine:
+        models = [read_model_file(Path(file), runtime, machine) for file in files]
+        if baseline:
+            models += float_twins(models[0], machine)
+        _check_same_input(models)
+        if json_path is not None:
+            check_appendable(json_path)
+        rows = machine.measure(models, benchmark_input(models, data, data_root, console), plan, console)
     if json_path is not None:
         append_rows(json_path, rows)
     return rows
+
+
+def open_device(name: str) -> Device:
+    """The device of ``NAME`` or ``NAME://ADDRESS``, NAME in DEVICES. Raises as ``Device.open`` does."""
+    kind, _, address = name.partition("://")
+    device: Device = DEVICES.load(kind).open(address)
+    return device
 
 
 def read_model_file(path: Path, runtime: str, device: Device) -> ModelFile:

@@ -293,7 +293,9 @@ def summary(
 def bench(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Exported files.")],
     runtime: Annotated[str, typer.Option(help="auto, or one of `list runtimes`.")] = "auto",
-    device: Annotated[str, typer.Option(help="Where to measure; see `list devices`.")] = "local",
+    device: Annotated[
+        str, typer.Option(help="Where to measure: local, or ssh://[USER@]HOST[:PORT][/PYTHON].")
+    ] = "local",
     threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads of the runtime.")] = 1,
     warmup: Annotated[int, typer.Option(min=0, help="Runs of each file before any is timed.")] = 10,
     runs: Annotated[int, typer.Option(min=1, help="Timed runs of each file, in turn with the others'.")] = 100,
@@ -455,7 +457,7 @@ def _details(entry: Any) -> list[str]:
     from bnnedge.config import field_docs
 
     lines = [(inspect.getdoc(entry) or "").split("\n\n")[0].replace("\n", " ")]
-    if hasattr(entry, "unavailable"):
+    if inspect.ismethod(getattr(entry, "unavailable", None)):  # a runtime's; a device is asked about one
         reason = entry.unavailable()
         lines.append("available" if reason is None else f"not available: {reason}")
     if hasattr(entry, "paper"):

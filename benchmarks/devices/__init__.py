@@ -6,5 +6,6 @@ DEVICES = Registry(
     "device",
     [
         ("local", "bnnedge.benchmarks.devices.local:LocalDevice"),
+        ("ssh", "bnnedge.benchmarks.devices.ssh:SshDevice"),
     ],
 )

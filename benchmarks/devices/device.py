@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from rich.console import Console
 
 from bnnedge.benchmarks.result import BenchmarkRow
 from bnnedge.errors import BenchmarkError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,31 @@ class BenchmarkPlan:
 
 
 class Device(ABC):
-    """A machine that can run exported files. Made with no arguments, by its name in DEVICES."""
+    """A machine that can run exported files. What ``open`` made is closed by ``with``."""
 
     name: ClassVar[str]
+    """In DEVICES."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, address: str) -> Self:
+        """The machine at ``address``: what follows ``NAME://`` on the command line, empty after the name alone.
+
+        Raises ``BenchmarkError`` for an address that has no meaning, ``MissingDependencyError`` for a machine that
+        cannot be reached or used.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what is held of the machine."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     @abstractmethod
     def unavailable(self, runtime: str) -> str | None:

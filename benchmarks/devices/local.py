@@ -28,6 +28,15 @@ class LocalDevice(Device):
 
     name = "local"
 
+    @classmethod
+    def open(cls, address: str) -> LocalDevice:
+        if address:
+            raise BenchmarkError(f"device local is this machine and has no address, found {address!r}")
+        return cls()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
     def unavailable(self, runtime: str) -> str | None:
         why: str | None = RUNTIMES.load(runtime).unavailable()
         return why

@@ -6,9 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
 
 from bnnedge.errors import ExportError
 from bnnedge.export.graph import (
@@ -120,6 +118,10 @@ def quantize_stem(graph: Graph, calibration: Calibration) -> Graph:
 
 def float_stem(conv: Conv2d, clip: Clip | None, images: NDArray[np.float32]) -> FloatArray:
     """What the float nodes give for ``images``, in float64."""
+    # Imported here: devices read and write files without it.
+    import torch
+    from torch.nn import functional as F
+
     x, weight, bias = (torch.from_numpy(np.asarray(a, np.float64)) for a in (images, conv.weight, conv.bias))
     y = F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
     values: FloatArray = (y if clip is None else y.clamp(clip.low, clip.high)).numpy()

@@ -47,7 +47,7 @@ def wheel(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def emulated_python(require: Callable[..., None], run: Callable[..., str]) -> Path:
-    """Runs AArch64 Python with numpy, LiteRT, ONNX Runtime and pytest; ``sysroot.sh`` makes it if it is not there."""
+    """Runs AArch64 Python with what ``sysroot.sh`` installs, which makes it if it is not there."""
     require("qemu-aarch64-static")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = Path(os.environ.get("BNNEDGE_AARCH64_SYSROOT") or cache / "bnnedge" / "aarch64")

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes a folder with a real AArch64 Python, numpy, LiteRT, ONNX Runtime and pytest that runs here under qemu-user,
-# without root and without telling the host's dpkg of another architecture:
+# Makes a folder with a real AArch64 Python and all that bnnedge needs to run and measure files, and pytest, that runs
+# here under qemu-user, without root and without telling the host's dpkg of another architecture:
 #   tests/aarch64/sysroot.sh [FOLDER]     default: ~/.cache/bnnedge/aarch64
 #   FOLDER/python script.py               BNNEDGE_QEMU_CPU=cortex-a53 | cortex-a76 | max (default)
 # BNNEDGE_PYTHONPATH goes before the folder's own packages. Needs apt-get, dpkg-deb, pip and qemu-aarch64-static, half a
@@ -8,7 +8,7 @@
 # A folder that is complete is left as it is.
 set -eu
 
-VERSION=3  # of what is in the folder: raise it to have it made anew
+VERSION=4  # of what is in the folder: raise it to have it made anew
 MIRROR=${BNNEDGE_DEBIAN_MIRROR:-http://deb.debian.org/debian}
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 PYTHON=${PYTHON:-python3}
@@ -67,7 +67,8 @@ done
 
 quietly "$PYTHON" -m pip install --quiet --disable-pip-version-check --only-binary=:all: --python-version 3.11 \
   --implementation cp --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 \
-  --platform manylinux2014_aarch64 --target "$ROOT/site" numpy ai-edge-litert onnxruntime pytest
+  --platform manylinux2014_aarch64 --target "$ROOT/site" \
+  numpy onnx onnxruntime ai-edge-litert flatbuffers rich pytest
 
 # Both runtimes look at /proc/cpuinfo and crash on that of another architecture; qemu prefers a file in its root.
 mkdir -p "$ROOT/proc"

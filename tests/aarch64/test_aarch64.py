@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.exact_network import check_results, network, write_files
+from bnnedge.benchmarks.bench import open_device
+from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkPlan, ModelFile
+from tests.exact_network import check_results, expected, network, write_files
 
 Run = Callable[..., str]
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -58,3 +60,34 @@ def test_plugins_in_the_stock_runtimes(
     output = run(emulated_python, "-P", script, tmp_path, BNNEDGE_PYTHONPATH=where, BNNEDGE_QEMU_CPU=core)
     assert output.split() == [*CORES[core], *ALWAYS]
     check_results(graph, images, tmp_path)
+
+
+@pytest.mark.slow
+def test_bench_on_a_device(stage: Path, emulated_python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``bench --device ssh://``, but for the network: the agent runs on an AArch64 machine that has no torch."""
+    python, login = tmp_path / "python", tmp_path / "ssh"
+    # The emulator starts no programs of its own architecture; the agent measures memory in a process of its own.
+    module = (
+        "import runpy, sys; _, sys.executable, _, name, *sys.argv[1:] = sys.argv; "
+        "runpy.run_module(name, run_name='__main__')"
+    )
+    python.write_text(f'#!/bin/sh\nexec {emulated_python} -P -c "{module}" "$0" "$@"\n')
+    login.write_text('#!/bin/sh\nfor last; do :; done; eval "$last"\n')
+    for program in (python, login):
+        program.chmod(0o755)
+    monkeypatch.setenv("BNNEDGE_SSH", str(login))
+    monkeypatch.setenv("BNNEDGE_PYTHONPATH", str(stage))
+    graph, images = network(np.random.default_rng(12))
+    write_files(graph, images, tmp_path)
+    labels = expected(graph, images).reshape(len(images), -1).argmax(axis=1)
+    files = [
+        ModelFile(name, (tmp_path / name).read_bytes(), runtime, {"input_shape": [33, 11, 11]})
+        for name, runtime in (("net.tflite", "litert+bnnedge"), ("net.onnx", "onnxruntime+bnnedge"))
+    ]
+    with open_device(f"ssh://pi@board{python}") as device:
+        assert [device.unavailable(file.runtime) for file in files] == [None, None]
+        assert "larq-compute-engine is not installed" in str(device.unavailable("lce"))
+        rows = device.measure(files, BenchmarkInput("noise", images, labels), BenchmarkPlan(warmup=1, runs=2))
+    for row in rows:
+        assert (row.device, row.environment["machine"], row.top1) == ("ssh://pi@board", "aarch64", 1.0)
+        assert "torch" not in row.environment["versions"]

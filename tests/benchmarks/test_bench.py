@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from bnnedge.benchmarks.bench import bench, random_input
+from bnnedge.benchmarks.bench import bench, open_device, random_input
 from bnnedge.benchmarks.devices import DEVICES
 from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkPlan, Device, ModelFile
 from bnnedge.benchmarks.devices.local import LocalDevice
@@ -270,9 +270,15 @@ def test_outputs_that_are_not_finite_are_not_timed(tmp_path: Path, digits_classi
 
 def test_every_device_can_be_loaded() -> None:
     for name in DEVICES:
-        device = DEVICES.load(name)()
-        assert isinstance(device, Device)
+        device = DEVICES.load(name)
+        assert issubclass(device, Device)
         assert device.name == name
+
+
+def test_this_machine_has_no_address() -> None:
+    assert isinstance(open_device("local"), LocalDevice)
+    with pytest.raises(BenchmarkError, match="device local is this machine and has no address, found 'there'"):
+        open_device("local://there")
 
 
 class RecordingDevice(Device):
@@ -282,6 +288,13 @@ class RecordingDevice(Device):
 
     def __init__(self) -> None:
         self.files: list[ModelFile] = []
+
+    @classmethod
+    def open(cls, address: str) -> RecordingDevice:
+        return cls()
+
+    def close(self) -> None:
+        pass
 
     def unavailable(self, runtime: str) -> str | None:
         return None if runtime in ("onnxruntime", "lce") else f"no {runtime}"
