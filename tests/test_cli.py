@@ -339,7 +339,7 @@ def test_lists_are_the_registries(kind: str, capsys: Capture) -> None:
     assert capsys.readouterr().out.split() == list(cli.REGISTRIES.load(kind))
 
 
-@pytest.mark.parametrize("kind", list(cli.REGISTRIES))
+@pytest.mark.parametrize("kind", cli.REGISTRIES)
 def test_verbose_lists_say_what_each_is(kind: str, capsys: Capture) -> None:
     assert cli.main(["list", kind, "--verbose"]) == 0
     lines = capsys.readouterr().out.splitlines()
