@@ -131,10 +131,14 @@ def check_appendable(path: Path) -> None:
     """Raise ``BenchmarkError`` if rows cannot be added to ``path``: better before an hour of measuring than after."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        was_there = os.path.lexists(path)
         with path.open("ab+") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(size - 1, 0))
             last = file.read(1)
+        if not was_there:
+            path.unlink()
+            return
     except OSError as error:
         raise BenchmarkError(f"{path}: cannot be written: {error.strerror or error}") from error
     if last not in (b"", b"\n"):

@@ -98,6 +98,7 @@ def test_check_appendable(tmp_path: Path, make_row: RowFactory) -> None:
     with pytest.raises(BenchmarkError, match=r"notes\.txt, line 1"):
         check_appendable(tmp_path / "notes.txt")
     check_appendable(tmp_path / "fresh.jsonl")
+    assert not (tmp_path / "fresh.jsonl").exists()  # nothing is left of a measurement that fails
     append_rows(tmp_path / "fresh.jsonl", [make_row()])
     assert len(read_rows(tmp_path / "fresh.jsonl")) == 1
 
