@@ -33,6 +33,7 @@ def bench(
     json_path: Path | None = None,
     device: str = "local",
     data_root: Path | None = None,
+    images: int | None = None,
     console: Console | None = None,
 ) -> list[BenchmarkRow]:
     """Measure exported files against each other; one row a file, in order.
@@ -41,7 +42,8 @@ def bench(
     ``data`` is the data set for input and accuracy, ``random`` for noise, or None: the one that the first file was
     trained on if it is at hand, else noise. ``baseline`` adds the float32 twin of the first file's network, as ONNX
     and as TFLite. Rows are appended to ``json_path`` if given. ``device`` is as ``open_device`` takes it. Files and
-    data sets are read here, also for a device elsewhere; ``data_root`` is where data sets lie.
+    data sets are read here, also for a device elsewhere; ``data_root`` is where data sets lie. ``images`` of the test
+    split are taken, evenly spaced, or None: as many as 1 GiB holds.
 
     Raises a ``BnnedgeError`` for a file that is missing, damaged or of an unknown kind, a device or runtime that is
     not available, and data that does not fit the files.
@@ -57,7 +59,7 @@ def bench(
         _check_same_input(models)
         if json_path is not None:
             check_appendable(json_path)
-        rows = machine.measure(models, benchmark_input(models, data, data_root, console), plan, console)
+        rows = machine.measure(models, benchmark_input(models, data, data_root, images, console), plan, console)
     if json_path is not None:
         append_rows(json_path, rows)
     return rows
@@ -101,14 +103,14 @@ def _stock_runtime(target: Target) -> str:
 
 
 def benchmark_input(
-    models: Sequence[ModelFile], data: str | None, data_root: Path | None, console: Console
+    models: Sequence[ModelFile], data: str | None, data_root: Path | None, images: int | None, console: Console
 ) -> BenchmarkInput:
-    """The images for ``models``, as ``bench`` describes ``data``."""
+    """The images for ``models``, as ``bench`` describes ``data`` and ``images``."""
     named = data or (models[0].metadata.get("dataset") or {}).get("name")
     if named is None or named == RANDOM:
         return random_input(models[0].input_shape)
     try:
-        return _test_split(str(named), models, data_root)
+        return _test_split(str(named), models, data_root, images, console)
     except BnnedgeError as error:
         if data is not None:
             raise
@@ -122,20 +124,25 @@ def random_input(shape: Sequence[int], count: int = 16, seed: int = 0) -> Benchm
     return BenchmarkInput("random normal", images)
 
 
-def _test_split(name: str, models: Sequence[ModelFile], data_root: Path | None) -> BenchmarkInput:
+def _test_split(
+    name: str, models: Sequence[ModelFile], data_root: Path | None, most: int | None, console: Console
+) -> BenchmarkInput:
     # Imported here: it brings torch, which a device that only times files can do without.
     from bnnedge.data.dataset import load_dataset
 
     shape = models[0].input_shape
     dataset = load_dataset(name, image_size=shape[-1], data_root=data_root)
-    images, labels = dataset.arrays("test")
-    if images.shape[1:] != shape:
+    info = dataset.info
+    if (found := (info.in_channels, info.image_size, info.image_size)) != shape:
         raise DataError(
-            f"{models[0].label} takes images of {list(shape)}, those of {name} are {list(images.shape[1:])}; "
+            f"{models[0].label} takes images of {list(shape)}, those of {name} are {list(found)}; "
             f"name another data set, or --data {RANDOM}"
         )
     for model in models:
-        _check_same_data(model, dataset.info.to_dict())
+        _check_same_data(model, info.to_dict())
+    images, labels = dataset.arrays("test", most or dataset.most_at_once)
+    if most is None and len(images) < dataset.size("test"):
+        console.print(f"accuracy on {len(images)} of {dataset.size('test')} test images; --images takes another number")
     return BenchmarkInput(f"{name} test", images, labels)
 
 

@@ -20,7 +20,7 @@ from rich.table import Table
 from torch import nn
 
 from bnnedge.config import RunConfig
-from bnnedge.data.dataset import SPLITS, Dataset, load_dataset
+from bnnedge.data.dataset import SPLITS, Dataset, MemoryDataset, load_dataset
 from bnnedge.layers.binary_layers import BinaryLinear
 from bnnedge.train.loop import fit
 from bnnedge.train.metrics import evaluate
@@ -57,7 +57,7 @@ def permuted(dataset: Dataset, task: int) -> Dataset:
         images, labels = (torch.from_numpy(array) for array in dataset.arrays(split))
         pixels = (images * std + mean).clamp(0, 1)
         splits[split] = (pixels.flatten(2)[..., order].view_as(pixels), labels)
-    return Dataset(f"{info.name} {task}", info.class_names, splits, lambda raw, generator: raw)
+    return MemoryDataset(f"{info.name} {task}", info.class_names, splits, lambda raw, generator: raw)
 
 
 def learn(tasks: list[Dataset], config: RunConfig, folder: Path, with_prior: bool) -> list[list[float]]:

@@ -302,6 +302,9 @@ def bench(
     data: Annotated[
         str | None, typer.Option(help="Data set for input and accuracy, or `random`. [default: the file's own]")
     ] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Test images for the accuracy. [default: all, or as many as 1 GiB holds]")
+    ] = None,
     baseline: Annotated[bool, typer.Option("--baseline", help="Add the first file's float32 twin.")] = False,
     data_root: Annotated[Path | None, typer.Option(help="Folder of the data sets. [default: $BNNEDGE_DATA]")] = None,
     json_file: Annotated[
@@ -325,6 +328,7 @@ def bench(
         json_path=json_file,
         device=device,
         data_root=data_root,
+        images=images,
     )
     Console().print(comparison_table(rows))
 

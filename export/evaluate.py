@@ -14,6 +14,7 @@ from bnnedge.errors import BenchmarkError, MissingDependencyError
 from bnnedge.export.runtimes import RUNTIMES
 from bnnedge.export.targets.target import read_file
 
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 BATCH = 64
 """Images at a time; bounds the runtime's memory."""
 
@@ -41,16 +42,20 @@ def evaluate_file(path: Path, split: Split, runtime: str = "auto", data_root: Pa
     info = DatasetInfo.from_dict(trained)
     name = choose_runtime(file.target.runtimes, runtime, str(path))
     dataset = load_dataset(info.name, info.image_size, data_root)
-    images, labels = dataset.arrays(split)
-    return FileAccuracy(name, info.name, len(labels), top1(RUNTIMES.load(name).open(file.data).run, images, labels))
+    session = RUNTIMES.load(name).open(file.data)
+    batches = ((images.numpy(), labels.numpy()) for images, labels in dataset.batches(split, BATCH))
+    right = sum(_hits(session.run, images, labels) for images, labels in batches)
+    return FileAccuracy(name, info.name, dataset.size(split), right / dataset.size(split))
 
 
-def top1(
-    run: Callable[[NDArray[np.float32]], NDArray[np.float32]], images: NDArray[np.float32], labels: NDArray[np.int64]
-) -> float:
+def top1(run: Run, images: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     """Share of ``images`` for which the largest output of ``run`` is that of its label."""
     starts = range(0, len(labels), BATCH)
-    return sum(int((run(images[i : i + BATCH]).argmax(1) == labels[i : i + BATCH]).sum()) for i in starts) / len(labels)
+    return sum(_hits(run, images[i : i + BATCH], labels[i : i + BATCH]) for i in starts) / len(labels)
+
+
+def _hits(run: Run, images: NDArray[np.float32], labels: NDArray[np.int64]) -> int:
+    return int((run(images).argmax(1) == labels).sum())
 
 
 def choose_runtime(

@@ -37,9 +37,9 @@ def export_run(
     if check or stem == "int8":
         root = Path(loaded.config.data_root) if loaded.config.data_root else None
         dataset = load_dataset(info.name, info.image_size, root)
-        labelled = dataset.arrays("test")
-        images = labelled[0][:VERIFY_IMAGES]
+        images = dataset.samples("test", torch.arange(min(VERIFY_IMAGES, dataset.size("test"))))[0].numpy()
         if stem == "int8":
+            labelled = dataset.arrays("test", dataset.most_at_once)
             mixed = dataset.batches("train", CALIBRATION_IMAGES, torch.Generator().manual_seed(0))
             calibration = next(mixed)[0].numpy()
     return export(

@@ -27,7 +27,7 @@ from bnnedge.benchmarks.memory import restart_peak, status_bytes
 from bnnedge.benchmarks.methods.plain_ste import PlainSteTraining
 from bnnedge.benchmarks.runner import Contender, measure_latencies, quantiles
 from bnnedge.config import RunConfig
-from bnnedge.data.dataset import Dataset
+from bnnedge.data.dataset import Dataset, MemoryDataset
 from bnnedge.errors import BenchmarkError
 from bnnedge.export.runtimes.runtime import Images, Session
 from bnnedge.methods import METHODS
@@ -237,7 +237,7 @@ def noise(image_size: int, num_classes: int) -> Dataset:
     raw = torch.rand(20, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     split = (raw, torch.arange(20) % num_classes)
     names = tuple(map(str, range(num_classes)))
-    return Dataset("noise", names, {"train": split, "val": split, "test": split}, lambda x, generator: x)
+    return MemoryDataset("noise", names, {"train": split, "val": split, "test": split}, lambda x, generator: x)
 
 
 def _memory_bytes(label: str, setting: Setting) -> int | None:

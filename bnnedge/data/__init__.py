@@ -12,5 +12,8 @@ DATASETS = Registry(
         ("digits", "bnnedge.data.digits:load_digits"),
         ("cifar10", "bnnedge.data.cifar10:load_cifar10"),
         ("cifar100", "bnnedge.data.cifar100:load_cifar100"),
+        ("mnist", "bnnedge.data.mnist:load_mnist"),
+        ("tiny_imagenet", "bnnedge.data.tiny_imagenet:load_tiny_imagenet"),
+        ("imagenet", "bnnedge.data.imagenet:load_imagenet"),
     ],
 )

@@ -7,7 +7,6 @@ Both hold images as 3,072 bytes: 1,024 red, 1,024 green, 1,024 blue, each row by
 from __future__ import annotations
 
 import io
-import os
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,11 +18,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bnnedge.data.dataset import Dataset, Split, random_crop, random_flip, resize_images, stratified_split
+from bnnedge.data.dataset import (
+    Dataset,
+    MemoryDataset,
+    Split,
+    crop_and_flip,
+    find_folder,
+    resize_images,
+    stratified_split,
+)
 from bnnedge.errors import DataError
 
 IMAGE_BYTES = 3 * 32 * 32
-DATA_ROOT_VARIABLE = "BNNEDGE_DATA"
 SPLIT_SEED = 45_000
 """Fixes which training images are held out for validation, whatever the run's seed."""
 
@@ -65,11 +71,7 @@ def load_cifar(layout: CifarLayout, image_size: int | None, data_root: Path | No
         "val": _tensors(train, size, held_out["val"]),
         "test": _tensors(test, size, np.arange(len(test[1]))),
     }
-
-    def crop_and_flip(batch: Tensor, numbers: Tensor) -> Tensor:
-        return random_flip(random_crop(batch, 4, numbers[:, :2]), numbers[:, 2])
-
-    return Dataset(layout.name, names, splits, crop_and_flip)
+    return MemoryDataset(layout.name, names, splits, crop_and_flip)
 
 
 def _tensors(samples: Samples, size: int, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -77,17 +79,8 @@ def _tensors(samples: Samples, size: int, indices: NDArray[np.int64]) -> tuple[T
 
 
 def _read(layout: CifarLayout, data_root: Path | None) -> tuple[Samples, Samples, tuple[str, ...]]:
-    root = data_root or (Path(os.environ[DATA_ROOT_VARIABLE]) if os.environ.get(DATA_ROOT_VARIABLE) else None)
-    if root is None:
-        raise DataError(
-            f"{layout.name} needs its folder: give --data-root (or {DATA_ROOT_VARIABLE}), the folder that holds "
-            f"{layout.binary_folder} or {layout.python_folder}"
-        )
-    if (root / layout.binary_folder).is_dir():
-        return _read_binary(layout, root / layout.binary_folder)
-    if (root / layout.python_folder).is_dir():
-        return _read_python(layout, root / layout.python_folder)
-    raise DataError(f"{layout.name}: expected the folder {root / layout.binary_folder} or {layout.python_folder} there")
+    folder = find_folder(layout.name, data_root, (layout.binary_folder, layout.python_folder))
+    return (_read_binary if folder.name == layout.binary_folder else _read_python)(layout, folder)
 
 
 def _read_binary(layout: CifarLayout, folder: Path) -> tuple[Samples, Samples, tuple[str, ...]]:

@@ -1,9 +1,11 @@
-"""The contract of a data set: three fixed splits in memory, normalised batches, and what a deployed file must know."""
+"""The contract of a data set: three fixed splits, normalised batches, and what a deployed file must know."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,10 +23,8 @@ from bnnedge.errors import DataError
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Augmentation = Callable[[Tensor, Tensor], Tensor]
-"""Raw images [N, C, H, W] and random numbers [N, RANDOM_NUMBERS], uniform in [0, 1), to new raw images of the same
-shape. An image depends on its own numbers alone, whatever the others of the batch."""
-RANDOM_NUMBERS = 3
-"""For each image."""
+"""Raw images [N, C, H, W] and random numbers [N, ``Dataset.random_numbers``], uniform in [0, 1), to new raw images of
+the same shape. An image depends on its own numbers alone, whatever the others of the batch."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Batch:
     indices: Tensor
     """Of the images in their split [B]."""
     numbers: Tensor | None
-    """What their augmentation depends on [B, RANDOM_NUMBERS]; None: there is none."""
+    """What their augmentation depends on [B, ``dataset.random_numbers``]; None: there is none."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -78,28 +78,26 @@ class Batch:
         return self.dataset.samples(self.split, self.indices[rows], numbers)
 
 
-class Dataset:
-    """Three splits of square images. Raw images are kept as uint8 in [0, 255] or float32 in [0, 1]."""
+class Dataset(ABC):
+    """Three splits of square images, wherever these are. Raw images are uint8 in [0, 255] or float32 in [0, 1]."""
 
-    def __init__(
-        self,
-        name: str,
-        class_names: tuple[str, ...],
-        splits: Mapping[Split, tuple[Tensor, Tensor]],
-        augmentation: Augmentation,
-    ) -> None:
-        """``splits`` holds raw images [N, C, H, H] and labels [N]; mean and std are taken from ``train``."""
-        self._splits = {split: (images, labels.long()) for split, (images, labels) in splits.items()}
-        self._augmentation = augmentation
-        images = self._splits["train"][0]
-        mean, std = channel_statistics(images)
-        self.info = DatasetInfo(name, len(class_names), class_names, images.shape[1], images.shape[-1], mean, std)
-        self._mean = torch.tensor(mean).view(1, -1, 1, 1)
-        self._std = torch.tensor(std).view(1, -1, 1, 1)
+    random_numbers: int = 3
+    """That the augmentation of an image takes."""
+
+    def __init__(self, info: DatasetInfo, labels: Mapping[Split, Tensor]) -> None:
+        """``labels`` [N] of each split."""
+        self.info = info
+        self._labels = {split: of_split.long() for split, of_split in labels.items()}
+        self._mean = torch.tensor(info.mean).view(1, -1, 1, 1)
+        self._std = torch.tensor(info.std).view(1, -1, 1, 1)
+
+    @abstractmethod
+    def read(self, split: Split, indices: Tensor, numbers: Tensor | None) -> Tensor:
+        """Raw images at ``indices`` [B] of the split [B, C, H, H], augmented by ``numbers`` if given."""
 
     def size(self, split: Split) -> int:
         """Number of images."""
-        return len(self._splits[split][1])
+        return len(self._labels[split])
 
     def batches(
         self, split: Split, batch_size: int, generator: torch.Generator | None = None, augment: bool = False
@@ -123,30 +121,74 @@ class Dataset:
         for indices in torch.split(order, batch_size):
             if generator is not None and len(indices) == 1 < batch_size:
                 return
-            shape = len(indices), RANDOM_NUMBERS
+            shape = len(indices), self.random_numbers
             numbers = torch.rand(shape, generator=generator, dtype=torch.float32) if augment else None
             yield Batch(self, split, indices, numbers)
 
     def samples(self, split: Split, indices: Tensor, numbers: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Normalised images and labels at ``indices`` of the split, augmented by ``numbers`` if given."""
-        images, labels = self._splits[split]
-        chosen = images[indices]
-        if numbers is not None:
-            chosen = self._augmentation(chosen, numbers)
-        return self._normalise(chosen), labels[indices]
+        raw = self.read(split, indices, numbers)
+        return (_unit_range(raw) - self._mean) / self._std, self._labels[split][indices]
 
     def steps(self, split: Split, batch_size: int) -> int:
         """Number of batches that ``batches`` yields with a generator."""
         full, rest = divmod(self.size(split), batch_size)
         return full + (1 if rest > 1 else 0)
 
-    def arrays(self, split: Split) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The whole split: normalised images [N, C, H, W] and labels [N]."""
-        images, labels = self._splits[split]
-        return self._normalise(images).numpy(), labels.numpy()
+    @property
+    def most_at_once(self) -> int:
+        """Images that ``arrays`` should be asked for at most: 1 GiB of float32 pixels."""
+        return max(1, 2**28 // (self.info.in_channels * self.info.image_size**2))
 
-    def _normalise(self, raw: Tensor) -> Tensor:
-        return (_unit_range(raw) - self._mean) / self._std
+    def arrays(self, split: Split, most: int | None = None) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The whole split, or ``most`` of its images evenly spaced: normalised [N, C, H, W], and labels [N]."""
+        size = self.size(split)
+        count = size if most is None else min(most, size)
+        images, labels = self.samples(split, torch.arange(count) * size // max(count, 1))
+        return images.numpy(), labels.numpy()
+
+
+class MemoryDataset(Dataset):
+    """A data set that is small enough to be kept in memory."""
+
+    def __init__(
+        self,
+        name: str,
+        class_names: tuple[str, ...],
+        splits: Mapping[Split, tuple[Tensor, Tensor]],
+        augmentation: Augmentation,
+    ) -> None:
+        """``splits`` holds raw images [N, C, H, H] and labels [N]; mean and std are taken from ``train``."""
+        self._images = {split: images for split, (images, _) in splits.items()}
+        self._augmentation = augmentation
+        images = self._images["train"]
+        statistics = channel_statistics(images)
+        info = DatasetInfo(name, len(class_names), class_names, images.shape[1], images.shape[-1], *statistics)
+        super().__init__(info, {split: labels for split, (_, labels) in splits.items()})
+
+    def read(self, split: Split, indices: Tensor, numbers: Tensor | None) -> Tensor:
+        chosen = self._images[split][indices]
+        return chosen if numbers is None else self._augmentation(chosen, numbers)
+
+
+DATA_ROOT_VARIABLE = "BNNEDGE_DATA"
+
+
+def find_folder(name: str, data_root: Path | None, choices: Sequence[str]) -> Path:
+    """The first of ``choices``, which are relative paths, that is a folder in ``data_root`` or ``$BNNEDGE_DATA``.
+
+    Raises ``DataError`` that names them for the data set ``name``.
+    """
+    root = data_root or (Path(os.environ[DATA_ROOT_VARIABLE]) if os.environ.get(DATA_ROOT_VARIABLE) else None)
+    expected = " or ".join(choices)
+    if root is None:
+        raise DataError(
+            f"{name} needs its folder: give --data-root (or {DATA_ROOT_VARIABLE}), the folder that holds {expected}"
+        )
+    for choice in choices:
+        if (root / choice).is_dir():
+            return root / choice
+    raise DataError(f"{name}: expected the folder {expected} in {root}")
 
 
 def load_dataset(name: str, image_size: int | None = None, data_root: Path | None = None) -> Dataset:
@@ -228,6 +270,11 @@ def random_crop(images: Tensor, padding: int, numbers: Tensor) -> Tensor:
 def random_flip(images: Tensor, numbers: Tensor) -> Tensor:
     """Mirror those images of [N, C, H, W] left to right whose ``numbers`` [N], from 0 to below 1, are below 1/2."""
     return torch.where((numbers < 0.5).view(-1, 1, 1, 1), images.flip(-1), images)
+
+
+def crop_and_flip(images: Tensor, numbers: Tensor) -> Tensor:
+    """``random_crop`` from 4 pixels of padding and ``random_flip``, by ``numbers`` [N, 3] (He et al. 2016, 4.2)."""
+    return random_flip(random_crop(images, 4, numbers[:, :2]), numbers[:, 2])
 
 
 def _is_byte(raw: Tensor) -> bool:

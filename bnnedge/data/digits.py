@@ -11,7 +11,7 @@ import torch
 from sklearn import datasets as sklearn_datasets
 from torch import Tensor
 
-from bnnedge.data.dataset import Dataset, random_crop, resize_images, stratified_split
+from bnnedge.data.dataset import Dataset, MemoryDataset, random_crop, resize_images, stratified_split
 
 SPLIT_SEED = 1797
 """Fixes which image is in which split, whatever the run's seed."""
@@ -33,6 +33,6 @@ def load_digits(image_size: int | None = None, data_root: Path | None = None) ->
     def shift(batch: Tensor, numbers: Tensor) -> Tensor:
         return random_crop(batch, size // 8, numbers[:, :2])
 
-    return Dataset(
+    return MemoryDataset(
         "digits", tuple(str(d) for d in range(10)), {s: (images[i], labels[i]) for s, i in splits.items()}, shift
     )

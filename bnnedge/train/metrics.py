@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from bnnedge.data.dataset import Dataset, Split
 from bnnedge.layers.binary_layers import binary_layers
 from bnnedge.train.distributed import ALONE, Group
+from bnnedge.train.loader import one_ahead
 
 EVALUATION_BATCH = 256
 """Images in one evaluation batch; fixed, so that a result does not depend on the run's batch size."""
@@ -56,13 +58,14 @@ def evaluate(
     """
     model.eval()
     totals = torch.zeros(3, dtype=torch.float64, device=device)  # loss, hits, images
-    for index, (images, labels) in enumerate(dataset.batches(split, EVALUATION_BATCH)):
-        if index % group.size == group.rank:
-            images, labels = images.to(device), labels.to(device)
-            logits = predict(model, images)
-            totals[0] += F.cross_entropy(logits, labels).double() * len(labels)
-            totals[1] += (logits.argmax(1) == labels).sum()
-            totals[2] += len(labels)
+    own = islice(dataset.plan(split, EVALUATION_BATCH), group.rank, None, group.size)
+    made = (batch.make() for batch in own)
+    for images, labels in one_ahead(made) if device.type == "cuda" else made:
+        images, labels = images.to(device), labels.to(device)
+        logits = predict(model, images)
+        totals[0] += F.cross_entropy(logits, labels).double() * len(labels)
+        totals[1] += (logits.argmax(1) == labels).sum()
+        totals[2] += len(labels)
     group.sum_([totals])
     loss_sum, correct, images_seen = totals.tolist()
     return RunningMean(loss_sum, int(correct), int(images_seen))

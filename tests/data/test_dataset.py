@@ -12,6 +12,7 @@ from bnnedge.data.dataset import (
     SPLITS,
     Dataset,
     DatasetInfo,
+    MemoryDataset,
     Split,
     channel_statistics,
     load_dataset,
@@ -33,7 +34,7 @@ def small(train: int = 9, dtype: torch.dtype = torch.uint8) -> Dataset:
     for split, n in zip(SPLITS, (train, 5, 7), strict=True):
         raw = torch.randint(0, 256, (n, 3, 5, 5), generator=generator(n), dtype=torch.uint8)
         splits[split] = (raw if dtype == torch.uint8 else raw.float() / 255, torch.arange(n) % 2)
-    return Dataset("small", ("a", "b"), splits, lambda x, u: random_flip(random_crop(x, 2, u[:, :2]), u[:, 2]))
+    return MemoryDataset("small", ("a", "b"), splits, lambda x, u: random_flip(random_crop(x, 2, u[:, :2]), u[:, 2]))
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +88,8 @@ def test_from_dict_names_what_is_missing() -> None:
 
 
 def test_unknown_name_and_size_are_refused() -> None:
-    with pytest.raises(UnknownNameError, match="known: digits, cifar10, cifar100"):
-        load_dataset("mnist")
+    with pytest.raises(UnknownNameError, match="known: digits, cifar10, cifar100, mnist"):
+        load_dataset("svhn")
     with pytest.raises(DataError, match="at least 1 pixel"):
         load_dataset("digits", image_size=0)
 
@@ -105,7 +106,7 @@ def test_batches_without_generator_are_the_split_in_order(dtype: torch.dtype) ->
 
 @pytest.mark.parametrize(("train", "sizes"), [(9, [4, 4]), (10, [4, 4, 2]), (8, [4, 4]), (3, [3]), (1, [])])
 def test_training_leaves_out_a_last_batch_of_one(train: int, sizes: list[int]) -> None:
-    dataset = Dataset(
+    dataset = MemoryDataset(
         "d",
         ("a",),
         {s: (torch.rand((train, 1, 2, 2), generator=generator()), torch.zeros(train)) for s in SPLITS},

@@ -1,0 +1,73 @@
+"""MNIST: 60,000 training and 10,000 test grey images of 28x28 handwritten digits.
+
+LeCun, Cortes and Burges 1998, "The MNIST database of handwritten digits"; http://yann.lecun.com/exdb/mnist/. Its IDX
+files: two zero bytes, the element's type (8: bytes), the number of dimensions, each as four bytes (big-endian), then
+the elements.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bnnedge.data.dataset import Dataset, MemoryDataset, Split, find_folder, resize_images, stratified_split
+from bnnedge.errors import DataError
+
+SPLIT_SEED = 54_000
+"""Fixes which training images are held out for validation, whatever the run's seed."""
+_BYTES = 8
+_FOLDERS = ("mnist", "MNIST/raw")
+
+
+def load_mnist(image_size: int | None = None, data_root: Path | None = None) -> Dataset:
+    """MNIST from ``mnist`` or ``MNIST/raw`` in ``data_root``, its four files as published or unpacked.
+
+    54,000/6,000 stratified train/val split of the published training set, resized to ``image_size`` (28) pixels.
+    Training images are not changed. Raises ``DataError`` naming the folder or file that is missing or damaged.
+    """
+    folder = find_folder("mnist", data_root, _FOLDERS)
+    train, test = (_samples(folder, part) for part in ("train", "t10k"))
+    held_out = stratified_split(train[1].numpy(), val=0.1, test=0.0, seed=SPLIT_SEED)
+    size = 28 if image_size is None else image_size
+    splits: dict[Split, tuple[Tensor, Tensor]] = {
+        "train": (train[0][held_out["train"]], train[1][held_out["train"]]),
+        "val": (train[0][held_out["val"]], train[1][held_out["val"]]),
+        "test": test,
+    }
+    resized = {split: (resize_images(images, size), labels) for split, (images, labels) in splits.items()}
+    return MemoryDataset("mnist", tuple("0123456789"), resized, lambda images, numbers: images)
+
+
+def _samples(folder: Path, part: str) -> tuple[Tensor, Tensor]:
+    """Images [N, 1, 28, 28] and labels [N]."""
+    images, image_path = _read_idx(folder, f"{part}-images-idx3-ubyte", dimensions=3)
+    labels, label_path = _read_idx(folder, f"{part}-labels-idx1-ubyte", dimensions=1)
+    if images.shape[1:] != (28, 28) or not len(images):
+        raise DataError(f"{image_path}: expected images of 28 x 28 pixels, found {' x '.join(map(str, images.shape))}")
+    if len(labels) != len(images) or labels.max() > 9:
+        raise DataError(f"{label_path}: expected {len(images)} labels from 0 to 9; download it again")
+    return torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).long()
+
+
+def _read_idx(folder: Path, name: str, dimensions: int) -> tuple[NDArray[np.uint8], Path]:
+    plain, packed = folder / name, folder / f"{name}.gz"
+    path = plain if plain.exists() else packed
+    try:
+        data = path.read_bytes()
+        data = data if path == plain else gzip.decompress(data)
+    except FileNotFoundError as error:
+        raise DataError(f"mnist: expected the file {plain} or {packed.name} there") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({error}); download it again") from error
+    start = 4 + 4 * dimensions
+    shape = np.frombuffer(data[4:start], ">u4").tolist()
+    if data[:4] != bytes([0, 0, _BYTES, dimensions]) or len(data) != start + math.prod(shape):
+        raise DataError(f"{path} is no IDX file of bytes in {dimensions} dimensions, or cut off; download it again")
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy(), path

@@ -1,0 +1,221 @@
+"""Tiny-ImageNet and ImageNet on small folders laid out as they are published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bnnedge.data.dataset import Dataset, load_dataset
+from bnnedge.data.imagenet import AREA, ASPECT, ImageNet, central_square, random_window
+from bnnedge.errors import DataError
+
+WNIDS = ("n01443537", "n02124075", "n09999999")
+SHADES = (40, 130, 220)
+"""Of red in all images of a class."""
+PER_CLASS = 30
+
+
+def write_image(path: Path, width: int, height: int, red: int, green: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (width, height), (red, green, 0)).save(path, quality=95)
+
+
+def write_tiny(root: Path) -> Path:
+    """As the archive unpacks: val in one folder, its classes in a table."""
+    folder = root / "tiny-imagenet-200"
+    lines = []
+    for wnid, red in zip(WNIDS, SHADES, strict=True):
+        for i in range(PER_CLASS):
+            write_image(folder / "train" / wnid / "images" / f"{wnid}_{i}.JPEG", 64, 64, red, 4 * i)
+        (folder / "train" / wnid / f"{wnid}_boxes.txt").write_text(f"{wnid}_0.JPEG\t0\t10\t63\t58\n")
+    for i in range(6):
+        write_image(folder / "val" / "images" / f"val_{i}.JPEG", 64, 64, SHADES[i % 3], 0)
+        lines.append(f"val_{i}.JPEG\t{WNIDS[i % 3]}\t0\t32\t44\t62\n")
+    (folder / "val" / "val_annotations.txt").write_text("".join(lines))
+    (folder / "wnids.txt").write_text("".join(f"{wnid}\n" for wnid in reversed(WNIDS)))
+    words = "n01443537\tgoldfish, Carassius auratus\nn02124075\tEgyptian cat\nn00000001\tnothing\n"
+    (folder / "words.txt").write_text(words)
+    return folder
+
+
+def write_imagenet(folder: Path) -> Path:
+    """Images of several sizes, as in the archives; one in grey and one in CMYK."""
+    for wnid, red in zip(WNIDS, SHADES, strict=True):
+        for i in range(PER_CLASS):
+            write_image(folder / "train" / wnid / f"{wnid}_{i}.JPEG", 30 + i, 50 - i, red, 4 * i)
+        for i in range(2):
+            write_image(folder / "val" / wnid / f"ILSVRC2012_val_{wnid}_{i}.JPEG", 40, 60, red, 0)
+    Image.new("L", (33, 44), 128).save(folder / "val" / WNIDS[0] / "ILSVRC2012_val_grey.JPEG")
+    Image.new("CMYK", (33, 44), (0, 0, 0, 0)).save(folder / "val" / WNIDS[2] / "ILSVRC2012_val_zcmyk.JPEG")
+    return folder
+
+
+def raw(dataset: Dataset, split: str) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    """Pixels [N, 3, H, W] from 0 to 255, and labels."""
+    images, labels = dataset.arrays(split)  # type: ignore[arg-type]
+    mean, std = (np.reshape(v, (1, 3, 1, 1)) for v in (dataset.info.mean, dataset.info.std))
+    return (images * std + mean) * 255, labels
+
+
+def check_shades(dataset: Dataset, split: str) -> None:
+    """Each image has its class's red, within what JPEG makes of a uniform colour."""
+    pixels, labels = raw(dataset, split)
+    np.testing.assert_allclose(pixels[:, 0], np.array(SHADES)[labels][:, None, None] + 0 * pixels[:, 0], atol=4)
+
+
+@pytest.mark.parametrize("sorted_val", [False, True])
+def test_tiny_imagenet(sorted_val: bool, tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path)
+    if sorted_val:
+        for i, wnid in enumerate(WNIDS * 2):
+            (folder / "val" / wnid).mkdir(exist_ok=True)
+            (folder / "val" / "images" / f"val_{i}.JPEG").rename(folder / "val" / wnid / f"val_{i}.JPEG")
+        (folder / "val" / "val_annotations.txt").unlink()
+    dataset = load_dataset("tiny_imagenet", data_root=tmp_path)
+    info = dataset.info
+    assert (info.in_channels, info.image_size, info.num_classes) == (3, 64, 3)
+    assert info.class_names == ("goldfish", "Egyptian cat", "n09999999")
+    assert [dataset.size(split) for split in ("train", "val", "test")] == [81, 9, 6]
+    for split in ("train", "val", "test"):
+        check_shades(dataset, split)
+    assert sorted(dataset.arrays("test")[1].tolist()) == [0, 0, 1, 1, 2, 2]
+    smaller = load_dataset("tiny_imagenet", image_size=20, data_root=tmp_path)
+    assert smaller.arrays("test")[0].shape == (6, 3, 20, 20)
+    check_shades(smaller, "test")
+
+
+@pytest.mark.parametrize("where", ["imagenet", "ILSVRC2012", "."])
+def test_imagenet(where: str, tmp_path: Path) -> None:
+    folder = write_imagenet(tmp_path / where)
+    dataset = load_dataset("imagenet", data_root=tmp_path)
+    info = dataset.info
+    assert (info.in_channels, info.image_size, info.class_names) == (3, 224, WNIDS)
+    assert [dataset.size(split) for split in ("train", "val", "test")] == [87, 3, 8]
+    check_shades(dataset, "val")
+    pixels, labels = raw(dataset, "test")  # by name: the grey image first, that in CMYK last
+    assert labels.tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
+    np.testing.assert_allclose(pixels[0], 128, atol=1)
+    np.testing.assert_allclose(pixels[7], 255, atol=1)
+    (folder / "val" / WNIDS[0] / "ILSVRC2012_val_grey.JPEG").unlink()
+    with pytest.raises(DataError, match=r"ILSVRC2012_val_grey\.JPEG is damaged or no image"):
+        dataset.arrays("test")
+
+
+def test_evaluation_sees_the_centre(tmp_path: Path) -> None:
+    """A square in the middle of a wide image, in a colour of its own."""
+    write_imagenet(tmp_path)
+    image = Image.new("RGB", (512, 256), (0, 0, 255))
+    image.paste((255, 0, 0), (144, 16, 368, 240))
+    image.save(tmp_path / "val" / WNIDS[0] / "ILSVRC2012_val_a.png")
+    pixels, _ = raw(load_dataset("imagenet", data_root=tmp_path), "test")
+    np.testing.assert_allclose(pixels[0, 0], 255, atol=1e-3)
+    assert central_square(512, 256) == (144, 16, 368, 240)
+
+
+@pytest.mark.parametrize("name", ["tiny_imagenet", "imagenet"])
+def test_augmentation_depends_on_an_images_own_numbers(name: str, tmp_path: Path) -> None:
+    write_imagenet(tmp_path) if name == "imagenet" else write_tiny(tmp_path)
+    dataset = load_dataset(name, image_size=24, data_root=tmp_path)
+    batch = next(dataset.plan("train", 16, torch.Generator().manual_seed(0), augment=True))
+    images, labels = batch.make()
+    rows = torch.tensor([15, 3, 4])
+    own, own_labels = batch.make(rows)
+    assert torch.equal(own, images[rows]) and torch.equal(own_labels, labels[rows])
+    assert images.shape == (16, 3, 24, 24) and images.dtype == torch.float32
+
+
+def test_random_windows_fit_and_vary() -> None:
+    random = np.random.RandomState(0)
+    some_fit = {(500, 375): True, (31, 33): True, (1, 1): False, (2000, 40): False, (40, 2000): False}
+    for (width, height), varies in some_fit.items():
+        boxes = set()
+        for _ in range(200):
+            left, upper, right, lower = random_window(width, height, random.rand(ImageNet.random_numbers).tolist())
+            assert 0 <= left < right <= width and 0 <= upper < lower <= height
+            boxes.add((left, upper, right, lower))
+            if (width, height) == (500, 375):  # edges are rounded to pixels
+                w, h = right - left, lower - upper
+                assert ASPECT[0] - 0.02 < w / h < ASPECT[1] + 0.02
+                assert AREA[0] - 0.01 < w * h / (width * height) <= AREA[1]
+        assert len(boxes) > 150 if varies else len(boxes) == 1
+    # No attempt fits: the widest window of an allowed aspect, in the middle.
+    assert random_window(2000, 30, [1 - 2**-24] * ImageNet.random_numbers) == (980, 0, 1020, 30)
+    assert random_window(30, 2000, [1 - 2**-24, 0.0] * 11 + [0.0]) == (0, 980, 30, 1020)
+
+
+def test_half_of_the_windows_are_mirrored(tmp_path: Path) -> None:
+    folder = write_imagenet(tmp_path)
+    image = Image.new("RGB", (64, 64), (0, 0, 0))
+    image.paste((255, 255, 255), (32, 0, 64, 64))
+    path = folder / "train" / WNIDS[0] / "half.png"
+    image.save(path)
+    dataset = load_dataset("imagenet", image_size=16, data_root=tmp_path)
+    assert isinstance(dataset, ImageNet)
+    whole = [1 - 2**-24, 0.5] * 10 + [0.0, 0.0]  # all of a square image
+    for number, bright in ((0.49, 0), (0.5, 1)):
+        pixels = np.asarray(dataset.crop(image, [*whole, number]))
+        halves = pixels[:, :7].mean(), pixels[:, 9:].mean()
+        assert np.argmax(halves) == bright and max(halves) == 255 and min(halves) == 0
+
+
+def damage(folder: Path, name: str) -> None:
+    if name == "an empty class":
+        for path in (folder / "train" / WNIDS[1]).glob("*.JPEG"):
+            path.unlink()
+    elif name == "a class of val":
+        (folder / "val" / WNIDS[1]).rename(folder / "val" / "n1")
+    elif name == "a flat val":
+        for path in (folder / "val").rglob("*.JPEG"):
+            path.rename(folder / "val" / path.name)
+        for wnid in WNIDS:
+            (folder / "val" / wnid).rmdir()
+    elif name == "no val":
+        (folder / "val").rename(folder / "validation")
+    else:
+        for path in folder.rglob("*_1*.JPEG"):
+            path.unlink()
+        for path in folder.rglob("*_2*.JPEG"):
+            path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("an empty class", r"n02124075: expected images \(\.jpeg, \.jpg, \.png\), found none"),
+        ("a class of val", "expected the same classes in train and val, found n02124075 in one of them|n1"),
+        ("a flat val", "val: expected a folder for each class with its images in it, found none"),
+        ("no val", "expected the folder .*val with a folder for each class: No such file"),
+        ("few images", "too few training images to hold 4% of each class out"),
+    ],
+)
+def test_a_damaged_imagenet_is_refused(name: str, words: str, tmp_path: Path) -> None:
+    damage(write_imagenet(tmp_path / "imagenet"), name)
+    with pytest.raises(DataError, match=words) as caught:
+        load_dataset("imagenet", data_root=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_tiny_imagenet_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected the folder tiny-imagenet-200 in"):
+        load_dataset("tiny_imagenet", data_root=tmp_path)
+    table = write_tiny(tmp_path) / "val" / "val_annotations.txt"
+    table.write_text("val_0.JPEG\tn0\t1\t2\t3\t4\n")
+    with pytest.raises(DataError, match=r"val_annotations\.txt, line 1: expected a file and a class of train"):
+        load_dataset("tiny_imagenet", data_root=tmp_path)
+    table.write_text("")
+    with pytest.raises(DataError, match=r"val_annotations\.txt is empty"):
+        load_dataset("tiny_imagenet", data_root=tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a", b"\xff\xd8\xff\xe0" + bytes(100)])
+def test_a_damaged_image_is_named(content: bytes, tmp_path: Path) -> None:
+    path = write_tiny(tmp_path) / "val" / "images" / "val_3.JPEG"
+    path.write_bytes(content)
+    dataset = load_dataset("tiny_imagenet", data_root=tmp_path)
+    with pytest.raises(DataError, match=r"val_3\.JPEG is damaged or no image") as caught:
+        dataset.arrays("test")
+    assert "\n" not in str(caught.value)
