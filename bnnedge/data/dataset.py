@@ -188,7 +188,7 @@ def find_folder(name: str, data_root: Path | None, choices: Sequence[str]) -> Pa
     for choice in choices:
         if (root / choice).is_dir():
             return root / choice
-    raise DataError(f"{name}: expected the folder {expected} in {root}")
+    raise DataError(f"{name}: expected the folder {root / expected}{' there' if len(choices) > 1 else ''}")
 
 
 def load_dataset(name: str, image_size: int | None = None, data_root: Path | None = None) -> Dataset:

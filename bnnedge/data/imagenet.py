@@ -23,7 +23,7 @@ from bnnedge.data.image_files import (
 )
 from bnnedge.errors import DataError
 
-_FOLDERS = ("imagenet", "ILSVRC2012", ".")
+_FOLDERS = ("imagenet/train", "ILSVRC2012/train", "train")
 SPLIT_SEED = 1_231_000
 """Fixes which training images are held out for validation, whatever the run's seed."""
 HELD_OUT = 0.04
@@ -87,7 +87,7 @@ def load_imagenet(image_size: int | None = None, data_root: Path | None = None) 
     split, as that of ImageNet has no labels. Classes are the folders of ``train``, however many. Raises ``DataError``
     naming the folder that is missing.
     """
-    folder = find_folder("imagenet", data_root, _FOLDERS)
+    folder = find_folder("imagenet", data_root, _FOLDERS).parent
     wnids = class_folders(folder / "train")
     if (test := class_folders(folder / "val")) != wnids:
         odd = sorted(set(wnids) ^ set(test))
