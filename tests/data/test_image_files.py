@@ -200,7 +200,7 @@ def test_a_damaged_imagenet_is_refused(name: str, words: str, tmp_path: Path) ->
 
 
 def test_a_damaged_tiny_imagenet_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="tiny_imagenet: expected the folder .*/tiny-imagenet-200$"):
+    with pytest.raises(DataError, match=r"tiny_imagenet: expected the folder .*/tiny-imagenet-200$"):
         load_dataset("tiny_imagenet", data_root=tmp_path)
     table = write_tiny(tmp_path) / "val" / "val_annotations.txt"
     table.write_text("val_0.JPEG\tn0\t1\t2\t3\t4\n")

@@ -62,7 +62,7 @@ def test_another_size(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="mnist: expected the folder .*/mnist or MNIST/raw there"):
+    with pytest.raises(DataError, match=r"mnist: expected the folder .*/mnist or MNIST/raw there"):
         load_dataset("mnist", data_root=tmp_path)
     (write(tmp_path) / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(DataError, match=r"expected the file .*t10k-labels-idx1-ubyte or t10k-labels-idx1-ubyte\.gz"):
