@@ -229,6 +229,8 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")] = None,
 ) -> None:
     """Measure top-1 of a run's best weights or of an exported file, on the data set that it names."""
+    from rich.console import Console
+
     from bnnedge.data.dataset import SPLITS
 
     if split not in SPLITS:
@@ -240,7 +242,8 @@ def evaluate(
     else:
         from bnnedge.export.evaluate import evaluate_file
 
-        result = {"source": str(source), "split": split, **asdict(evaluate_file(source, split, runtime, data_root))}
+        found = evaluate_file(source, split, runtime, data_root, Console(stderr=True))
+        result = {"source": str(source), "split": split, **asdict(found)}
     if json_file is not None:
         json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(f"top-1 {result['top1']:.2%} on {result['dataset']} {split} ({result['images']} images), {result['runtime']}")
@@ -432,6 +435,8 @@ def _check_options(given: dict[str, Any]) -> None:
 
 
 def _evaluate_run(run: Path, split: Split, device: str, data_root: Path | None) -> dict[str, Any]:
+    from rich.console import Console
+
     from bnnedge.data.dataset import load_dataset
     from bnnedge.train.device import find_device
     from bnnedge.train.metrics import evaluate as evaluate_model
@@ -442,7 +447,8 @@ def _evaluate_run(run: Path, split: Split, device: str, data_root: Path | None) 
     root = data_root or (Path(saved_root) if saved_root else None)
     dataset = load_dataset(loaded.dataset.name, loaded.dataset.image_size, root)
     where = find_device(device)
-    mean = evaluate_model(loaded.model.to(where), dataset, split, where, loaded.method.predict)
+    predict, console = loaded.method.predict, Console(stderr=True)
+    mean = evaluate_model(loaded.model.to(where), dataset, split, where, predict, console=console)
     return {
         "source": str(run),
         "runtime": f"pytorch {where.type}",

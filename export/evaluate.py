@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 
 from bnnedge.data.dataset import DatasetInfo, Split, load_dataset
 from bnnedge.errors import BenchmarkError, MissingDependencyError
@@ -30,8 +32,10 @@ class FileAccuracy:
     """In [0, 1]."""
 
 
-def evaluate_file(path: Path, split: Split, runtime: str = "auto", data_root: Path | None = None) -> FileAccuracy:
-    """Run every image of ``split`` through the file.
+def evaluate_file(
+    path: Path, split: Split, runtime: str = "auto", data_root: Path | None = None, console: Console | None = None
+) -> FileAccuracy:
+    """Run every image of ``split`` through the file; ``console`` shows a bar if it is a terminal.
 
     Raises as ``choose_runtime`` does, ``ExportError`` for a damaged file, ``DataError`` if its data set is not at hand.
     """
@@ -43,9 +47,14 @@ def evaluate_file(path: Path, split: Split, runtime: str = "auto", data_root: Pa
     name = choose_runtime(file.target.runtimes, runtime, str(path))
     dataset = load_dataset(info.name, info.image_size, data_root)
     session = RUNTIMES.load(name).open(file.data)
-    batches = ((images.numpy(), labels.numpy()) for images, labels in dataset.batches(split, BATCH))
-    right = sum(_hits(session.run, images, labels) for images, labels in batches)
-    return FileAccuracy(name, info.name, dataset.size(split), right / dataset.size(split))
+    size, right = dataset.size(split), 0
+    hidden = console is None or not console.is_terminal
+    batches = track(
+        dataset.batches(split, BATCH), "evaluating", -(-size // BATCH), console=console, transient=True, disable=hidden
+    )
+    for images, labels in batches:
+        right += _hits(session.run, images.numpy(), labels.numpy())
+    return FileAccuracy(name, info.name, size, right / size)
 
 
 def top1(run: Run, images: NDArray[np.float32], labels: NDArray[np.int64]) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
 import torch
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -51,16 +53,21 @@ def evaluate(
     device: torch.device,
     predict: Callable[[nn.Module, Tensor], Tensor] = nn.Module.__call__,
     group: Group = ALONE,
+    console: Console | None = None,
 ) -> RunningMean:
     """Cross-entropy and top-1 over a whole split, in float32; the model is left in eval mode.
 
-    ``predict`` is a method's. The processes of ``group`` share the batches, and all get the same result.
+    ``predict`` is a method's. The processes of ``group`` share the batches, and all get the same result. ``console``
+    shows a bar if it is a terminal.
     """
     model.eval()
     totals = torch.zeros(3, dtype=torch.float64, device=device)  # loss, hits, images
     own = islice(dataset.plan(split, EVALUATION_BATCH), group.rank, None, group.size)
-    made = (batch.make() for batch in own)
-    for images, labels in one_ahead(made) if device.type == "cuda" else made:
+    made: Iterator[tuple[Tensor, Tensor]] = (batch.make() for batch in own)
+    made = one_ahead(made) if device.type == "cuda" else made
+    batches = -(-dataset.size(split) // EVALUATION_BATCH // group.size)
+    hidden = console is None or not console.is_terminal
+    for images, labels in track(made, "evaluating", batches, console=console, transient=True, disable=hidden):
         images, labels = images.to(device), labels.to(device)
         logits = predict(model, images)
         totals[0] += F.cross_entropy(logits, labels).double() * len(labels)
