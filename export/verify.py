@@ -6,7 +6,11 @@ everything after it:
 
 1. the runtime's own integer sums for those signs equal the checkpoint's, everywhere, exactly;
 2. where a sign differs from the one that the replay would have taken, the replay's value lies within rounding of 0;
-3. the outputs differ by rounding only.
+3. the outputs differ by rounding only, from the replay's, and from those of the checkpoint running freely in float32
+   for every image in which both have the same signs everywhere.
+
+A sign that rounding turned may change the arg-max of its image, most of all in a network that has learnt little;
+``agreement`` says how often. Nothing is wrong with the file then.
 
 An int8 stem computes something else than the checkpoint's by design. Its codes are compared with its definition, and
 the checkpoint, also the one that runs freely, goes on behind it with the file's values (``verify_stem.py``). What that
@@ -22,9 +26,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import torch
@@ -37,8 +42,6 @@ from bnnedge.export.graph import AvgPool2d, BinaryConv2d, Conv2d, Graph, Linear,
 from bnnedge.export.runtimes.runtime import VerifyingRuntime
 from bnnedge.export.verify_stem import QuantizedStem, StemReplay
 from bnnedge.layers.deploy import DeployedLayer, deployed_layers
-
-MINIMUM_AGREEMENT = 0.995
 
 
 @dataclass(frozen=True)
@@ -127,16 +130,16 @@ def verify(
             f"the output differs by {error:.3g} from the checkpoint's for equal signs; rounding explains "
             f"{tolerance:.3g}"
         )
-    batch = torch.from_numpy(images)
-    with torch.no_grad(), behind_stem.again() if behind_stem else nullcontext():
-        free = model(batch).numpy()
+    free, has_same_signs = _run_freely(model, images, signs, behind_stem)
+    difference = np.abs(output - free)
+    unexplained = float(difference[has_same_signs].max(initial=0.0))
+    if not unexplained <= 2 * tolerance:
+        raise VerificationError(
+            f"the output differs by {unexplained:.3g} from the checkpoint's for an image whose signs are equal; "
+            f"rounding explains {2 * tolerance:.3g}"
+        )
     rows = (*output.shape[:2], -1)  # [N, C, positions], also of an output [N] or [N, C]
     agreement = float((output.reshape(rows).argmax(1) == free.reshape(rows).argmax(1)).mean())
-    if agreement < MINIMUM_AGREEMENT:
-        raise VerificationError(
-            f"the file agrees with the checkpoint on {agreement:.2%} of {len(images)} images; "
-            f"{MINIMUM_AGREEMENT:.1%} are needed ({replay.flips} signs turned by rounding)"
-        )
     return Verification(
         runtime=runtime.name,
         images=len(images),
@@ -145,10 +148,40 @@ def verify(
         flips=replay.flips,
         signs=replay.signs,
         max_flip_distance=replay.max_flip_distance,
-        max_logit_difference=float(np.abs(output - free).max()),
+        max_logit_difference=float(difference.max()),
         agreement=agreement,
         stem=_stem_change(model, replay.first, signs, images) if stem and replay.first else None,
     )
+
+
+@torch.no_grad()
+def _run_freely(
+    model: nn.Module, images: NDArray[np.float32], signs: dict[str, NDArray[np.int8]], behind_stem: StemReplay | None
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The checkpoint's own output [N, ...], and for which images all signs that it takes are the file's [N]."""
+    model = copy.deepcopy(model)
+    same = torch.ones(len(images), dtype=torch.bool)
+    for name, layer in deployed_layers(model).items():
+        names = _names_of_calls(name)
+
+        def compare(layer: nn.Module, x: tuple[Tensor], names: Iterator[str] = names) -> None:
+            assert isinstance(layer, DeployedLayer)
+            found = signs.get(next(names))
+            if found is not None:  # else it is computed in float (W1A32)
+                own = sign(layer.preactivation(x[0]))
+                equal = (torch.from_numpy(found).view_as(own) == own).view(len(images), -1)
+                same.logical_and_(equal.all(dim=1))
+
+        layer.register_forward_pre_hook(compare)
+    batch = torch.from_numpy(images)
+    with behind_stem.again() if behind_stem else nullcontext():
+        output = model(batch)
+    return output.numpy(), same.numpy()
+
+
+def _names_of_calls(layer: str) -> Iterator[str]:
+    """What the nodes of a layer's first, second, .. call are named."""
+    return (layer if call == 1 else f"{layer}#{call}" for call in count(1))
 
 
 def _stem_change(
@@ -191,12 +224,10 @@ class _Replay:
             return model(batch).numpy()  # type: ignore[no-any-return]
 
     def _forward(self, name: str, layer: DeployedLayer) -> Callable[[Tensor], Tensor]:
-        calls = 0
+        names = _names_of_calls(name)
 
         def forward(x: Tensor) -> Tensor:
-            nonlocal calls
-            calls += 1
-            node = self.nodes.get(name if calls == 1 else f"{name}#{calls}")
+            node = self.nodes.get(next(names))
             if node is None:  # computed in float (W1A32)
                 return layer.transform(layer.integers(layer.binarize(x)), x)
             self.first = self.first or node.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bnnedge.errors import VerificationError
+from bnnedge.export import verify as verification
 from bnnedge.export.graph import BinaryConv2d as BinaryNode
 from bnnedge.export.graph import Conv2d, Graph, Linear, Node
 from bnnedge.export.passes import optimize
@@ -151,13 +153,22 @@ def test_the_layer_that_differs_is_named(
 
 
 @pytest.mark.parametrize("target", list(TARGETS))
-def test_signs_turned_by_rounding_are_counted_not_failed(target: str) -> None:
-    """A zero image leaves only the stem's bias, 1e-9 in the checkpoint and -1e-9 in the file."""
-    stem, head = nn.Conv2d(1, 2, 1), nn.Linear(16, 3)
+@pytest.mark.parametrize("decides", [False, True])
+def test_signs_turned_by_rounding_are_counted_not_failed(target: str, decides: bool) -> None:
+    """A zero image leaves only the stem's bias, 1e-9 in the checkpoint and -1e-9 in the file.
+
+    With ``decides``, the first class has 4 x 4 times that sign more than the second one.
+    """
+    stem, conv, head = nn.Conv2d(1, 2, 1), BinaryConv2d(2, 4, 1), nn.Linear(16, 3)
     stem.bias = nn.Parameter(torch.tensor([1e-9, 1.0]))
     head.weight = nn.Parameter(1e-3 * head.weight.detach())
     head.bias = nn.Parameter(torch.tensor([0.0, 5.0, 0.0]))
-    model = nn.Sequential(stem, BinaryConv2d(2, 4, 1), nn.Flatten(), head).eval()
+    if decides:
+        w1, w2 = conv.weight.detach().sign().flatten(1).unbind(1)
+        first = w1.repeat_interleave(4)
+        head.weight = nn.Parameter(torch.stack([first, 0 * first, 0 * first]))
+        head.bias = nn.Parameter(torch.tensor([0.0, 4 * float(w1 @ w2), -100.0]))
+    model = nn.Sequential(stem, conv, nn.Flatten(), head).eval()
 
     def turn(node: Node) -> Node:
         return replace(node, bias=node.bias * [-1, 1]) if isinstance(node, Conv2d) else node
@@ -166,3 +177,22 @@ def test_signs_turned_by_rounding_are_counted_not_failed(target: str) -> None:
     assert found.flips == IMAGES * 4
     assert found.max_flip_distance == pytest.approx(1e-9)
     assert found.max_logit_difference > 0
+    assert found.agreement == (0.0 if decides else 1.0)
+
+
+def test_outputs_that_no_sign_explains_are_refused(
+    net: nn.Module, images: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_freely = verification._run_freely
+    where = [True] * IMAGES
+
+    def shifted(*arguments: Any) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        output, same = run_freely(*arguments)
+        assert same.all()
+        return output + np.float32(1e-3), np.array(where)
+
+    monkeypatch.setattr(verification, "_run_freely", shifted)
+    with pytest.raises(VerificationError, match=r"^the output differs by 0\.001 .* image whose signs are equal"):
+        check("onnx", net, images)
+    where[:] = [False] * IMAGES
+    assert check("onnx", net, images).max_logit_difference == pytest.approx(1e-3, rel=0.01)
