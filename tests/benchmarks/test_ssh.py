@@ -68,7 +68,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None
 def without_times(row: BenchmarkRow) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(row.to_json())
     for name in ("p20_ms", "p50_ms", "p80_ms", "images_per_s", "peak_memory_bytes", "started_at", "environment"):
-        assert record.pop(name)
+        del record[name]
     return record
 
 
