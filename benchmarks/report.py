@@ -30,23 +30,24 @@ def comparison_table(rows: Sequence[BenchmarkRow]) -> Table:
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
+        show_edge=False,
         caption=machine_line(rows),
         caption_justify="left",
     )
-    table.add_column("file\nruntime", overflow="fold", min_width=18)
+    table.add_column("file\nruntime", overflow="fold", min_width=20)
     for name in ("p20\nms", "p50\nms", "p80\nms", "p50\nx", "top-1\n%", "memory\nMiB", "size\nKiB", "size\nx"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             f"{escape(Path(row.file).name)}\n[dim]{row.runtime}[/dim]",
-            milliseconds(row.p20_ms),
-            milliseconds(row.p50_ms),
-            milliseconds(row.p80_ms),
-            f"{row.p50_ms / rows[0].p50_ms:.2f}",
+            short(row.p20_ms),
+            short(row.p50_ms),
+            short(row.p80_ms),
+            short(row.p50_ms / rows[0].p50_ms),
             "-" if row.top1 is None else f"{100 * row.top1:.2f}",
-            "-" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / _MIB:.1f}",
-            f"{row.file_bytes / 1024:.1f}",
-            f"{row.file_bytes / rows[0].file_bytes:.2f}",
+            "-" if row.peak_memory_bytes is None else short(row.peak_memory_bytes / _MIB),
+            short(row.file_bytes / 1024),
+            short(row.file_bytes / rows[0].file_bytes),
         )
     return table
 
@@ -163,7 +164,7 @@ def _draw_latency(axes: Axes, rows: Sequence[BenchmarkRow]) -> None:
     medians = [row.p50_ms for row in rows]
     below = [row.p50_ms - row.p20_ms for row in rows]
     above = [row.p80_ms - row.p50_ms for row in rows]
-    labels = [f"{milliseconds(m)} ms  ({m / medians[0]:.2f}x)" for m in medians]
+    labels = [f"{short(m)} ms  ({m / medians[0]:.2f}x)" for m in medians]
     _draw_bars(axes, rows, medians, labels, [row.p80_ms for row in rows])
     axes.errorbar(medians, range(len(rows)), xerr=[below, above], fmt="none", ecolor="#333333", capsize=3, linewidth=1)
     axes.set_title("latency of one image, ms: median, p20 to p80")
@@ -197,7 +198,7 @@ def _bar_name(row: BenchmarkRow) -> str:
     return f"{Path(row.file).name}\n{row.runtime}{accuracy}"
 
 
-def milliseconds(value: float) -> str:
+def short(value: float) -> str:
     """Three significant digits, trailing zeros kept, and never fewer than the integer part."""
     digits = 2 - math.floor(math.log10(value)) if value > 0 else 2
     return f"{value:.{min(max(digits, 0), 6)}f}"

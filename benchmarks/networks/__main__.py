@@ -14,7 +14,7 @@ from rich.table import Table
 
 from bnnedge.benchmarks.devices.device import BenchmarkPlan
 from bnnedge.benchmarks.networks.measure import measure
-from bnnedge.benchmarks.report import machine_line, milliseconds
+from bnnedge.benchmarks.report import machine_line, short
 from bnnedge.benchmarks.result import BenchmarkRow, append_rows, check_appendable
 from bnnedge.errors import BnnedgeError
 from bnnedge.export.api import check_stem
@@ -89,7 +89,7 @@ def table(name: str, rows: Sequence[BenchmarkRow], missing: Sequence[str]) -> Ta
     for i, row in enumerate(rows):
         rest = row.file.removeprefix(name)
         file = f"binary{rest}" if rest.startswith(".") else rest.removeprefix("_")
-        times = [milliseconds(value) for value in (row.p20_ms, row.p50_ms, row.p80_ms)]
+        times = [short(value) for value in (row.p20_ms, row.p50_ms, row.p80_ms)]
         multiples = [f"{row.p50_ms / own.p50_ms:.2f}" for own in ours]
         kib = f"{row.file_bytes / 1024:.0f}"
         result.add_row(file, row.runtime, *times, *multiples, kib, end_section=i == len(ours) - 1)
