@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 
 from bnnedge.data.dataset import DatasetInfo, Split, load_dataset
 from bnnedge.errors import BenchmarkError, MissingDependencyError
 from bnnedge.export.runtimes import RUNTIMES
 from bnnedge.export.targets.target import read_file
+from bnnedge.train.progress import shown
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 BATCH = 64
@@ -48,11 +48,7 @@ def evaluate_file(
     dataset = load_dataset(info.name, info.image_size, data_root)
     session = RUNTIMES.load(name).open(file.data)
     size, right = dataset.size(split), 0
-    hidden = console is None or not console.is_terminal
-    batches = track(
-        dataset.batches(split, BATCH), "evaluating", -(-size // BATCH), console=console, transient=True, disable=hidden
-    )
-    for images, labels in batches:
+    for images, labels in shown(dataset.batches(split, BATCH), "evaluating", -(-size // BATCH), console):
         right += _hits(session.run, images.numpy(), labels.numpy())
     return FileAccuracy(name, info.name, size, right / size)
 

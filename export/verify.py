@@ -169,7 +169,7 @@ def _run_freely(
             found = signs.get(next(names))
             if found is not None:  # else it is computed in float (W1A32)
                 own = sign(layer.preactivation(x[0]))
-                equal = (torch.from_numpy(found).view_as(own) == own).view(len(images), -1)
+                equal = (torch.from_numpy(found).view_as(own) == own).reshape(len(images), -1)
                 same.logical_and_(equal.all(dim=1))
 
         layer.register_forward_pre_hook(compare)

@@ -20,7 +20,7 @@ import queue
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import IO, Any
 
 import numpy as np
@@ -42,7 +42,7 @@ class Message:
     """What goes through the pipe at once."""
 
     header: dict[str, Any]
-    payloads: Sequence[bytes] = field(default_factory=tuple)
+    payloads: Sequence[bytes] = ()
 
 
 def encode(message: Message) -> Iterator[bytes]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 
 from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkPlan, Device, ModelFile
 from bnnedge.benchmarks.environment import read_environment, utc_now
@@ -18,6 +17,7 @@ from bnnedge.benchmarks.runner import Contender, measure_latencies, quantiles
 from bnnedge.errors import BenchmarkError, ExportError
 from bnnedge.export.runtimes import RUNTIMES
 from bnnedge.export.runtimes.runtime import Images, Session
+from bnnedge.train.progress import shown
 
 TIMED_IMAGES = 16
 """Different images that the timed runs cycle through."""
@@ -97,11 +97,10 @@ def top1(session: Session, data: BenchmarkInput, label: str = "", console: Conso
     if data.labels is None:
         raise BenchmarkError(f"{data.name} has no labels to compare with")
     right = 0
-    console = console or Console(stderr=True)
-    hidden = not console.is_terminal
-    for i in track(range(len(data.images)), f"accuracy {label}", console=console, transient=True, disable=hidden):
+    count = len(data.images)
+    for i in shown(range(count), f"accuracy {label}", count, console or Console(stderr=True)):
         right += int(np.argmax(session.run(data.images[i : i + 1])) == data.labels[i])
-    return right / len(data.images)
+    return right / count
 
 
 def _timed(data: BenchmarkInput) -> int:

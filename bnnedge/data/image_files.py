@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from bnnedge.data.dataset import Dataset, DatasetInfo, Split
+from bnnedge.data.dataset import Dataset, DatasetInfo, Split, stratified_split
 from bnnedge.errors import DataError
 
 ENDINGS = (".jpeg", ".jpg", ".png")
@@ -86,7 +86,12 @@ def labelled(folders: Sequence[Path]) -> Files:
     return [path for paths in found for path in paths], labels
 
 
-def subset(files: Files, indices: NDArray[np.int64]) -> Files:
-    """Those at ``indices``."""
-    paths, labels = files
-    return [paths[i] for i in indices], labels[indices]
+def hold_out(train: Files, share: float, seed: int, test: Files) -> dict[Split, Files]:
+    """Splits in which ``share`` of each class of ``train`` is what we validate on, as ``stratified_split`` draws it."""
+    paths, labels = train
+    held_out = stratified_split(labels, val=share, test=0.0, seed=seed)
+    splits: dict[Split, Files] = {"test": test}
+    for split in ("train", "val"):
+        indices = held_out[split]
+        splits[split] = [paths[i] for i in indices], labels[indices]
+    return splits

@@ -11,15 +11,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from bnnedge.data.dataset import Dataset, DatasetInfo, Split, find_folder, stratified_split
+from bnnedge.data.dataset import Dataset, DatasetInfo, find_folder
 from bnnedge.data.image_files import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     FileDataset,
-    Files,
     class_folders,
+    hold_out,
     labelled,
-    subset,
 )
 from bnnedge.errors import DataError
 
@@ -93,13 +92,8 @@ def load_imagenet(image_size: int | None = None, data_root: Path | None = None) 
         odd = sorted(set(wnids) ^ set(test))
         raise DataError(f"{folder}: expected the same classes in train and val, found {odd[0]} in one of them")
     train = labelled([folder / "train" / wnid for wnid in wnids])
-    held_out = stratified_split(train[1], val=HELD_OUT, test=0.0, seed=SPLIT_SEED)
-    if not len(held_out["val"]):
+    splits = hold_out(train, HELD_OUT, SPLIT_SEED, labelled([folder / "val" / wnid for wnid in wnids]))
+    if not splits["val"][0]:
         raise DataError(f"{folder}: too few training images to hold {HELD_OUT:.0%} of each class out for validation")
-    splits: dict[Split, Files] = {
-        "train": subset(train, held_out["train"]),
-        "val": subset(train, held_out["val"]),
-        "test": labelled([folder / "val" / wnid for wnid in wnids]),
-    }
     info = DatasetInfo("imagenet", len(wnids), tuple(wnids), 3, image_size or 224, IMAGENET_MEAN, IMAGENET_STD)
     return ImageNet(info, splits)

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from bnnedge.data.dataset import Dataset, DatasetInfo, Split, crop_and_flip, find_folder, stratified_split
-from bnnedge.data.image_files import FileDataset, Files, class_folders, labelled, subset
+from bnnedge.data.dataset import Dataset, DatasetInfo, Split, crop_and_flip, find_folder
+from bnnedge.data.image_files import FileDataset, Files, class_folders, hold_out, labelled
 from bnnedge.errors import DataError
 
 FOLDER = "tiny-imagenet-200"
@@ -43,12 +43,7 @@ def load_tiny_imagenet(image_size: int | None = None, data_root: Path | None = N
     folder = find_folder("tiny_imagenet", data_root, (FOLDER,))
     wnids = class_folders(folder / "train")
     train = labelled([_images(folder / "train" / wnid) for wnid in wnids])
-    held_out = stratified_split(train[1], val=0.1, test=0.0, seed=SPLIT_SEED)
-    splits: dict[Split, Files] = {
-        "train": subset(train, held_out["train"]),
-        "val": subset(train, held_out["val"]),
-        "test": _published_val(folder / "val", wnids),
-    }
+    splits = hold_out(train, 0.1, SPLIT_SEED, _published_val(folder / "val", wnids))
     info = DatasetInfo("tiny_imagenet", len(wnids), _names(folder, wnids), 3, image_size or 64, MEAN, STD)
     return TinyImageNet(info, splits)
 

@@ -8,7 +8,6 @@ from itertools import islice
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,6 +15,7 @@ from bnnedge.data.dataset import Dataset, Split
 from bnnedge.layers.binary_layers import binary_layers
 from bnnedge.train.distributed import ALONE, Group
 from bnnedge.train.loader import one_ahead
+from bnnedge.train.progress import shown
 
 EVALUATION_BATCH = 256
 """Images in one evaluation batch; fixed, so that a result does not depend on the run's batch size."""
@@ -66,8 +66,7 @@ def evaluate(
     made: Iterator[tuple[Tensor, Tensor]] = (batch.make() for batch in own)
     made = one_ahead(made) if device.type == "cuda" else made
     batches = -(-dataset.size(split) // EVALUATION_BATCH // group.size)
-    hidden = console is None or not console.is_terminal
-    for images, labels in track(made, "evaluating", batches, console=console, transient=True, disable=hidden):
+    for images, labels in shown(made, "evaluating", batches, console):
         images, labels = images.to(device), labels.to(device)
         logits = predict(model, images)
         totals[0] += F.cross_entropy(logits, labels).double() * len(labels)

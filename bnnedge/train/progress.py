@@ -1,11 +1,21 @@
-"""What the user sees while a run trains: a bar on a terminal, one line an epoch anywhere."""
+"""What the user sees while a run trains or is evaluated: a bar on a terminal, one line an epoch anywhere."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import TracebackType
+from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn, track
+
+T = TypeVar("T")
+
+
+def shown(items: Iterable[T], what: str, count: int, console: Console | None) -> Iterable[T]:
+    """The same ``count`` items, with a bar that goes away again if ``console`` is a terminal."""
+    hidden = console is None or not console.is_terminal
+    return track(items, what, count, console=console, transient=True, disable=hidden)
 
 
 class TrainingProgress:

@@ -55,7 +55,6 @@ struct Tables {
 };
 constexpr Tables kTables;
 
-
 inline bool TakesTables(int64_t channels, int64_t k_words) {
   return channels > kFewChannels && k_words * kWordBits <= UINT16_MAX;
 }
