@@ -27,9 +27,9 @@ from bnnedge.export.targets import TARGETS
 from bnnedge.export.targets.target import LayerRow, Target
 from bnnedge.export.trace import trace
 from bnnedge.export.verify import Verification, verify
+from bnnedge.files import write_atomically
 from bnnedge.kernels.layout import BIT_LAYOUT_VERSION
 from bnnedge.layers.deploy import deploy
-from bnnedge.train.checkpoint import write_atomically
 
 VERIFY_IMAGES = 64
 """Random images that ``export`` verifies with when it is given none."""

@@ -14,7 +14,7 @@ from bnnedge.data.dataset import DatasetInfo, Split, load_dataset
 from bnnedge.errors import BenchmarkError, MissingDependencyError
 from bnnedge.export.runtimes import RUNTIMES
 from bnnedge.export.targets.target import read_file
-from bnnedge.train.progress import shown
+from bnnedge.progress import shown
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 BATCH = 64

@@ -12,7 +12,9 @@ PACKAGE = Path(__file__).parents[1] / "bnnedge"
 
 # Lowest first. A new module or package gets its place here.
 ORDER: list[set[str]] = [
-    {"errors", "registry", "config"},
+    {"errors", "registry"},
+    {"files", "progress", "schedules"},
+    {"config"},
     {"kernels"},
     {"binarization"},
     {"layers"},

@@ -17,7 +17,7 @@ from bnnedge.benchmarks.runner import Contender, measure_latencies, quantiles
 from bnnedge.errors import BenchmarkError, ExportError
 from bnnedge.export.runtimes import RUNTIMES
 from bnnedge.export.runtimes.runtime import Images, Session
-from bnnedge.train.progress import shown
+from bnnedge.progress import shown
 
 TIMED_IMAGES = 16
 """Different images that the timed runs cycle through."""

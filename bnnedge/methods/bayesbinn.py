@@ -10,13 +10,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from bnnedge import schedules
 from bnnedge.binarization.activation import ActivationBinarizer, ActivationOptions
 from bnnedge.binarization.binarizer import Binarizer
 from bnnedge.binarization.row_blocks import row_blocks
 from bnnedge.binarization.sign import sign
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
-from bnnedge.methods import schedule
 from bnnedge.methods.method import Method, Plan, Recipe
 
 EPSILON = 1e-10
@@ -270,11 +270,11 @@ class Bayesbinn(Method[BayesbinnOptions]):
         start, kind = self.options.posterior_lr, self.options.posterior_lr_type
         time, length = epoch + self.options.faithful, self.options.posterior_lr_epochs or epochs
         if kind == "cos":
-            return schedule.cosine(time, length, start, 1e-16)
+            return schedules.cosine(time, length, start, 1e-16)
         if kind == "step":
-            return schedule.steps(time, (length / 2, 3 * length / 4), start, 0.1)
+            return schedules.steps(time, (length / 2, 3 * length / 4), start, 0.1)
         if kind == "exp":
-            return schedule.staircase(time, 1, start, math.pow(1e-6, 1 / length))
+            return schedules.staircase(time, 1, start, math.pow(1e-6, 1 / length))
         return start
 
     def before_step(self, model: nn.Module) -> None:

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from bnnedge import schedules
 from bnnedge.binarization.activation import ActivationBinarizer, ActivationOptions
 from bnnedge.binarization.binarizer import Binarizer
 from bnnedge.binarization.sign import sign, sign_around
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
-from bnnedge.methods import schedule
 from bnnedge.methods.method import Method, Plan, Recipe
 
 Published = dict[str, tuple[float, float | None]]
@@ -80,9 +80,9 @@ class BopOptions(ActivationOptions):
         start, rate, end = (getattr(self, name + ending) for ending in ("", "_decay", "_end"))
         steps = (self.decay_epochs or plan.epochs) * plan.steps_per_epoch
         if rate is not None:
-            return schedule.staircase(step, steps, start, rate)
+            return schedules.staircase(step, steps, start, rate)
         if end is not None:
-            return schedule.polynomial(step, steps, start, end, self.decay_power)
+            return schedules.polynomial(step, steps, start, end, self.decay_power)
         return float(start)
 
     def _check(self, name: str) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import os
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,30 +84,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except BnnedgeError as error:
         raise CheckpointError(f"checkpoint {path}: {error}") from error
     return Checkpoint(**{name: contents[name] for name in names})
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data`` so that a crash at any moment leaves the old file or the new one, complete.
-
-    An ``OSError`` names ``path``, also where a full disk's names no file.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename, error.filename2 = str(path), None
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def rng_state() -> dict[str, Any]:

@@ -21,15 +21,16 @@ from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
 from bnnedge.errors import BnnedgeError
+from bnnedge.files import write_atomically
 from bnnedge.layers.binary_layers import binary_layers
-from bnnedge.train.checkpoint import rng_state, set_rng_state, write_atomically
+from bnnedge.progress import TrainingProgress
+from bnnedge.train.checkpoint import rng_state, set_rng_state
 from bnnedge.train.device import autocast
 from bnnedge.train.global_batch_norm import average_statistics
+from bnnedge.train.learning_rate import learning_rate
 from bnnedge.train.loader import Parts, load_parts, to_device
 from bnnedge.train.metrics import RunningMean, binary_weights, evaluate, flip_rates, mean_of, positive_fractions
-from bnnedge.train.progress import TrainingProgress
 from bnnedge.train.run_folder import RunFolder
-from bnnedge.train.schedule import learning_rate
 from bnnedge.train.state import TrainingState, phase_of
 
 

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from bnnedge.data.dataset import Dataset, Split
 from bnnedge.layers.binary_layers import binary_layers
+from bnnedge.progress import shown
 from bnnedge.train.distributed import ALONE, Group
 from bnnedge.train.loader import one_ahead
-from bnnedge.train.progress import shown
 
 EVALUATION_BATCH = 256
 """Images in one evaluation batch; fixed, so that a result does not depend on the run's batch size."""

@@ -18,11 +18,12 @@ from bnnedge.config import RunConfig, fill, plain
 from bnnedge.data import DATASETS
 from bnnedge.data.dataset import Dataset, DatasetInfo, load_dataset
 from bnnedge.errors import CheckpointError, ConfigError
+from bnnedge.files import write_atomically
 from bnnedge.layers.binary_layers import recompute_outputs, use_kernels
 from bnnedge.methods import METHODS
 from bnnedge.methods.method import Method
 from bnnedge.models.create import check_model_name, create_model
-from bnnedge.train.checkpoint import Checkpoint, read_checkpoint, set_rng_state, write_atomically
+from bnnedge.train.checkpoint import Checkpoint, read_checkpoint, set_rng_state
 from bnnedge.train.device import find_device, prepare_device
 from bnnedge.train.distillation import Distillation
 from bnnedge.train.distributed import ALONE, Group

@@ -23,7 +23,7 @@ from typing import Any
 
 from bnnedge.config import RunConfig
 from bnnedge.errors import CheckpointError, ConfigError
-from bnnedge.train.checkpoint import write_atomically
+from bnnedge.files import write_atomically
 
 
 class RunFolder:

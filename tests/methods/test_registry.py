@@ -13,11 +13,12 @@ from bnnedge.data.dataset import load_dataset
 from bnnedge.errors import ExportError
 from bnnedge.export.run import export_run
 from bnnedge.export.targets import TARGETS
+from bnnedge.files import write_atomically
 from bnnedge.layers.deploy import deploy, deployed_layers
 from bnnedge.methods import METHODS
 from bnnedge.models import MODELS
 from bnnedge.train import loop
-from bnnedge.train.checkpoint import read_checkpoint, write_atomically
+from bnnedge.train.checkpoint import read_checkpoint
 from bnnedge.train.run import load_run, make_state, resolve, resume_run, start_run
 
 NETWORKS = """

@@ -16,7 +16,8 @@ import torch
 from bnnedge.config import RunConfig
 from bnnedge.data.dataset import DatasetInfo
 from bnnedge.errors import CheckpointError
-from bnnedge.train.checkpoint import Checkpoint, read_checkpoint, rng_state, set_rng_state, write_atomically
+from bnnedge.files import write_atomically
+from bnnedge.train.checkpoint import Checkpoint, read_checkpoint, rng_state, set_rng_state
 
 
 def example() -> Checkpoint:

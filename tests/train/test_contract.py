@@ -16,12 +16,13 @@ from bnnedge.binarization.binarizer import Binarizer
 from bnnedge.config import RunConfig
 from bnnedge.data.dataset import load_dataset
 from bnnedge.errors import CheckpointError, ConfigError
+from bnnedge.files import write_atomically
 from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLayer, binary_layers
 from bnnedge.methods import METHODS
 from bnnedge.methods.method import Method, Phase, Plan, share_epochs
 from bnnedge.train import loop
 from bnnedge.train.assign import check_claims, make_optimizers
-from bnnedge.train.checkpoint import read_checkpoint, write_atomically
+from bnnedge.train.checkpoint import read_checkpoint
 from bnnedge.train.run import load_run, make_state, resolve, resume_run, start_run
 from bnnedge.train.run_folder import RunFolder
 

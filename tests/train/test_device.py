@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from bnnedge.config import RunConfig
 from bnnedge.data.dataset import load_dataset
 from bnnedge.errors import ConfigError, MissingDependencyError
+from bnnedge.files import write_atomically
 from bnnedge.layers.binary_layers import binary_layers
 from bnnedge.layers.recompute import offer
 from bnnedge.methods import METHODS
 from bnnedge.models import MODELS
 from bnnedge.train import loop
-from bnnedge.train.checkpoint import read_checkpoint, write_atomically
+from bnnedge.train.checkpoint import read_checkpoint
 from bnnedge.train.device import check_compiler, prepare_device
 from bnnedge.train.distributed import ALONE, Group
 from bnnedge.train.loader import load_parts, one_ahead, to_device

@@ -16,9 +16,10 @@ import torch
 
 from bnnedge.config import RunConfig
 from bnnedge.errors import ConfigError
+from bnnedge.files import write_atomically
 from bnnedge.methods import METHODS
 from bnnedge.train import loop
-from bnnedge.train.checkpoint import Checkpoint, read_checkpoint, write_atomically
+from bnnedge.train.checkpoint import Checkpoint, read_checkpoint
 from bnnedge.train.distributed import Group
 from bnnedge.train.run import resume_run, start_run
 

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from bnnedge.config import RunConfig
 from bnnedge.data.dataset import load_dataset
 from bnnedge.errors import ConfigError
+from bnnedge.files import write_atomically
 from bnnedge.layers.binary_layers import binary_layers
 from bnnedge.layers.deploy import deploy, deployed_layers
 from bnnedge.methods import METHODS
 from bnnedge.train import loop
-from bnnedge.train.checkpoint import read_checkpoint, write_atomically
+from bnnedge.train.checkpoint import read_checkpoint
 from bnnedge.train.ema import Ema
 from bnnedge.train.metrics import evaluate
 from bnnedge.train.run import load_run, make_model, resume_run, start_run

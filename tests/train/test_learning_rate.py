@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bnnedge.config import RunConfig
-from bnnedge.train.schedule import learning_rate
+from bnnedge.train.learning_rate import learning_rate
 
 
 def rates(**values: Any) -> list[float]:
