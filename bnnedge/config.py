@@ -5,23 +5,16 @@ A value comes from the user (flag, ``--set`` or file) or, where the user gave no
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
-import math
-import textwrap
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 import yaml
 
 from bnnedge.errors import ConfigError
-
-T = TypeVar("T")
+from bnnedge.options import fill, plain
 
 
 class TrainingDefaults(Protocol):
@@ -200,11 +193,6 @@ class RunConfig:
         return cls.from_dict({str(k): v for k, v in values.items()})
 
 
-def plain(options: Any) -> dict[str, Any]:
-    """A dataclass as a dict whose tuples are lists, as they come back from YAML and JSON."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(options).items()}
-
-
 def _at_least(config: RunConfig, **minima: float) -> None:
     for name, minimum in minima.items():
         value = getattr(config, name)
@@ -219,78 +207,3 @@ def _optimizer_defaults(recipe: TrainingDefaults, optimizer: str) -> dict[str, A
         return {**shared, **momentum, "lr": recipe.lr, "weight_decay": recipe.weight_decay}
     lr, weight_decay = {"sgd": (0.1, 1e-4), "adam": (1e-3, 0.0), "adamw": (1e-3, 1e-2)}[optimizer]
     return {**shared, **momentum, "lr": lr, "weight_decay": weight_decay}
-
-
-def fill(cls: type[T], values: Mapping[str, Any], owner: str) -> T:
-    """An instance of dataclass ``cls`` from values that may be text, checked against the annotations.
-
-    Knows bool, int, float, str, Literal, Optional, tuple[X, ...] (text: comma-separated) and dict. ``owner`` names
-    the dataclass in messages. Raises ``ConfigError`` for an unknown name, listing the known ones, or a wrong type.
-    """
-    hints = typing.get_type_hints(cls)
-    known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    for name in values:
-        if name not in known:
-            raise ConfigError(f"{owner} has no option {name!r}; it has: {', '.join(known) or 'none'}")
-    return cls(**{name: _convert(name, value, hints[name]) for name, value in values.items()})
-
-
-_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-
-
-def _convert(name: str, value: Any, kind: Any) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
-            return None
-        return _convert(name, value, next(a for a in arguments if a is not type(None)))
-    if origin is Literal:
-        if value not in arguments:
-            raise ConfigError(f"{name} must be one of {', '.join(map(str, arguments))}, got {value!r}")
-        return value
-    if origin is tuple:
-        items = [v for v in value.split(",") if v.strip()] if isinstance(value, str) else value
-        if not isinstance(items, list | tuple):
-            items = [items]
-        return tuple(_convert(name, item, arguments[0]) for item in items)
-    return _convert_scalar(name, value, dict if origin is dict else kind)
-
-
-def _convert_scalar(name: str, value: Any, kind: Any) -> Any:
-    if kind is bool and isinstance(value, str) and value.lower() in _WORDS:
-        return _WORDS[value.lower()]
-    if kind in (int, float) and not isinstance(value, bool):
-        try:
-            number = kind(value)
-        except (TypeError, ValueError, OverflowError):
-            number = None
-        # int(2.5) is 2: a fraction is not silently cut off.
-        if number is not None and math.isfinite(number) and (isinstance(value, str) or number == value):
-            return number
-    elif kind is dict and isinstance(value, dict):
-        return {str(k): v for k, v in value.items()}
-    elif kind in (bool, str) and type(value) is kind:
-        return value
-    article = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text", dict: "a mapping"}
-    raise ConfigError(f"{name} must be {article.get(kind, kind)}, got {value!r}")
-
-
-def field_docs(cls: type[Any]) -> dict[str, str]:
-    """The sentence under each field of a dataclass and its bases, by field name, read from their source."""
-    docs: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        if dataclasses.is_dataclass(base):
-            docs |= _own_field_docs(base)
-    return docs
-
-
-def _own_field_docs(cls: type[Any]) -> dict[str, str]:
-    definition = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
-    assert isinstance(definition, ast.ClassDef)
-    docs = {}
-    for statement, following in zip(definition.body, definition.body[1:], strict=False):
-        if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
-            continue
-        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
-            docs[statement.target.id] = " ".join(str(following.value.value).split())
-    return docs

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from bnnedge.config import plain
 from bnnedge.data import DATASETS
 from bnnedge.errors import DataError
+from bnnedge.options import plain
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")

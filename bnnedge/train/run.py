@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bnnedge.config import RunConfig, fill, plain
+from bnnedge.config import RunConfig
 from bnnedge.data import DATASETS
 from bnnedge.data.dataset import Dataset, DatasetInfo, load_dataset
 from bnnedge.errors import CheckpointError, ConfigError
@@ -23,6 +23,7 @@ from bnnedge.layers.binary_layers import recompute_outputs, use_kernels
 from bnnedge.methods import METHODS
 from bnnedge.methods.method import Method
 from bnnedge.models.create import check_model_name, create_model
+from bnnedge.options import fill, plain
 from bnnedge.train.checkpoint import Checkpoint, read_checkpoint, set_rng_state
 from bnnedge.train.device import find_device, prepare_device
 from bnnedge.train.distillation import Distillation
