@@ -45,7 +45,12 @@ def test_every_setting_is_documented(cls: type[Any]) -> None:
         ({"epochs": 5, "lr_steps": (5,)}, "lr_steps must rise"),
         ({"epochs": 5, "lr_steps": (3, 2)}, "lr_steps must rise"),
         ({"epochs": 5, "lr_steps": (0,)}, "lr_steps must rise"),
-        ({"image_size": 0}, "image_size must be at least 1"),
+        ({"image_size": 0}, "image_size must be one number or height and width, each at least 1 pixel, got 0"),
+        ({"image_size": (8, 0)}, "image_size must be one number or height and width"),
+        ({"image_size": (8, 8, 8)}, "image_size must be one number or height and width"),
+        ({"image_size": ()}, "image_size must be one number or height and width"),
+        ({"validation_split": 0.0}, "validation_split must be above 0 and below 1, got 0"),
+        ({"validation_split": 1.0}, "validation_split must be above 0 and below 1, got 1"),
         ({"threads": 0}, "threads must be at least 1"),
         ({"seed": -1}, "seed must be at least 0"),
     ],
@@ -53,6 +58,24 @@ def test_every_setting_is_documented(cls: type[Any]) -> None:
 def test_values_out_of_range_are_refused(values: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         RunConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("given", "size"),
+    [
+        (None, None),
+        (16, (16,)),
+        ("16", (16,)),
+        ([16], (16,)),
+        ("24x32", (24, 32)),
+        ([24, 32], (24, 32)),
+        ([8, 8], (8,)),
+    ],
+)
+def test_an_image_size_is_a_tuple_whatever_was_given(given: Any, size: tuple[int, ...] | None) -> None:
+    """Checkpoints of earlier versions hold one number."""
+    assert RunConfig.from_dict({"image_size": given}).image_size == size
+    assert RunConfig.from_dict(RunConfig.from_dict({"image_size": given}).to_dict()).image_size == size
 
 
 SGD = Recipe(optimizer="sgd", lr=0.5, momentum=0.8, weight_decay=3e-4, lr_type="cos", warm_up=2)
@@ -110,10 +133,10 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("epochs: 3\nspeed: 1\n", "a run has no option 'speed'"),
-        ("- 1\n", "expected `name: value` lines"),
+        ("- 1\n", "should hold a setting a line, `name: value`"),
         ("epochs: [1\n", "cannot be read"),
         ("epochs: three\n", "epochs must be a whole number"),
-        ("", "expected `name: value` lines"),
+        ("", "should hold a setting a line, `name: value`"),
     ],
 )
 def test_a_bad_file_is_one_line(tmp_path: Path, text: str, words: str) -> None:

@@ -117,9 +117,9 @@ def test_a_wrong_type_names_the_option_and_the_value(name: str, text: Any) -> No
 
 
 def test_a_wrong_type_lists_all_that_would_do() -> None:
-    with pytest.raises(ConfigError, match="^part must be one of own, none, or a finite number, got 'most'$"):
+    with pytest.raises(ConfigError, match=r"^part must be one of own, none, or a finite number, got 'most'$"):
         fill(Everything, {"part": "most"}, "test")
-    with pytest.raises(ConfigError, match="^size must be a whole number, or several with commas between, got '32x'$"):
+    with pytest.raises(ConfigError, match=r"^size must be a whole number, or several with commas between, got '32x'$"):
         fill(Everything, {"size": "32x"}, "test")
 
 
