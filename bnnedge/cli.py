@@ -464,7 +464,7 @@ def _details(entry: Any) -> list[str]:
     import dataclasses
     import inspect
 
-    from bnnedge.config import field_docs
+    from bnnedge.options import field_docs
 
     lines = [(inspect.getdoc(entry) or "").split("\n\n")[0].replace("\n", " ")]
     if inspect.ismethod(getattr(entry, "unavailable", None)):  # a runtime's; a device is asked about one

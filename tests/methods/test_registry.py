@@ -67,7 +67,9 @@ def networks(tmp_path: Path) -> Path:
 
 
 def check(method: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = RunConfig(method=method, model=model, image_size=8, epochs=EPOCHS, batch_size=128, device="cpu", threads=1)
+    config = RunConfig(
+        method=method, model=model, image_size=(8,), epochs=EPOCHS, batch_size=128, device="cpu", threads=1
+    )
     check_claims(config)
     start_run(config, tmp_path / "whole")
     check_resume(config, tmp_path, monkeypatch)
