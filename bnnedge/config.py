@@ -1,6 +1,6 @@
 """A run's settings: a dataclass, its YAML form, and the one function that fills any options dataclass from text.
 
-A value comes from the user (flag, ``--set`` or file) or, where the user gave none, from the method's recipe.
+A value comes from the user (flag, ``--set`` or file) or, where the user gave none, from the method's defaults.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class TrainingDefaults(Protocol):
-    """The part of a method's recipe that a run can take over; see ``Recipe`` in ``bnnedge/methods/method.py``."""
+    """The part of a method's defaults that a run can take over; see ``Defaults`` in ``bnnedge/methods/method.py``."""
 
     @property
     def optimizer(self) -> str: ...
@@ -45,7 +45,7 @@ class TrainingDefaults(Protocol):
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Settings of one training run. None means: the method's recipe, or the data set's or machine's own value."""
+    """Settings of one training run. None means: the method's defaults, or the data set's or machine's own value."""
 
     method: str = "rbnn"
     """Name of the training method."""
@@ -155,14 +155,14 @@ class RunConfig:
         if any(a >= b for a, b in zip((0, *self.lr_steps), (*self.lr_steps, self.epochs), strict=True)):
             raise ConfigError(f"lr_steps must rise and lie between 0 and epochs ({self.epochs}), got {self.lr_steps}")
 
-    def resolve(self, recipe: TrainingDefaults, options_type: type[Any]) -> RunConfig:
-        """The final settings: every None that ``recipe`` knows filled in, the method's options complete.
+    def resolve(self, defaults: TrainingDefaults, options_type: type[Any]) -> RunConfig:
+        """The final settings: every None that ``defaults`` knows filled in, the method's options complete.
 
-        With an optimizer other than the recipe's, learning rate, momentum and weight decay are that optimizer's
-        customary ones, since the recipe's would not fit. Raises ``ConfigError`` for settings at odds.
+        With an optimizer other than the default one, learning rate, momentum and weight decay are that optimizer's
+        customary ones, since the defaults would not fit. Raises ``ConfigError`` for settings at odds.
         """
-        defaults = _optimizer_defaults(recipe, self.optimizer or recipe.optimizer)
-        filled = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        settings = _optimizer_defaults(defaults, self.optimizer or defaults.optimizer)
+        filled = {name: value for name, value in settings.items() if getattr(self, name) is None}
         options = fill(options_type, self.method_options, f"method {self.method}")
         resolved = dataclasses.replace(self, **filled, method_options=plain(options))
         if resolved.optimizer != "sgd" and resolved.momentum is not None:
@@ -212,11 +212,11 @@ def _at_least(config: RunConfig, **minima: float) -> None:
             raise ConfigError(f"{name} must be at least {minimum}, got {value}")
 
 
-def _optimizer_defaults(recipe: TrainingDefaults, optimizer: str) -> dict[str, Any]:
-    shared = {"optimizer": optimizer, **{n: getattr(recipe, n) for n in ("lr_type", "lr_every", "warm_up")}}
-    momentum = {"momentum": recipe.momentum if recipe.optimizer == "sgd" else 0.9} if optimizer == "sgd" else {}
-    if optimizer == recipe.optimizer:
-        return {**shared, **momentum, "lr": recipe.lr, "weight_decay": recipe.weight_decay}
+def _optimizer_defaults(defaults: TrainingDefaults, optimizer: str) -> dict[str, Any]:
+    shared = {"optimizer": optimizer, **{n: getattr(defaults, n) for n in ("lr_type", "lr_every", "warm_up")}}
+    momentum = {"momentum": defaults.momentum if defaults.optimizer == "sgd" else 0.9} if optimizer == "sgd" else {}
+    if optimizer == defaults.optimizer:
+        return {**shared, **momentum, "lr": defaults.lr, "weight_decay": defaults.weight_decay}
     lr, weight_decay = {"sgd": (0.1, 1e-4), "adam": (1e-3, 0.0), "adamw": (1e-3, 1e-2)}[optimizer]
     return {**shared, **momentum, "lr": lr, "weight_decay": weight_decay}
 

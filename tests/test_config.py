@@ -1,4 +1,4 @@
-"""Settings: conversion from text, cross-field checks, defaults from a recipe, and the YAML form."""
+"""Settings: conversion from text, cross-field checks, defaults from a method, and the YAML form."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from bnnedge.config import RunConfig, field_docs, fill
 from bnnedge.errors import ConfigError
 from bnnedge.methods import METHODS
-from bnnedge.methods.method import Recipe
+from bnnedge.methods.method import Defaults
 
 
 @dataclass
@@ -134,11 +134,11 @@ def test_values_out_of_range_are_refused(values: dict[str, Any], words: str) -> 
         RunConfig(**values)
 
 
-SGD = Recipe(optimizer="sgd", lr=0.5, momentum=0.8, weight_decay=3e-4, lr_type="cos", warm_up=2)
-ADAM = Recipe(optimizer="adam", lr=0.02)
+SGD = Defaults(optimizer="sgd", lr=0.5, momentum=0.8, weight_decay=3e-4, lr_type="cos", warm_up=2)
+ADAM = Defaults(optimizer="adam", lr=0.02)
 
 
-def test_resolve_takes_the_recipe_and_keeps_what_was_given() -> None:
+def test_resolve_takes_the_defaults_and_keeps_what_was_given() -> None:
     resolved = RunConfig(lr=0.25, method_options={"rate": "2"}).resolve(SGD, Everything)
     assert (resolved.optimizer, resolved.lr, resolved.momentum, resolved.weight_decay) == ("sgd", 0.25, 0.8, 3e-4)
     assert (resolved.lr_type, resolved.warm_up) == ("cos", 2)
@@ -148,7 +148,7 @@ def test_resolve_takes_the_recipe_and_keeps_what_was_given() -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "optimizer", "expected"),
+    ("defaults", "optimizer", "expected"),
     [
         (SGD, "adam", (1e-3, None, 0.0)),
         (SGD, "adamw", (1e-3, None, 1e-2)),
@@ -157,9 +157,9 @@ def test_resolve_takes_the_recipe_and_keeps_what_was_given() -> None:
     ],
 )
 def test_another_optimizer_brings_its_own_learning_rate(
-    recipe: Recipe, optimizer: Any, expected: tuple[float, float | None, float]
+    defaults: Defaults, optimizer: Any, expected: tuple[float, float | None, float]
 ) -> None:
-    resolved = RunConfig(optimizer=optimizer).resolve(recipe, Empty)
+    resolved = RunConfig(optimizer=optimizer).resolve(defaults, Empty)
     assert (resolved.lr, resolved.momentum, resolved.weight_decay) == expected
 
 
