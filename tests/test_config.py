@@ -11,7 +11,7 @@ import pytest
 from bnnedge.config import RunConfig
 from bnnedge.errors import ConfigError
 from bnnedge.methods import METHODS
-from bnnedge.methods.method import Recipe
+from bnnedge.methods.method import Defaults
 from bnnedge.options import field_docs
 
 
@@ -78,8 +78,8 @@ def test_an_image_size_is_a_tuple_whatever_was_given(given: Any, size: tuple[int
     assert RunConfig.from_dict(RunConfig.from_dict({"image_size": given}).to_dict()).image_size == size
 
 
-SGD = Recipe(optimizer="sgd", lr=0.5, momentum=0.8, weight_decay=3e-4, lr_type="cos", warm_up=2)
-ADAM = Recipe(optimizer="adam", lr=0.02)
+SGD = Defaults(optimizer="sgd", lr=0.5, momentum=0.8, weight_decay=3e-4, lr_type="cos", warm_up=2)
+ADAM = Defaults(optimizer="adam", lr=0.02)
 
 
 def test_resolve_takes_the_recipe_and_keeps_what_was_given() -> None:

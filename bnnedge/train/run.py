@@ -145,7 +145,7 @@ def resolve(config: RunConfig) -> RunConfig:
     method = METHODS.load(config.method)
     DATASETS.check(config.dataset)
     check_model_name(config.model)
-    resolved = config.resolve(method.recipe, method.Options)
+    resolved = config.resolve(method.defaults, method.Options)
     paths: dict[str, Any] = {name: _absolute(getattr(resolved, name)) for name in PATHS}
     return dataclasses.replace(
         resolved,
