@@ -466,6 +466,8 @@ def _details(entry: Any) -> list[str]:
 
     from bnnedge.options import field_docs
 
+    if hasattr(entry, "details"):
+        return list(entry.details())
     lines = [(inspect.getdoc(entry) or "").split("\n\n")[0].replace("\n", " ")]
     if inspect.ismethod(getattr(entry, "unavailable", None)):  # a runtime's; a device is asked about one
         reason = entry.unavailable()
