@@ -33,8 +33,9 @@ from bnnedge.data.dataset import Dataset, MemoryDataset
 from bnnedge.errors import BenchmarkError
 from bnnedge.methods import METHODS
 from bnnedge.models.create import create_model
+from bnnedge.train.assemble import make_state
 from bnnedge.train.loop import train_step
-from bnnedge.train.run import make_state, resolve
+from bnnedge.train.resolve import resolve
 
 PEER = "pytorch ste"
 CLASSES = 10
