@@ -121,8 +121,8 @@ def benchmark_input(
     models: Sequence[ModelFile], data: str | None, data_root: Path | None, images: int | None, console: Console
 ) -> BenchmarkInput:
     """The input of ``models``, as ``bench`` describes ``data`` and ``images``."""
-    own = models[0].info
-    name = data or (None if own is None else own.name)
+    own = models[0].description
+    name = data or (None if own is None else own.info.name)
     if name is None or name == RANDOM:
         return random_input(models[0].input_shape)
     try:
@@ -148,7 +148,7 @@ def _test_split(
     from bnnedge.data.dataset import Dataset, prepare
 
     source: Source = DATASETS.load(name)(data_root)
-    described = [(model, info) for model in models if (info := model.info) is not None]
+    described = [(model, own.info) for model in models if (own := model.description) is not None]
     for model, info in described:
         _check_fits(model, info, source)
     _check_same_geometry(described)

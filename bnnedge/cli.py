@@ -318,7 +318,7 @@ def bench(
     from rich.console import Console
 
     from bnnedge.benchmarks.bench import bench as measure
-    from bnnedge.benchmarks.report import comparison_table
+    from bnnedge.benchmarks.report.table import comparison_table
 
     rows = measure(
         files,
@@ -343,14 +343,14 @@ def report(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Picture. [default: RUN/report.png]")] = None,
 ) -> None:
     """Draw a run's accuracy and loss curves and its files' latency and size, as one PNG."""
-    from bnnedge.benchmarks.report import report as draw
-    from bnnedge.benchmarks.result import read_rows
+    from bnnedge.benchmarks.report.picture import draw_report
+    from bnnedge.benchmarks.rows import read_rows
     from bnnedge.train.run_folder import RunFolder
 
     RunFolder(run).check_exists()
     measured = read_rows(rows or run / "bench.jsonl") if rows or (run / "bench.jsonl").exists() else []
     picture = output or run / "report.png"
-    draw(run, measured, picture)
+    draw_report(run, measured, picture)
     print(f"wrote {picture}")
 
 

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from bnnedge.benchmarks.rows import BenchmarkRow
 from bnnedge.data.info import DatasetInfo
-from bnnedge.errors import BenchmarkError, DataError
+from bnnedge.errors import BenchmarkError
+from bnnedge.export.description import FileDescription, describe_metadata
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -40,22 +41,19 @@ class ModelFile:
         return tuple(self.metadata["input_shape"])
 
     @property
-    def info(self) -> DatasetInfo | None:
+    def description(self) -> FileDescription | None:
         """The task, the classes and the preprocessing record of the file; None if it has none.
 
-        Raises ``DataError`` if they are damaged.
+        Raises ``ExportError`` if they are damaged.
         """
-        try:
-            return DatasetInfo.from_metadata(self.metadata)
-        except DataError as error:
-            raise DataError(f"{self.label}: {error}") from error
+        return describe_metadata(self.metadata, self.label)
 
     def check_metadata(self) -> None:
         """Raise a ``BnnedgeError`` if the metadata does not hold a shape, or a damaged description."""
         shape = self.metadata.get("input_shape")
         if not isinstance(shape, list) or not shape or not all(type(n) is int and n > 0 for n in shape):
             raise BenchmarkError(f"{self.label}: expected input_shape [C, H, W] in its metadata, found {shape!r}")
-        _ = self.info
+        _ = self.description
 
 
 @dataclass(frozen=True)
@@ -72,20 +70,21 @@ class BenchmarkInput:
     """The data set as it is described for files that say nothing of their own input; None for noise, which every file
     takes as it is."""
 
-    def info_for(self, file: ModelFile) -> DatasetInfo | None:
+    def description_for(self, file: ModelFile) -> FileDescription | None:
         """What ``file`` says of its input and its task, or what is assumed for a file that does not say."""
-        return file.info or self.info
+        if (own := file.description) is not None or self.info is None:
+            return own
+        return FileDescription(self.info, self.info.make_task())
 
     def samples(self, file: ModelFile, rows: slice) -> tuple[NDArray[np.float32], NDArray[Any] | None]:
         """float32 inputs [B, ...] of ``file``, and targets of its task if there are any, of the samples ``rows``."""
         images = self.images[rows]
         targets = None if self.targets is None else self.targets[rows]
-        if self.info is None:
+        described = self.description_for(file)
+        if self.info is None or described is None:
             return images, targets
-        info = self.info_for(file)
-        assert info is not None
-        inputs = info.preprocessing.normalize(images)
-        return (inputs, None) if targets is None else info.make_task().samples(inputs, targets)
+        inputs = described.info.preprocessing.normalize(images)
+        return (inputs, None) if targets is None else described.task.samples(inputs, targets)
 
 
 @dataclass(frozen=True, kw_only=True)

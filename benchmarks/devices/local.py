@@ -88,14 +88,12 @@ class OpenFile:
             raise ExportError(f"{file.label}: {error}") from error
         inputs, _ = data.samples(file, slice(1))
         output = session.run(inputs)
-        info = data.info_for(file)
-        if info is not None:
-            expected = (1, *info.make_task().output_shape(*info.preprocessing.size))
-            if output.shape != expected:
-                raise BenchmarkError(
-                    f"{file.label}: expected output {list(expected)}, as {info.task} with {info.outputs} outputs has, "
-                    f"found {list(output.shape)}; the file does not match its metadata"
-                )
+        described = data.description_for(file)
+        if described is not None and output.shape != (1, *described.output_shape):
+            raise BenchmarkError(
+                f"{file.label}: expected output {[1, *described.output_shape]}, as task {described.task.name} has with "
+                f"{described.info.outputs} outputs, found {list(output.shape)}"
+            )
         if not np.isfinite(output).all():
             raise BenchmarkError(f"{file.label}: the output is not finite; the file or {file.runtime} is broken")
         return cls(file, session, data)
@@ -108,16 +106,15 @@ class OpenFile:
 
     def scores(self, console: Console) -> dict[str, Any]:
         """The fields of the row that say how well the file does its task; one sample a run, as on the device."""
-        info = self.data.info_for(self.file)
-        task = None if info is None else info.make_task()
-        fields: dict[str, Any] = {"task": None if info is None else info.task, "scores": {}, "samples": 0}
-        if task is None or self.data.targets is None or not self.file.trained:
-            return fields
-        tally, count = Tally(task), len(self.data.images)
+        described = self.data.description_for(self.file)
+        task = None if described is None else described.task.name
+        if described is None or self.data.targets is None or not self.file.trained:
+            return {"task": task, "scores": {}, "samples": 0}
+        tally, count = Tally(described.task), len(self.data.images)
         for i in shown(range(count), f"scores of {self.file.label}", count, console):
             inputs, targets = self.data.samples(self.file, slice(i, i + 1))
             tally.add(self.session.run(inputs), targets)
-        return {**fields, "scores": tally.scores, "samples": tally.samples}
+        return {"task": task, "scores": tally.scores, "samples": tally.samples}
 
 
 def _given(file: ModelFile, data: BenchmarkInput, settings: BenchmarkSettings) -> dict[str, Any]:

@@ -172,7 +172,9 @@ def _implementations(op: Op, names: Sequence[str] | None, device: str) -> list[s
     return list(dict.fromkeys([own, "triton_popcount"]))
 
 
-def _run(benchmark: str, cases: Sequence[tuple[str, Maker]], device: torch.device, turns: int, json: Path | None) -> None:
+def _run(
+    benchmark: str, cases: Sequence[tuple[str, Maker]], device: torch.device, turns: int, json: Path | None
+) -> None:
     console, notes = Console(), Console(stderr=True)
     if json is not None:
         check_appendable(json, GpuRow)

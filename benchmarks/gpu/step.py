@@ -74,9 +74,7 @@ def trainings(setting: Setting) -> list[Training]:
     return [_with_memory(make, setting) for make in makers]
 
 
-def implementations(
-    setting: Setting, made: list[Training], check_steps: int
-) -> tuple[Amount, list[Implementation]]:
+def implementations(setting: Setting, made: list[Training], check_steps: int) -> tuple[Amount, list[Implementation]]:
     """Each of ``trainings`` as work on the same batch; ours are right if their losses are the peer's."""
     batch = setting.batch()
     found = []

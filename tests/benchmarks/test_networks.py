@@ -17,20 +17,20 @@ import onnxruntime
 import pytest
 import torch
 import typer
+from bnnedge.benchmarks.networks.contenders import INT8, Candidate, TorchSession, candidates, open_checked
 from onnx import numpy_helper
 from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
-from bnnedge.benchmarks.devices.device import BenchmarkPlan
+from bnnedge.benchmarks.devices.device import BenchmarkSettings
 from bnnedge.benchmarks.networks import __main__ as command
 from bnnedge.benchmarks.networks import measure as networks_measure
-from bnnedge.benchmarks.networks.contenders import INT8, Candidate, TorchSession, candidates, open_checked
 from bnnedge.benchmarks.networks.int8_onnx import quantize_onnx, weight_bits
 from bnnedge.benchmarks.networks.int8_tflite import quantize_tflite
 from bnnedge.benchmarks.networks.measure import Rest, timed
 from bnnedge.benchmarks.networks.twins import Network, build, noise, run_torch, settle, torch_twin
-from bnnedge.benchmarks.result import BenchmarkRow, read_rows
+from bnnedge.benchmarks.rows import BenchmarkRow, read_rows
 from bnnedge.errors import BenchmarkError
 from bnnedge.export.graph import Activation, Graph, Node, TensorSpec
 from bnnedge.export.runtimes import RUNTIMES
@@ -309,7 +309,7 @@ def test_rest_comes_before_each_contender_with_threads(monkeypatch: pytest.Monke
     monkeypatch.setattr(networks_measure, "WAKE_S", 0.0)
     sessions = [Constant(IMAGES), Constant(IMAGES)]
     opened = [(candidate(session), cast(Session, session)) for session in sessions]
-    latencies = timed(opened, IMAGES, BenchmarkPlan(threads=2, warmup=0, runs=3), None)
+    latencies = timed(opened, IMAGES, BenchmarkSettings(threads=2, warmup=0, runs=3), None)
     assert len(latencies) == 2 and all(len(latency) == 3 and np.median(latency) < 9e6 for latency in latencies)
     order = sorted((at, i) for i, session in enumerate(sessions) for at in session.invoked_ns)
     assert [i for _, i in order] == [0, 0, 1, 1] * 3
@@ -322,7 +322,7 @@ def test_rest_comes_before_each_contender_with_threads(monkeypatch: pytest.Monke
     assert 0.015e9 < awake.invoked_ns[-1] - awake.invoked_ns[0] < 1e9
 
     alone = [Constant(IMAGES), Constant(IMAGES)]
-    latencies = timed([(candidate(s), s) for s in alone], IMAGES, BenchmarkPlan(warmup=0, runs=3), None)
+    latencies = timed([(candidate(s), s) for s in alone], IMAGES, BenchmarkSettings(warmup=0, runs=3), None)
     assert [len(latency) for latency in latencies] == [3, 3] == [len(session.invoked_ns) for session in alone]
 
 

@@ -25,7 +25,7 @@ from bnnedge.benchmarks.report import (
     read_metrics,
     report,
 )
-from bnnedge.benchmarks.result import BenchmarkRow
+from bnnedge.benchmarks.rows import BenchmarkRow
 from bnnedge.errors import BenchmarkError, MissingDependencyError
 
 RowFactory = Callable[..., BenchmarkRow]

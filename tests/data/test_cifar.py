@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from bnnedge.data.cifar_files import IMAGE_BYTES, CifarLayout, _read
 from numpy.typing import NDArray
 
 from bnnedge.data.cifar10 import LAYOUT as CIFAR10
 from bnnedge.data.cifar100 import LAYOUT as CIFAR100
-from bnnedge.data.cifar_files import IMAGE_BYTES, CifarLayout, _read
 from bnnedge.data.dataset import Dataset, load_dataset
 from bnnedge.errors import DataError
 

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkSettings, ModelFile
+from bnnedge.data.info import DatasetInfo
 
 PROTOCOL = 2
 """Raised when messages change their meaning."""
@@ -58,9 +59,10 @@ class MeasureRequest:
         """The request as it is sent."""
         arrays = [self.data.images] + ([] if self.data.targets is None else [self.data.targets])
         header = {
-            "files": [_without(asdict(file), "data") for file in self.files],
+            "files": [{name: value for name, value in asdict(f).items() if name != "data"} for f in self.files],
             "input": {
-                **_without(asdict(self.data), "images", "targets"),
+                "name": self.data.name,
+                "info": None if self.data.info is None else self.data.info.to_dict(),
                 "arrays": [{"dtype": _little_endian(array).str, "shape": array.shape} for array in arrays],
             },
             "settings": asdict(self.settings),
@@ -75,12 +77,12 @@ class MeasureRequest:
         asked = message.header["measure"]
         count = len(asked["files"])
         files = [ModelFile(data=data, **f) for f, data in zip(asked["files"], message.payloads[:count], strict=True)]
-        about = asked["input"].pop("arrays")
-        images, *rest = (
+        images, *targets = (
             np.frombuffer(payload, array["dtype"]).reshape(array["shape"])
-            for array, payload in zip(about, message.payloads[count:], strict=True)
+            for array, payload in zip(asked["input"]["arrays"], message.payloads[count:], strict=True)
         )
-        data = BenchmarkInput(images=images, targets=rest[0] if rest else None, **asked["input"])
+        info = None if asked["input"]["info"] is None else DatasetInfo.from_dict(asked["input"]["info"])
+        data = BenchmarkInput(asked["input"]["name"], images, targets[0] if targets else None, info)
         terminal = None if asked["terminal"] is None else Terminal(**asked["terminal"])
         return cls(files, data, BenchmarkSettings(**asked["settings"]), terminal)
 
@@ -113,7 +115,3 @@ def receive(stream: IO[bytes]) -> Message | None:
 
 def _little_endian(array: NDArray[Any]) -> np.dtype[Any]:
     return array.dtype.newbyteorder("<")
-
-
-def _without(fields: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if name not in names}

@@ -51,7 +51,11 @@ class RemoteDevice(Device):
         return reason if reason is None else f"on {self._address}: {reason}"
 
     def measure(
-        self, files: Sequence[ModelFile], data: BenchmarkInput, settings: BenchmarkSettings, console: Console | None = None
+        self,
+        files: Sequence[ModelFile],
+        data: BenchmarkInput,
+        settings: BenchmarkSettings,
+        console: Console | None = None,
     ) -> list[BenchmarkRow]:
         console = console or Console(stderr=True)
         terminal = Terminal(os.environ.get("TERM", "xterm"), console.width) if console.is_terminal else None
