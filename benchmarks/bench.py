@@ -1,4 +1,4 @@
-"""``bnnedge bench``: from file names to rows. Everything that can be wrong is looked for before anything is measured."""
+"""``bnnedge bench``: from file names to rows. Whatever can be wrong is looked for before anything is measured."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from bnnedge.data.info import DatasetInfo
 from bnnedge.errors import BenchmarkError
+from bnnedge.export.description import describe_metadata
 from bnnedge.export.graph import Binarize, BinaryConv2d, Conv2d, Graph, TensorSpec
 from bnnedge.export.passes import optimize
 from bnnedge.export.targets import TARGETS
@@ -41,16 +41,16 @@ def float_twin_files(metadata: dict[str, Any], label: str) -> list[tuple[str, by
     """(file name, bytes) of the float32 twin of the network that ``metadata`` describes, in every target's format.
 
     The twin is built from the model's name with fresh weights: it is there for its speed and size, not its scores.
-    Raises ``BenchmarkError`` naming the file ``label`` if its metadata does not say enough, and as ``create_model`` does
-    if the model is not to be found any more.
+    Raises ``BenchmarkError`` naming the file ``label`` if its metadata does not say enough, and as ``create_model``
+    does if the model is not to be found any more.
     """
-    info = DatasetInfo.from_metadata(metadata)
-    outputs = metadata.get("num_classes") if info is None else info.outputs
-    known = {"the model": metadata.get("model"), "the number of outputs": outputs}
-    if missing := [what for what, value in known.items() if value is None]:
-        raise BenchmarkError(f"{label}: a float twin needs {' and '.join(missing)} in the metadata of the file")
-    channels, *size = metadata["input_shape"]
-    model = create_model(metadata["model"], num_classes=outputs, in_channels=channels, image_size=tuple(size))
+    described = describe_metadata(metadata, label)
+    name = metadata.get("model")
+    outputs = metadata.get("num_classes") if described is None else described.info.outputs
+    if not isinstance(name, str) or not isinstance(outputs, int):
+        raise BenchmarkError(f"{label}: a float twin needs the model and the number of outputs in the file's metadata")
+    channels, height, width = metadata["input_shape"]
+    model = create_model(name, num_classes=outputs, in_channels=channels, image_size=(height, width))
     plain = METHODS.load("ste")
     plain(plain.Options()).attach(model)
     example = torch.zeros(2, *metadata["input_shape"])

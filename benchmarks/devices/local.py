@@ -134,6 +134,6 @@ def _given(file: ModelFile, data: BenchmarkInput, settings: BenchmarkSettings) -
     }
 
 
-def _latency(seconds: Seconds) -> dict[str, float]:
+def _latency(seconds: Seconds) -> dict[str, Any]:
     ms = quantiles(seconds * 1e3)
     return {"p20_ms": ms.p20, "p50_ms": ms.p50, "p80_ms": ms.p80, "images_per_s": 1000 / ms.p50}

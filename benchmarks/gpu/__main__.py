@@ -34,7 +34,7 @@ app = typer.Typer(add_completion=False)
 Device = Annotated[str, typer.Option(help="cuda, or cuda:1 and so on; cpu for the interpreter.")]
 Turns = Annotated[int, typer.Option(min=1, help="Times that every contender has its turn.")]
 Json = Annotated[Path | None, typer.Option(help="JSON lines file to add to.")]
-Implementation = Annotated[
+Kernels = Annotated[
     list[str] | None,
     typer.Option(help="Kernel, several times for several; the GPU's own and the portable if left out."),
 ]
@@ -50,13 +50,13 @@ def gemm(
     size: Annotated[
         list[int] | None, typer.Option(help="Rows, columns and products; 1024 to 16384 if left out.")
     ] = None,
-    implementation: Implementation = None,
+    implementation: Kernels = None,
     device: Device = "cuda",
     turns: Turns = 21,
     json: Json = None,
 ) -> None:
     """Binary matrix product of packed operands against cuBLAS's in bf16 and int8."""
-    place, names = _place(device), _implementations("xnor_gemm", implementation, device)
+    place, names = _place(device), _kernel_names("xnor_gemm", implementation, device)
     sizes = size or [1024, 2048, 4096, 8192, 16384]
     for value in sizes:
         if value < 32 or value % 32:
@@ -73,13 +73,13 @@ def conv(
         list[str] | None, typer.Option(help="Table of shapes; resnet18_imagenet and resnet34_imagenet if left out.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 256,
-    implementation: Implementation = None,
+    implementation: Kernels = None,
     device: Device = "cuda",
     turns: Turns = 21,
     json: Json = None,
 ) -> None:
     """Binary convolution layers, forward, against cuDNN's in bf16."""
-    place, names = _place(device), _implementations("bconv2d", implementation, device)
+    place, names = _place(device), _kernel_names("bconv2d", implementation, device)
     cases: list[tuple[str, Maker]] = [
         (f"{table} {shape.name}", partial(convs.implementations, shape, batch_size, place, names))
         for table in network or ["resnet18_imagenet", "resnet34_imagenet"]
@@ -162,7 +162,7 @@ def _place(device: str, kernels: bool = True) -> torch.device:
     return place
 
 
-def _implementations(op: Op, names: Sequence[str] | None, device: str) -> list[str]:
+def _kernel_names(op: Op, names: Sequence[str] | None, device: str) -> list[str]:
     if names:
         for name in names:
             PACKED[op].load(name)  # an unknown name raises here

@@ -29,7 +29,8 @@ from bnnedge.benchmarks.methods.plain_ste import PlainSteTraining
 from bnnedge.benchmarks.rows import Row
 from bnnedge.benchmarks.turns import Contender, Work, quantiles, take_turns
 from bnnedge.config import RunConfig
-from bnnedge.data.dataset import Dataset, MemoryDataset
+from bnnedge.data.dataset import Dataset, prepare
+from bnnedge.data.source import source_of_tensors
 from bnnedge.errors import BenchmarkError
 from bnnedge.methods import METHODS
 from bnnedge.models.create import create_model
@@ -170,11 +171,11 @@ def measure(
 
 
 def noise(image_size: int, num_classes: int) -> Dataset:
-    """Just enough of a data set for a training state: its shapes and its number of classes."""
+    """A data set of random pixels that has just what a training state needs of one: its shapes and its classes."""
     raw = torch.rand(20, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     split = (raw, torch.arange(20) % num_classes)
     names = tuple(map(str, range(num_classes)))
-    return MemoryDataset("noise", names, {"train": split, "val": split, "test": split}, lambda x, generator: x)
+    return prepare(source_of_tensors("noise", names, {"train": split, "val": split, "test": split}, scale=1.0))
 
 
 def _memory_bytes(label: str, setting: Setting) -> int | None:

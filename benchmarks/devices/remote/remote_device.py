@@ -70,8 +70,8 @@ class RemoteDevice(Device):
             if hello is not None:
                 if hello[HELLO] != PROTOCOL:
                     raise MissingDependencyError(
-                        f"{self._address} has bnnedge {hello.get('version')} with protocol {hello[HELLO]}, this machine "
-                        f"{__version__} with protocol {PROTOCOL}; install the same version on both"
+                        f"{self._address} has bnnedge {hello.get('version')} with protocol {hello[HELLO]}, "
+                        f"this machine {__version__} with protocol {PROTOCOL}; install the same version on both"
                     )
                 self._connection.show_errors()
                 return
