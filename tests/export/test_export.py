@@ -24,8 +24,9 @@ from bnnedge.export.targets import TARGETS
 from bnnedge.layers.binary_layers import BinaryConv2d
 from bnnedge.methods import METHODS
 from bnnedge.models import MODELS
+from bnnedge.train.load import load_run
 from bnnedge.train.metrics import evaluate
-from bnnedge.train.run import load_run, start_run
+from bnnedge.train.start import start_run
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path
             self[key] = root / f"{method}_{model}"
             # Enough small steps for a network whose decisions one sign turned by rounding does not change.
             lr = {"rbnn": 0.02}.get(method)
-            config = RunConfig(method=method, model=model, image_size=16, epochs=1, batch_size=32, lr=lr)
+            config = RunConfig(method=method, model=model, image_size=(16,), epochs=1, batch_size=32, lr=lr)
             start_run(config, self[key])
             return self[key]
 

@@ -17,9 +17,10 @@ from bnnedge.data.dataset import load_dataset
 from bnnedge.errors import BnnedgeError, CheckpointError, ConfigError, MissingDependencyError, UnknownNameError
 from bnnedge.methods import METHODS
 from bnnedge.train.checkpoint import read_checkpoint
+from bnnedge.train.load import load_run
 from bnnedge.train.loop import DivergenceError, epoch_generator
 from bnnedge.train.metrics import evaluate
-from bnnedge.train.run import load_run, start_run
+from bnnedge.train.start import start_run
 
 Config = Callable[..., RunConfig]
 
@@ -35,7 +36,7 @@ def test_run_folder_holds_what_it_promises(tiny_config: Config, tmp_path: Path) 
     assert names == {"config.yaml", "metrics.jsonl", "last.ckpt", "best.ckpt", "result.json", "log.txt"}
     assert json.loads((run / "result.json").read_text()) == result
     resolved = RunConfig.read(run / "config.yaml")
-    assert (resolved.optimizer, resolved.lr, resolved.image_size, resolved.device) == ("adam", 1e-2, 8, "cpu")
+    assert (resolved.optimizer, resolved.lr, resolved.image_size, resolved.device) == ("adam", 1e-2, (8,), "cpu")
     assert read_checkpoint(run / "last.ckpt").config == resolved
     rows = metrics(run)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
