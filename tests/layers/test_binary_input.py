@@ -22,7 +22,8 @@ from bnnedge.layers.convert import convert_to_binary
 from bnnedge.layers.deploy import deploy, deployed_layers
 from bnnedge.methods import METHODS
 from bnnedge.methods.method import Method, Plan
-from bnnedge.train.run import load_run, start_run
+from bnnedge.train.load import load_run
+from bnnedge.train.start import start_run
 
 BINARY = [name for name in METHODS if METHODS.load(name).trains_bits]
 OPTIONS: list[tuple[str, dict[str, Any]]] = [
@@ -171,7 +172,7 @@ def test_converted_modules_keep_it() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_it_is_trained_saved_exported_and_verified(method: str, tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(NETWORK)
-    config = RunConfig(method, f"{tmp_path / 'net.py'}:net", image_size=8, epochs=4, device="cpu", threads=1)
+    config = RunConfig(method, f"{tmp_path / 'net.py'}:net", image_size=(8,), epochs=4, device="cpu", threads=1)
     start_run(config, tmp_path / "run")
     model = load_run(tmp_path / "run").model
     assert [layer.binary_input for layer in binary_layers(model).values()] == [False, True, False]
