@@ -11,18 +11,17 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bnnedge.errors import BnnedgeError, ConfigError
+from bnnedge.files import write_atomically
 from bnnedge.registry import Registry
 
 if TYPE_CHECKING:
     from bnnedge.config import RunConfig
-    from bnnedge.data.dataset import Split
 
 app = typer.Typer(
     name="bnnedge",
@@ -196,16 +195,13 @@ def train(
     if gpus is not None or processes is not None:
         raise SystemExit(_launch(context.obj, config, gpus, processes))
     from bnnedge.train.distributed import join
-    from bnnedge.train.start import resume_run, start_run
+    from bnnedge.train.start import result_text, resume_run, start_run
 
     folder = out or Path("runs") / f"{config.method}_{config.model.rpartition(':')[2]}_{config.dataset}"
     with join() as group:
         result = resume_run(folder, given, group) if resume else start_run(config, folder, group)
     if group.is_main:
-        print(
-            f"test top-1 {result['test_top1']:.2%} ({result['test_images']} images), "
-            f"validation top-1 {result['val_top1']:.2%} at epoch {result['best_epoch']}; run folder {folder}"
-        )
+        print(f"{result_text(result)}; run folder {folder}")
 
 
 def _launch(arguments: list[str], config: RunConfig, gpus: str | None, processes: int | None) -> int:
@@ -237,16 +233,19 @@ def evaluate(
         raise ConfigError(f"--split must be one of {', '.join(SPLITS)}, got {split!r}")
     if not source.exists():
         raise ConfigError(f"{source} does not exist; expected a run folder, a checkpoint or an exported file")
+    console = Console(stderr=True)
     if source.is_dir() or source.suffix == ".ckpt":
-        result = _evaluate_run(source, split, device, data_root)
+        from bnnedge.train.evaluate import evaluate_run
+
+        found = evaluate_run(source, split, device, data_root, console)
     else:
         from bnnedge.export.evaluate import evaluate_file
 
-        found = evaluate_file(source, split, runtime, data_root, Console(stderr=True))
-        result = {"source": str(source), "split": split, **asdict(found)}
+        found = evaluate_file(source, split, runtime, data_root, console)
     if json_file is not None:
-        json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(f"top-1 {result['top1']:.2%} on {result['dataset']} {split} ({result['images']} images), {result['runtime']}")
+        result = {"source": str(source), "split": split, **found.to_dict()}
+        write_atomically(json_file, (json.dumps(result, indent=2) + "\n").encode())
+    print(f"{found.text()} on {found.dataset} {split} ({found.samples} samples), {found.runtime}")
 
 
 @app.command()
@@ -432,31 +431,6 @@ def _check_options(given: dict[str, Any]) -> None:
                 f"method {method} has no option {name!r}; its options: {', '.join(known) or 'none'}; "
                 f"settings of every run: {', '.join(settings)}"
             )
-
-
-def _evaluate_run(run: Path, split: Split, device: str, data_root: Path | None) -> dict[str, Any]:
-    from rich.console import Console
-
-    from bnnedge.data.dataset import load_dataset
-    from bnnedge.train.device import find_device
-    from bnnedge.train.load import load_run
-    from bnnedge.train.metrics import evaluate as evaluate_model
-
-    loaded = load_run(run)
-    saved_root = loaded.config.data_root
-    root = data_root or (Path(saved_root) if saved_root else None)
-    dataset = load_dataset(loaded.dataset.name, loaded.dataset.image_size, root)
-    where = find_device(device)
-    predict, console = loaded.method.predict, Console(stderr=True)
-    mean = evaluate_model(loaded.model.to(where), dataset, split, where, predict, console=console)
-    return {
-        "source": str(run),
-        "runtime": f"pytorch {where.type}",
-        "dataset": loaded.dataset.name,
-        "split": split,
-        "images": mean.images,
-        "top1": mean.top1,
-    }
 
 
 def _details(entry: Any) -> list[str]:
