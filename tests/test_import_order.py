@@ -28,7 +28,7 @@ ORDER: list[set[str]] = [
 ]
 
 # The same inside a folder, by its dotted name below bnnedge. A folder that stands here gives each of its modules and
-# packages a place. "__init__" is the folder's own __init__.py; it is the lowest unless the table gives it another place.
+# packages a place. "__init__" is the folder's own __init__.py, which is the lowest unless the table gives it a place.
 PARTS: dict[str, list[set[str]]] = {
     "kernels": [
         {"layout"},
@@ -46,7 +46,7 @@ RANKS = {
 
 
 def part_of(name: str, folder: str) -> str:
-    """The module or package of ``folder`` that holds dotted ``name``, or "__init__" for what the folder itself holds."""
+    """The module or package of ``folder`` that holds dotted ``name``; "__init__" for what the folder itself holds."""
     part = name.removeprefix(folder).lstrip(".").split(".")[0]
     return part if part in RANKS[folder] else "__init__"
 
