@@ -37,6 +37,7 @@ PARTS: dict[str, list[set[str]]] = {
         {"native", "plugins", "gpu"},
         {"flat_bits"},
     ],
+    "kernels.native": [{"library", "arrays"}, {"conv", "pack", "pool"}, {"__init__"}],
 }
 
 TABLES = {"bnnedge": ORDER} | {f"bnnedge.{folder}": groups for folder, groups in PARTS.items()}
