@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from bnnedge.benchmarks.report.picture import BLUE, GREEN, GREY, ORANGE, draw_curves, draw_report
-from bnnedge.benchmarks.report.run_log import RunLog, read_metrics
+from bnnedge.benchmarks.report.run_log import RunLog, read_metrics, read_run_log
 from bnnedge.benchmarks.report.table import comparison_table, machine_line, score_column
 from bnnedge.benchmarks.rows import BenchmarkRow
 from bnnedge.config import RunConfig
@@ -206,7 +206,7 @@ def test_curves_are_those_of_the_task_of_the_run(
     for split, line in zip(splits, axes.lines, strict=True):
         assert np.asarray(line.get_ydata()).tolist() == [e + len(split) + len("psnr") for e in range(4)]
     draw_report(run, [], tmp_path / "run.png")
-    assert imread(tmp_path / "run.png").shape[0] == round((2 * 3.4 + 1.1) * 150)
+    assert imread(tmp_path / "run.png").shape[0] == round((3.4 + 1.1) * 150)
 
 
 def test_a_run_of_an_earlier_version_is_classification(run_dir: Path) -> None:
