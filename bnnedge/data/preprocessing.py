@@ -103,8 +103,8 @@ class Preprocessing:
             return (floats / np.float32(self.scale) - mean) / std
         import torch
 
-        mean, std = (torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        return (pixels.float() / self.scale - mean) / std
+        shift, spread = (torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        return (pixels.float() / self.scale - shift) / spread
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON and checkpoints hold them."""

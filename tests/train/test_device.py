@@ -28,6 +28,7 @@ from bnnedge.train.distributed import ALONE, Group
 from bnnedge.train.loader import load_parts, one_ahead, to_device
 from bnnedge.train.metrics import evaluate
 from bnnedge.train.resolve import resolve
+from bnnedge.train.rng import epoch_generator
 from bnnedge.train.start import resume_run, start_run
 
 Config = Callable[..., RunConfig]
@@ -171,7 +172,7 @@ def test_bf16_is_in_the_forward_pass_and_not_in_evaluation(tiny_config: Config) 
     assert isinstance(stem, nn.Module)
     stem.register_forward_hook(lambda module, inputs, output: seen.append((module.training, output.dtype)))
     state.model.train()
-    images, labels = next(state.dataset.batches("train", 20, loop.epoch_generator(0, 0), augment=True))
+    images, labels = next(state.dataset.batches("train", 20, epoch_generator(0, 0), augment=True))
     loop.train_step(state, images, labels)
     evaluate(state.model, state.dataset, "val", state.device, state.method.predict)
     assert set(seen) == {(True, torch.bfloat16), (False, torch.float32)}
