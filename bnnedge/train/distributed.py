@@ -73,7 +73,7 @@ class Group:
                 _write_back(flat, own)
 
     def everywhere(self, compute: Callable[[], T]) -> T:
-        """What ``compute()`` returns in this process; if it fails in any process, all processes raise the first error."""
+        """What ``compute()`` returns in this process; if one process fails, all raise the first error."""
         if self.size == 1:
             return compute()
         outcome, error = _attempt(compute)
@@ -104,8 +104,8 @@ class Group:
             if size // pieces < least:
                 raise ConfigError(
                     f"a batch of {size} samples (an epoch's last one may be smaller than batch_size) has micro-batches "
-                    f"of {size // pieces} with accumulate {pieces}, but needs {least} samples in each for the processes "
-                    f"({self.size}) and batch normalisation; choose another --batch-size"
+                    f"of {size // pieces} with accumulate {pieces}, but needs {least} samples in each for the "
+                    f"{self.size} processes and batch normalisation; choose another --batch-size"
                 )
 
 

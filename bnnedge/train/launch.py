@@ -26,7 +26,10 @@ class ProcessError(BnnedgeError):
 
 
 def parse_gpus(text: str) -> list[int]:
-    """The numbers in a text such as ``0,2``. Raises ``ConfigError`` or ``MissingDependencyError`` for GPUs that are not there."""
+    """The numbers in a text such as ``0,2``.
+
+    Raises ``ConfigError`` or ``MissingDependencyError`` for GPUs that are not there.
+    """
     try:
         gpus = [int(number) for number in text.split(",")]
     except ValueError as error:
