@@ -63,8 +63,10 @@ def _read(file: Path, method: str | None) -> dict[str, Any]:
         raise ConfigError(f"{file}: method_options must be a mapping, got {nested!r}")
     try:
         for name in nested:
-            if name in values or name in _of_runs():
-                raise ConfigError(f"{name} must not stand under method_options and is no option of a method there")
+            if name in _of_runs():
+                raise ConfigError(f"{name} is a setting of every run; it must stand outside method_options")
+            if name in values:
+                raise ConfigError(f"{name} is given twice, under method_options and outside")
         settings = {**values, **{str(name): value for name, value in nested.items()}}
         chosen = method or str(settings.get("method", RunConfig.method))
         _check([name for name in settings if name not in _of_runs()], chosen)
