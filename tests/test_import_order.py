@@ -40,6 +40,17 @@ PARTS: dict[str, list[set[str]]] = {
         {"flat_bits"},
     ],
     "kernels.native": [{"library", "arrays"}, {"conv", "pack", "pool"}, {"__init__"}],
+    "benchmarks": [
+        {"environment", "rows", "turns"},
+        {"memory"},
+        {"devices"},
+        {"bench", "doctor", "report"},
+        {"ops", "methods"},
+        {"gpu", "networks", "continual"},
+    ],
+    "benchmarks.devices": [{"device"}, {"local"}, {"remote"}, {"ssh"}],
+    "benchmarks.devices.remote": [{"protocol"}, {"agent", "connection"}, {"remote_device"}],
+    "benchmarks.report": [{"scores"}, {"table", "run_log"}, {"picture"}],
 }
 
 TABLES = {"bnnedge": ORDER} | {f"bnnedge.{folder}": groups for folder, groups in PARTS.items()}

@@ -54,7 +54,7 @@ def bench(
     from rich.console import Console
 
     from bnnedge.benchmarks.bench import bench as measure
-    from bnnedge.benchmarks.report import comparison_table
+    from bnnedge.benchmarks.report.table import comparison_table
 
     rows = measure(
         files,

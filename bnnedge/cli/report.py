@@ -18,12 +18,12 @@ def report(
     ] = None,
 ) -> None:
     """Draw a run's accuracy and loss curves and its files' latency and size, as one PNG."""
-    from bnnedge.benchmarks.report import report as draw
-    from bnnedge.benchmarks.result import read_rows
+    from bnnedge.benchmarks.report.picture import draw_report
+    from bnnedge.benchmarks.rows import read_rows
     from bnnedge.train.run_folder import RunFolder
 
     RunFolder(run).check_exists()
     measured = read_rows(rows or run / "bench.jsonl") if rows or (run / "bench.jsonl").exists() else []
     picture = output or run / "report.png"
-    draw(run, measured, picture)
+    draw_report(run, measured, picture)
     print(f"wrote {picture}")

@@ -1,4 +1,4 @@
-"""What a run may choose of its data: splits, the split that picks the best epoch, preprocessing, augmentation, shape."""
+"""What a run may choose of its data: splits, which one picks the best epoch, records, augmentation, shape."""
 
 from __future__ import annotations
 
