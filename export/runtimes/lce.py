@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bnnedge.errors import ExportError, MissingDependencyError
 from bnnedge.export.runtimes.tflite import TfliteRuntime, TfliteSession
-from bnnedge.export.targets.tflite_reader import Model, binary_layers, parse_model
+from bnnedge.export.targets.tflite.reader import Model, binary_layers, parse_model
 
 Kernel = Literal["default", "indirect", "reference"]
 _PACKAGE = "larq_compute_engine"

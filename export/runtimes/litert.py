@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bnnedge.errors import ExportError, MissingDependencyError
 from bnnedge.export.runtimes.tflite import TfliteRuntime, TfliteSession
-from bnnedge.export.targets.tflite_reader import LCE_OPERATORS, Model, parse_model
+from bnnedge.export.targets.tflite.reader import LCE_OPERATORS, Model, parse_model
 from bnnedge.kernels.plugins import litert_delegate
 
 

@@ -12,8 +12,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from bnnedge.errors import DataError, ExportError, MissingDependencyError
 from bnnedge.export.graph import LOWEST_CODE
 from bnnedge.export.runtimes.runtime import Images, Session, VerifyingRuntime
-from bnnedge.export.targets import onnx_functions
-from bnnedge.export.targets.onnx_file import binary_nodes, input_channels, load_model
+from bnnedge.export.targets.onnx import functions
+from bnnedge.export.targets.onnx.reader import binary_nodes, input_channels, load_model
 from bnnedge.kernels.layout import pack, unpack, words_for
 
 _FATAL_ONLY = 4
@@ -84,7 +84,7 @@ class OnnxRuntime(VerifyingRuntime):
         own = {info.name for info in (*model.graph.input, *model.graph.output)}
         for tensor, node in {node.input[0]: node for node in layers}.items():
             if tensor not in own:
-                kind = TensorProto.UINT8 if onnx_functions.is_packed(node.op_type) else TensorProto.FLOAT
+                kind = TensorProto.UINT8 if functions.is_packed(node.op_type) else TensorProto.FLOAT
                 model.graph.output.append(helper.make_tensor_value_info(tensor, kind, None))
         inference = cls._inference_session(model.SerializeToString(), threads=1)
         prepared = OnnxRuntimeSession(inference).prepare(images)
@@ -112,7 +112,7 @@ class OnnxRuntime(VerifyingRuntime):
     @classmethod
     def codes(cls, data: bytes, images: Images, tensors: Sequence[str]) -> list[NDArray[np.int8]]:
         model = load_model(data)
-        stem = next((node for node in model.graph.node if onnx_functions.is_stem(node.op_type)), None)
+        stem = next((node for node in model.graph.node if functions.is_stem(node.op_type)), None)
         if stem is not None:
             return cls._codes_of_stem(model, stem, images)
         del model.graph.output[:]
@@ -126,11 +126,11 @@ class OnnxRuntime(VerifyingRuntime):
     def _codes_of_stem(cls, model: ModelProto, stem: NodeProto, images: Images) -> list[NDArray[np.int8]]:
         """Of a stem in one node: those that leave it from its floats, those that enter from that part of its body."""
         function = next(f for f in model.functions if f.name == stem.op_type)
-        model.functions.append(onnx_functions.with_codes(function))
+        model.functions.append(functions.with_codes(function))
         entered = NodeProto()
         entered.CopyFrom(stem)
-        entered.op_type += onnx_functions.CODES_SUFFIX
-        entered.name += onnx_functions.CODES_SUFFIX
+        entered.op_type += functions.CODES_SUFFIX
+        entered.name += functions.CODES_SUFFIX
         entered.output[:] = [f"{stem.name}/entered"]
         model.graph.node.append(entered)
         del model.graph.output[:]
@@ -172,7 +172,7 @@ def _codes_of_values(
 
 def _signs(node: NodeProto, values: NDArray[Any]) -> NDArray[np.int8]:
     """The signs that enter a binary convolution, int8 [N, C, H, W], from its first input in the file."""
-    if not onnx_functions.is_packed(node.op_type):
+    if not functions.is_packed(node.op_type):
         return np.where(values < 0, -1, 1).astype(np.int8)
     words = np.ascontiguousarray(values).view("<u4")
     return np.ascontiguousarray(unpack(words, input_channels(node)).transpose(0, 3, 1, 2))
@@ -188,10 +188,10 @@ def _one_layer_model(model: ModelProto, layer: str) -> tuple[ModelProto, bool]:
         raise ExportError(f"the ONNX file has no binary convolution {layer!r}; it has: {', '.join(layers) or 'none'}")
     original = layers[layer]
     weight = next(tensor for tensor in model.graph.initializer if tensor.name == original.input[1])
-    packed = onnx_functions.is_packed(original.op_type)
-    op_type = onnx_functions.PACKED_CONV if packed else onnx_functions.BINARY_CONV
+    packed = functions.is_packed(original.op_type)
+    op_type = functions.PACKED_CONV if packed else functions.BINARY_CONV
     node = helper.make_node(
-        op_type, ["signs", weight.name, "one", "zero"], ["sums"], name=layer, domain=onnx_functions.DOMAIN
+        op_type, ["signs", weight.name, "one", "zero"], ["sums"], name=layer, domain=functions.DOMAIN
     )
     node.attribute.extend(a for a in original.attribute if a.name not in ("low", "high"))
     channels, outputs = input_channels(original), weight.dims[0]
@@ -208,7 +208,7 @@ def _one_layer_model(model: ModelProto, layer: str) -> tuple[ModelProto, bool]:
     )
     stored = (function for function in model.functions if function.name == op_type)
     # A file need not hold the plain function.
-    function = next(stored, None) or onnx_functions.function(op_type)
+    function = next(stored, None) or functions.function(op_type)
     opsets = list(model.opset_import)
     return helper.make_model(graph, ir_version=model.ir_version, opset_imports=opsets, functions=[function]), packed
 

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from bnnedge.export.window import Windows
 from numpy.typing import NDArray
 
 from bnnedge.errors import ExportError
 from bnnedge.export import graph as g
 from bnnedge.export.runtimes.runtime import Images, Session, VerifyingRuntime
-from bnnedge.export.targets.tflite_reader import BinaryLayer, Model, binary_layers, parse_model
-from bnnedge.export.targets.tflite_writer import serialize
-from bnnedge.export.targets.to_lce import LceTarget
-from bnnedge.export.targets.window import Windows
+from bnnedge.export.targets.tflite.reader import BinaryLayer, Model, binary_layers, parse_model
+from bnnedge.export.targets.tflite.writer import serialize
+from bnnedge.export.targets.tflite.target import LceTarget
 from bnnedge.kernels.layout import unpack
 
 

@@ -14,13 +14,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from bnnedge.export.window import Window
 from numpy.typing import NDArray
 
 from bnnedge.errors import ConfigError, ExportError
 from bnnedge.export.graph import Pair
 from bnnedge.export.targets.target import LayerRow
-from bnnedge.export.targets.tflite_writer import ABSENT, schema
-from bnnedge.export.targets.window import Window
+from bnnedge.export.targets.tflite.writer import ABSENT, schema
 from bnnedge.kernels.layout import unpack, words_for
 
 IDENTIFIER = b"TFL3"
