@@ -99,7 +99,7 @@ class Native(Engine):
         pair = (shape.stride, shape.stride), (shape.padding, shape.padding)
         geometry = BConv2dGeometry.check(words, filters, shape.channels, *pair, 0, (1, 1), 1)
         count = shape.out_channels
-        transform = native.Transform(
+        transform = native.OutputTransform(
             kind="float", multiplier=np.ones(count, np.float32), bias=np.zeros(count, np.float32)
         )
         conv = native.Conv(native.to_params(geometry), filters, transform, kernel=self.kernel, threads=threads)
