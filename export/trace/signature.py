@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 from torch.utils import _pytree as pytree
 
 from bnnedge.errors import ExportError
@@ -50,17 +50,18 @@ def output_names(spec: pytree.TreeSpec) -> tuple[str | None, ...]:
 
     The keys of a dict are names; the tensors of a tuple or list are ``output_0``, ``output_1``, ...
     """
-    children = spec.children_specs
-    if spec.is_leaf():
-        return (None,)
-    if any(not child.is_leaf() for child in children) or not children:
-        raise ExportError("a model must return a tensor, or a tuple, list or dict of tensors that holds no other")
-    if issubclass(spec.type, dict):
-        return tuple(str(key) for key in spec.context)
-    return (None,) if len(children) == 1 else tuple(f"output_{index}" for index in range(len(children)))
+    result = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)  # the model's result with numbers for tensors
+    tensors = output_tensors(result)
+    if not tensors or not all(isinstance(tensor, int) for tensor in tensors):
+        raise ExportError(
+            "a model must return a tensor, or a tuple, list or dict of tensors, with nothing nested in it"
+        )
+    if isinstance(result, Mapping):
+        return tuple(map(str, result))
+    return (None,) if len(tensors) == 1 else tuple(f"output_{index}" for index in range(len(tensors)))
 
 
-def output_tensors(result: Any) -> list[Tensor]:
+def output_tensors(result: Any) -> list[Any]:
     """What a model returned, as a list in the order of ``output_names``."""
     if isinstance(result, Mapping):
         return list(result.values())

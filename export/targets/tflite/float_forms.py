@@ -18,7 +18,6 @@ from bnnedge.export.targets.tflite.lowering import (
     Lowering,
     conv_windows,
     is_order_free,
-    nhwc,
 )
 from bnnedge.export.window import Windows
 
@@ -277,4 +276,4 @@ def _concat(node: g.Concat, low: Lowering) -> None:
 
 @FLOAT_FORMS.register(g.Binarize)
 def _binarize(node: g.Binarize, low: Lowering) -> None:
-    low.writer.custom("LceQuantize", [low.source(node)], low.target(node))
+    low.writer.custom("LceQuantize", [low.numbers(node)], low.target(node))

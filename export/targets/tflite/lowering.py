@@ -69,6 +69,13 @@ class Lowering:
         target = self.writer.tensor(f"{tensor}/{node.name}/signs", nhwc(self.shape(tensor)))
         return self.writer.custom("LceDequantize", [self.tensors[tensor]], target)
 
+    def output(self, tensor: str) -> int:
+        """The tensor of the file that a graph output is: of ``bits`` the float32 numbers."""
+        producer = self.graph.producer(tensor)
+        if self.spec(tensor).dtype != "bits" or producer is None:
+            return self.tensors[tensor]
+        return self.dequantized(producer, tensor)
+
     def target(self, node: g.Node) -> int:
         """Declare the tensor that ``node`` writes."""
         spec = self.spec(node.output)

@@ -31,12 +31,14 @@ class LceTarget(Target):
         for node in graph.nodes:
             if node.name in low.fused:
                 continue
-            forms = BIT_FORMS if graph.dtypes(node)[0] == "bits" else FLOAT_FORMS
+            forms = BIT_FORMS if node.reads(graph.dtypes(node))[0] == "bits" else FLOAT_FORMS
             forms.write(node, low)
-        outputs = [low.output(tensor) for tensor in graph.outputs]
+        inputs = [low.tensors[name] for name in graph.inputs]
+        outputs = [low.output(name) for name in graph.outputs]
+        signature = (graph.inputs, graph.outputs) if max(len(inputs), len(outputs)) > 1 else None
         entries = {METADATA_NAME: graph.metadata, REASONS_NAME: low.reasons}
         encoded = {name: _as_json(value) for name, value in entries.items()}
-        return low.writer.finish([low.tensors[name] for name in graph.inputs], outputs, encoded)
+        return low.writer.finish(inputs, outputs, encoded, signature)
 
     def read_metadata(self, data: bytes) -> dict[str, Any]:
         return metadata_of(parse_model(data))
