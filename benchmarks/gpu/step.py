@@ -19,8 +19,8 @@ from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear
 from bnnedge.models.create import create_model
 from bnnedge.train.assemble import make_state
 from bnnedge.train.device import autocast
-from bnnedge.train.loop import train_step
 from bnnedge.train.resolve import resolve
+from bnnedge.train.step import train_step
 
 WARMUP = 3
 """Steps of a contender before its memory is measured; the first ones compile and choose algorithms."""

@@ -35,8 +35,8 @@ from bnnedge.errors import BenchmarkError
 from bnnedge.methods import METHODS
 from bnnedge.models.create import create_model
 from bnnedge.train.assemble import make_state
-from bnnedge.train.loop import train_step
 from bnnedge.train.resolve import resolve
+from bnnedge.train.step import train_step
 
 PEER = "pytorch ste"
 CLASSES = 10

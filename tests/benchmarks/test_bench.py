@@ -32,8 +32,8 @@ from bnnedge.export.api import export as export_model
 from bnnedge.export.evaluate import choose_runtime, evaluate_file
 from bnnedge.export.graph import Conv2d, Graph, TensorSpec
 from bnnedge.export.runtimes import RUNTIMES
-from bnnedge.export.targets.to_lce import LceTarget
-from bnnedge.export.targets.to_onnx import OnnxTarget
+from bnnedge.export.targets.onnx.target import OnnxTarget
+from bnnedge.export.targets.tflite.target import LceTarget
 from bnnedge.methods import METHODS
 from bnnedge.models.create import create_model
 from bnnedge.tasks import TASKS

@@ -39,8 +39,8 @@ from bnnedge.data.dataset import Dataset
 from bnnedge.errors import BenchmarkError, MissingDependencyError
 from bnnedge.export.evaluate import evaluate_file
 from bnnedge.export.graph import Graph
-from bnnedge.export.targets.to_lce import LceTarget
-from bnnedge.export.targets.to_onnx import OnnxTarget
+from bnnedge.export.targets.onnx.target import OnnxTarget
+from bnnedge.export.targets.tflite.target import LceTarget
 from tests.conftest import PATH
 
 Classifier = tuple[Graph, NDArray[np.float64]]

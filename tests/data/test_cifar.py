@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from bnnedge.data.cifar_files import IMAGE_BYTES, CifarLayout, _read
 from numpy.typing import NDArray
 
 from bnnedge.data.cifar10 import LAYOUT as CIFAR10

@@ -44,7 +44,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, helper, numpy_helper
 
-from bnnedge.kernels.layout import pack
+from bnnedge.kernels.layout import pack_filter
 
 DOMAIN = "bnnedge"
 DOMAIN_VERSION = 1
@@ -75,8 +75,7 @@ _ALL_ATTRIBUTES = {**_ATTRIBUTES, **_POOL_ATTRIBUTES, **_CLIP_ATTRIBUTES, **_STE
 
 def pack_weight(weight: NDArray[np.int8]) -> NDArray[np.uint8]:
     """Weights {-1, +1} OIHW [O, I/groups, kh, kw] as the operator's W, uint8 [O, kh, kw, 4 * words]."""
-    words = pack(np.ascontiguousarray(weight.transpose(0, 2, 3, 1)))
-    return np.ascontiguousarray(words.astype("<u4")).view(np.uint8)
+    return np.ascontiguousarray(pack_filter(weight).astype("<u4")).view(np.uint8)
 
 
 def packed_conv(steps: Iterable[str]) -> str:

@@ -174,24 +174,34 @@ class TfliteWriter:
         op.customOptions = np.frombuffer(options, np.uint8) if options else None
         return output
 
-    def finish(self, inputs: Sequence[int], outputs: Sequence[int], metadata: dict[str, bytes]) -> bytes:
-        """The file: ``metadata`` values go into buffers of their own."""
+    def finish(
+        self,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        metadata: dict[str, bytes],
+        signature: tuple[Sequence[str], Sequence[str]] | None = None,
+    ) -> bytes:
+        """The file; ``metadata`` values go into buffers of their own, ``signature`` names the inputs and outputs."""
         s = self._schema
         subgraph = s.SubGraphT(
             tensors=self._tensors, inputs=list(inputs), outputs=list(outputs), operators=self._operators, name="main"
         )
         entries = [s.MetadataT(name=name, buffer=self._buffer(value)) for name, value in metadata.items()]
         codes = [self._operator_code(*key) for key in self._codes]
-        return serialize(
-            s.ModelT(
-                version=3,
-                operatorCodes=codes,
-                subgraphs=[subgraph],
-                description="bnnedge",
-                buffers=self._buffers,
-                metadata=entries,
-            )
+        model = s.ModelT(
+            version=3,
+            operatorCodes=codes,
+            subgraphs=[subgraph],
+            description="bnnedge",
+            buffers=self._buffers,
+            metadata=entries,
         )
+        if signature is not None:
+            sides = (zip(*side, strict=True) for side in zip(signature, (inputs, outputs), strict=True))
+            maps = [[s.TensorMapT(name=name, tensorIndex=tensor) for name, tensor in side] for side in sides]
+            entry = s.SignatureDefT(inputs=maps[0], outputs=maps[1], signatureKey="serving_default", subgraphIndex=0)
+            model.signatureDefs = [entry]
+        return serialize(model)
 
     def _operator_code(self, operator: str, custom: str) -> Any:
         code = getattr(self._schema.BuiltinOperator, operator)

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from bnnedge.errors import ExportError
-from bnnedge.export.targets import onnx_functions
+from bnnedge.export.targets.onnx import functions
 from bnnedge.export.targets.target import LayerRow
 from bnnedge.kernels.layout import BIT_LAYOUT_VERSION
 
@@ -47,7 +47,7 @@ def load_model(data: bytes) -> ModelProto:
         raise ExportError("not a complete ONNX file (a name in it is not text); export it again")
     defined = {(function.domain, function.name) for function in model.functions}
     for node in model.graph.node:
-        if node.domain == onnx_functions.DOMAIN and (node.domain, node.op_type) not in defined:
+        if node.domain == functions.DOMAIN and (node.domain, node.op_type) not in defined:
             raise ExportError(f"{node.name}: the file lacks the function {node.op_type}; export it again")
     layout = _property(model, BIT_LAYOUT_KEY)
     if layout not in (None, str(BIT_LAYOUT_VERSION)):
@@ -71,8 +71,8 @@ def metadata_of(model: ModelProto) -> dict[str, Any]:
 
 def binary_nodes(model: ModelProto) -> list[NodeProto]:
     """The binary convolutions of ``model``, in execution order."""
-    own = (node for node in model.graph.node if node.domain == onnx_functions.DOMAIN)
-    return [node for node in own if onnx_functions.is_convolution(node.op_type)]
+    own = (node for node in model.graph.node if node.domain == functions.DOMAIN)
+    return [node for node in own if functions.is_convolution(node.op_type)]
 
 
 def input_channels(node: NodeProto) -> int:
@@ -109,21 +109,21 @@ def _row(node: NodeProto, parameters: list[TensorProto], shapes: Shapes) -> Laye
     kind = _kind(node, parameters)
     if kind is None:
         return None
-    int8 = node.op_type in _INT8_PARAMETERS or onnx_functions.is_stem(node.op_type)
+    int8 = node.op_type in _INT8_PARAMETERS or functions.is_stem(node.op_type)
     if int8:  # weight, its scale and the bias; the rest says what the codes mean
         kept = [node.input[i] for i in _INT8_PARAMETERS.get(node.op_type, _STEM_PARAMETERS)]
         parameters = [tensor for tensor in parameters if tensor.name in kept]
-    binary = node.domain == onnx_functions.DOMAIN and not int8
+    binary = node.domain == functions.DOMAIN and not int8
     input_shape, output_shape = (_shape(shapes, names[0], node) for names in (node.input, node.output))
     sizes = [math.prod(tensor.dims) for tensor in parameters]
     weights = sizes[0]
     if binary:
         channels = attribute(node, "channels")[0]
         weights = math.prod(parameters[0].dims[:3]) * channels
-        if onnx_functions.is_packed(node.op_type):
+        if functions.is_packed(node.op_type):
             input_shape = (input_channels(node), *input_shape[1:])
             output_shape = (parameters[0].dims[0], *output_shape[1:])
-    if onnx_functions.is_stem(node.op_type):
+    if functions.is_stem(node.op_type):
         output_shape = _convolved_shape(node, parameters[0], input_shape)
     multiplies = binary or int8 or node.op_type in ("Conv", "Gemm", "MatMul")
     # Each weight is used once for every pixel of the output.
@@ -148,7 +148,7 @@ def _row(node: NodeProto, parameters: list[TensorProto], shapes: Shapes) -> Laye
 
 def _convolved_shape(node: NodeProto, weight: TensorProto, shape: tuple[int, ...]) -> tuple[int, ...]:
     """[O, OH, OW] of a stem's convolution, before its pool."""
-    fold = 2 if node.op_type.startswith(onnx_functions.SPACE_TO_DEPTH) else 1
+    fold = 2 if node.op_type.startswith(functions.SPACE_TO_DEPTH) else 1
     strides, pads = attribute(node, "strides"), attribute(node, "pads")
     room = [size // fold + pads[i] + pads[i + 2] - weight.dims[2 + i] for i, size in enumerate(shape[1:])]
     return (weight.dims[0], *(size // stride + 1 for size, stride in zip(room, strides, strict=True)))
@@ -158,10 +158,10 @@ def _kind(node: NodeProto, parameters: list[TensorProto]) -> str | None:
     """What ``node`` is called in the table; None if it holds no parameters."""
     if not parameters:
         return None
-    if onnx_functions.is_stem(node.op_type):
+    if functions.is_stem(node.op_type):
         return "int8 conv {}x{}".format(*parameters[0].dims[2:4])
-    if node.domain == onnx_functions.DOMAIN:
-        if not onnx_functions.is_convolution(node.op_type):
+    if node.domain == functions.DOMAIN:
+        if not functions.is_convolution(node.op_type):
             return None
         return "binary conv {}x{}".format(*parameters[0].dims[1:3])
     if node.op_type == "Conv":

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from bnnedge.errors import ConfigError, ExportError
 from bnnedge.export.graph import Pair
 from bnnedge.export.targets.target import LayerRow
-from bnnedge.export.targets.tflite_writer import ABSENT, schema
-from bnnedge.export.targets.window import Window
+from bnnedge.export.targets.tflite.writer import ABSENT, schema
+from bnnedge.export.window import Window
 from bnnedge.kernels.layout import unpack, words_for
 
 IDENTIFIER = b"TFL3"
@@ -103,6 +103,26 @@ class Model:
         """Which operator writes a tensor."""
         return {tensor: op for op in self.operators for tensor in op.outputs}
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """What the inputs are called: as in the signature, or without one as their tensors."""
+        return self._signature_names("inputs", self.inputs)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """What the outputs are called: as in the signature, or without one as their tensors."""
+        return self._signature_names("outputs", self.outputs)
+
+    def _signature_names(self, side: str, tensors: list[int]) -> tuple[str, ...]:
+        signatures = _items(self.raw.signatureDefs)
+        named = {int(entry.tensorIndex): entry.name.decode() for s in signatures for entry in _items(getattr(s, side))}
+        return tuple(named.get(tensor) or self.name(tensor) for tensor in tensors)
+
+    def tap(self, tensors: list[int]) -> None:
+        """Let ``tensors`` be the outputs, without the signature, which would no longer fit."""
+        self.subgraph.outputs = tensors
+        self.raw.signatureDefs = None
+
     def name(self, tensor: int) -> str:
         raw = self.subgraph.tensors[tensor].name
         return raw.decode() if raw else f"tensor {tensor}"
@@ -155,6 +175,8 @@ class Model:
         written = [*self.inputs, *self.outputs, *(i for op in self.operators for i in op.outputs)]
         if not self.inputs or not self.outputs or not all(0 <= i < len(tensors) for i in written):
             raise ValueError("inputs, outputs or results that do not exist")
+        if any(len(set(names)) < len(names) for names in (self.input_names, self.output_names)):
+            raise ValueError("two inputs or outputs of the same name")
         self.metadata(METADATA_NAME)
         self.metadata(REASONS_NAME)
 

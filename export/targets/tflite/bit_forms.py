@@ -1,4 +1,4 @@
-"""The LCE target: a TFLite file with Larq Compute Engine's operators for everything that is bits.
+"""How each node that reads packed bits is written: Larq Compute Engine's operators.
 
 ``LceBconv2d`` counts differing bits p, so the integer sum is s = K - 2 p. It knows VALID and SAME windows only, and its
 zero-padding only for a float result. PyTorch's symmetric zero-padding is written in one of these ways:
@@ -15,76 +15,20 @@ A bit result of a padded layer is the float result ``s - threshold``, exact in f
 
 from __future__ import annotations
 
-import json
-from functools import singledispatch
-from typing import Any, ClassVar
-
 import numpy as np
 from numpy.typing import NDArray
 
-from bnnedge.errors import ExportError
 from bnnedge.export import graph as g
-from bnnedge.export.targets.target import LayerRow, Target
-from bnnedge.export.targets.tflite_builtins import (
-    SAME,
-    VALID,
-    Lowering,
-    affine,
-    conv_windows,
-    convolve,
-    is_order_free,
-    lower,
-    nhwc,
-)
-from bnnedge.export.targets.tflite_reader import METADATA_NAME, REASONS_NAME, describe_model, metadata_of, parse_model
-from bnnedge.export.targets.tflite_writer import ABSENT
-from bnnedge.export.targets.window import Window, Windows
-from bnnedge.kernels.layout import WORD_BITS, pack
+from bnnedge.export.targets.forms import Forms
+from bnnedge.export.targets.tflite.float_forms import affine, convolve
+from bnnedge.export.targets.tflite.lowering import SAME, VALID, Lowering, conv_windows, is_order_free, nhwc
+from bnnedge.export.targets.tflite.writer import ABSENT
+from bnnedge.export.window import Window, Windows
+from bnnedge.kernels.layout import WORD_BITS, pack_filter
 
 GROUPS_REASON = "{groups} groups of {channels} channels: LCE needs a multiple of 32 channels in a group"
 
-
-class LceTarget(Target):
-    """``.tflite``; weights of binary layers take one bit each, rounded up to 32 channels.
-
-    The input is [1, H, W, C] float32. A grouped binary convolution stays binary if its groups have a multiple of 32
-    channels; LCE's default kernel refuses it, the indirect and reference kernels run it. Others become float
-    convolutions of the exact signs.
-    """
-
-    suffix: ClassVar[str] = ".tflite"
-    runtimes: ClassVar[tuple[str, ...]] = ("litert+bnnedge", "lce", "litert")
-    judges: ClassVar[tuple[str, ...]] = ("lce",)
-
-    def write(self, graph: g.Graph) -> bytes:
-        """The file's bytes, the same for the same graph. Raises ``ExportError`` naming what cannot be written."""
-        low = Lowering(graph.validate())
-        for node in graph.nodes:
-            if node.name in low.fused:
-                continue
-            if graph.tensors[node.inputs[0]].dtype == "bits":
-                lower_bits(node, low)
-            else:
-                lower(node, low)
-        output = low.tensors[graph.output]
-        if low.spec(graph.output).dtype == "bits":
-            output = dequantize(graph.nodes[-1], low, graph.output)
-        entries = {METADATA_NAME: graph.metadata, REASONS_NAME: low.reasons}
-        encoded = {name: _as_json(value) for name, value in entries.items()}
-        return low.writer.finish([low.tensors[graph.input]], [output], encoded)
-
-    def read_metadata(self, data: bytes) -> dict[str, Any]:
-        return metadata_of(parse_model(data))
-
-    def describe(self, data: bytes) -> list[LayerRow]:
-        return describe_model(parse_model(data))
-
-
-def _as_json(value: dict[str, Any]) -> bytes:
-    try:
-        return json.dumps(value).encode()
-    except (TypeError, ValueError) as error:
-        raise ExportError(f"the metadata of the graph must be plain JSON values: {error}") from error
+BIT_FORMS = Forms[Lowering]("lce", " of packed bits")
 
 
 def bconv2d_options(channels: int, stride: g.Pair, dilation: g.Pair, padding: int, pad_values: int = 0) -> bytes:
@@ -123,25 +67,8 @@ def _flexbuffer(**values: int) -> bytes:
     return bytes(builder.Finish())
 
 
-def dequantize(node: g.Node, low: Lowering, tensor: str) -> int:
-    """The ``bits`` tensor as float32 -1 and +1."""
-    target = low.writer.tensor(f"{tensor}/{node.name}/signs", nhwc(low.shape(tensor)))
-    return low.writer.custom("LceDequantize", [low.tensors[tensor]], target)
-
-
-@lower.register
-def _(node: g.Binarize, low: Lowering) -> None:
-    low.writer.custom("LceQuantize", [low.source(node)], low.target(node))
-
-
-@singledispatch
-def lower_bits(node: g.Node, low: Lowering) -> None:
-    """Append the operators of one graph node that reads a ``bits`` tensor."""
-    raise ExportError(f"{node.name}: {type(node).__name__} of packed bits has no counterpart in LCE")
-
-
-@lower_bits.register
-def _(node: g.MaxPool2d, low: Lowering) -> None:
+@BIT_FORMS.register(g.MaxPool2d)
+def _max_pool2d(node: g.MaxPool2d, low: Lowering) -> None:
     height, width = low.shape(node.inputs[0])[2:]
     windows = Windows.of(node.name, (height, width), node.kernel, node.stride, node.padding)
     # All bits 1 is -1 in every channel, which never wins. Its spare bits vanish in the AND with a real pixel.
@@ -151,13 +78,13 @@ def _(node: g.MaxPool2d, low: Lowering) -> None:
     )
 
 
-@lower_bits.register
-def _(node: g.Reshape, low: Lowering) -> None:
+@BIT_FORMS.register(g.Reshape)
+def _reshape(node: g.Reshape, low: Lowering) -> None:
     before, after = low.shape(node.inputs[0]), low.shape(node.output)
     if is_order_free(before) and is_order_free(after) and nhwc(before)[-1] == nhwc(after)[-1]:
         low.reshape(low.source(node), low.target(node))
         return
-    signs = dequantize(node, low, node.inputs[0])
+    signs = low.dequantized(node, node.inputs[0])
     if not is_order_free(before):
         signs = low.transpose(node, signs, (0, 3, 1, 2))
     signs = low.reshape(signs, low.temporary(node, "reshaped", after))
@@ -166,10 +93,8 @@ def _(node: g.Reshape, low: Lowering) -> None:
     low.writer.custom("LceQuantize", [signs], low.target(node))
 
 
-@lower_bits.register
-def _(node: g.BinaryConv2d, low: Lowering) -> None:
-    if not (np.abs(node.weight) == 1).all():
-        raise ExportError(f"{node.name}: a binary weight must be -1 or +1 everywhere, found other values")
+@BIT_FORMS.register(g.BinaryConv2d)
+def _binary_conv2d(node: g.BinaryConv2d, low: Lowering) -> None:
     threshold = None if node.threshold is None else _reachable(node.threshold, node.fan_in)
     group_channels = node.weight.shape[1]
     as_float = node.groups > 1 and group_channels % WORD_BITS != 0
@@ -195,8 +120,7 @@ def _reachable(threshold: NDArray[np.int32], fan_in: int) -> NDArray[np.int64]:
 
 
 def _bconv2d(node: g.BinaryConv2d, low: Lowering, source: int, affine: list[int], target: int, padding: int) -> int:
-    words = pack(np.ascontiguousarray(node.weight.transpose(0, 2, 3, 1)))
-    weight = low.writer.constant(f"{node.name}/weight", words.view(np.int32))
+    weight = low.writer.constant(f"{node.name}/weight", pack_filter(node.weight).view(np.int32))
     channels = low.shape(node.inputs[0])[1]
     options = bconv2d_options(channels, node.stride, node.dilation, padding)
     return low.writer.custom("LceBconv2d", [source, weight, *affine], target, options)
@@ -264,7 +188,7 @@ def _signs_in_float(
     node: g.BinaryConv2d, low: Lowering, multiplier: NDArray[np.float64], bias: NDArray[np.float64], target: int
 ) -> None:
     """As ``_floats`` by a float convolution; with filters of +-1 its sums are exact whatever their order."""
-    signs = dequantize(node, low, node.inputs[0])
+    signs = low.dequantized(node, node.inputs[0])
     sums = low.temporary(node, "sums", low.writer.shape(target))
     # Without a bias the interpreter's depthwise kernel crashes.
     convolve(node, low, signs, node.weight.astype(np.float64), np.zeros(len(multiplier)), sums)
