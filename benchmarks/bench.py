@@ -130,7 +130,7 @@ def benchmark_input(
     except BnnedgeError as error:
         if data is not None:
             raise
-        console.print(f"no scores, latency on random input: {error}", markup=False)
+        console.print(f"no scores, latency on random input: {error}", markup=False, soft_wrap=True)
         return random_input(models[0].input_shape)
 
 
