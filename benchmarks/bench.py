@@ -13,7 +13,7 @@ from bnnedge.benchmarks.devices import DEVICES
 from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkPlan, Device, ModelFile
 from bnnedge.benchmarks.result import BenchmarkRow, append_rows, check_appendable
 from bnnedge.errors import BenchmarkError, BnnedgeError, DataError
-from bnnedge.export.evaluate import choose_runtime
+from bnnedge.export.runtimes.choose import choose_runtime
 from bnnedge.export.targets.target import Target, read_file, target_of
 
 RANDOM = "random"

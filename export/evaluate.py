@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from bnnedge.data.dataset import DatasetInfo, Split, load_dataset
-from bnnedge.errors import BenchmarkError, MissingDependencyError
+from bnnedge.errors import BenchmarkError
 from bnnedge.export.runtimes import RUNTIMES
+from bnnedge.export.runtimes.choose import choose_runtime
 from bnnedge.export.targets.target import read_file
 from bnnedge.progress import shown
 
@@ -61,25 +62,3 @@ def top1(run: Run, images: NDArray[np.float32], labels: NDArray[np.int64]) -> fl
 
 def _hits(run: Run, images: NDArray[np.float32], labels: NDArray[np.int64]) -> int:
     return int((run(images).argmax(1) == labels).sum())
-
-
-def choose_runtime(
-    known: Sequence[str], wanted: str, label: str, unavailable: Callable[[str], str | None] | None = None
-) -> str:
-    """``wanted``, or for ``auto`` the first of ``known`` that can be used; ``label`` is the file, for messages.
-
-    ``unavailable`` says why a runtime cannot be used (on a device); by default it is asked of this machine.
-
-    Raises ``UnknownNameError``, ``BenchmarkError`` for a runtime of another format, ``MissingDependencyError``.
-    """
-    if wanted != "auto":
-        RUNTIMES.check(wanted)
-        if wanted not in known:
-            raise BenchmarkError(f"{label}: {wanted} cannot run such files; use one of: {', '.join(known)}, auto")
-    reasons = []
-    for name in known if wanted == "auto" else (wanted,):
-        reason = unavailable(name) if unavailable else RUNTIMES.load(name).unavailable()
-        if reason is None:
-            return name
-        reasons.append(f"{name}: {reason}")
-    raise MissingDependencyError(f"{label}: no runtime is available; {'; '.join(reasons)}")

@@ -53,9 +53,7 @@ def output_names(spec: pytree.TreeSpec) -> tuple[str | None, ...]:
     result = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)  # the model's result with numbers for tensors
     tensors = output_tensors(result)
     if not tensors or not all(isinstance(tensor, int) for tensor in tensors):
-        raise ExportError(
-            "a model must return a tensor, or a tuple, list or dict of tensors that is not nested"
-        )
+        raise ExportError("a model must return a tensor, or a tuple, list or dict of tensors that is not nested")
     if isinstance(result, Mapping):
         return tuple(map(str, result))
     return (None,) if len(tensors) == 1 else tuple(f"output_{index}" for index in range(len(tensors)))

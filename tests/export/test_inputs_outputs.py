@@ -120,7 +120,7 @@ def test_verification_compares_every_output(
     assert (report.verification.binary_layers, report.verification.integers) == (1, 64 * C * 6 * 7)
     assert report.verification.agreement > 0.99
 
-    optimize = api.optimize
+    optimize = api.optimize  # type: ignore[attr-defined]
 
     def shifted(graph: Graph, stem: Any) -> Graph:
         for node in graph.nodes:

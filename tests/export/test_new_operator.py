@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from bnnedge.export.targets.onnx.writer import OnnxWriter
 from bnnedge.export.targets.tflite import writer as tflite_writer
 from bnnedge.export.targets.tflite.float_forms import FLOAT_FORMS
 from bnnedge.export.targets.tflite.lowering import Lowering
-from bnnedge.export.trace.tracer import HANDLERS, Tracer
+from bnnedge.export.trace.tracer import HANDLERS, Tracer, handles
 from bnnedge.layers.binary_layers import BinaryConv2d
 
 OPERATOR = "aten.floor.default"
@@ -58,11 +58,12 @@ def without(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     left_out = getattr(request, "param", "")
     monkeypatch.setitem(tflite_writer._OPTIONS, "FLOOR", "")
     registered: list[dict[Any, Any]] = []
-    for part, (table, register) in {
-        "handler": (HANDLERS, lambda: HANDLERS.__setitem__(OPERATOR, handle)),
+    parts: dict[str, tuple[dict[Any, Any], Callable[[], object]]] = {
+        "handler": (HANDLERS, lambda: handles(OPERATOR)(handle)),
         "onnx": (FORMS._forms, lambda: FORMS.register(Floor)(write_onnx)),
         "lce": (FLOAT_FORMS._forms, lambda: FLOAT_FORMS.register(Floor)(write_tflite)),
-    }.items():
+    }
+    for part, (table, register) in parts.items():
         if part != left_out:
             register()
             registered.append(table)
@@ -119,7 +120,7 @@ def test_a_part_that_is_left_out_is_named(without: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("fact", ["weights", "macs", "summands", "reads", "writes"])
 def test_a_node_that_leaves_a_fact_out_cannot_be_made(fact: str) -> None:
     facts = {name: getattr(g.Add, name) for name in ("weights", "macs", "summands", "reads", "writes") if name != fact}
-    unfinished = dataclass(kw_only=True)(type("Unfinished", (g.Node,), facts))
+    unfinished: type[g.Node] = dataclass(kw_only=True)(type("Unfinished", (g.Node,), facts))
     with pytest.raises(TypeError, match=rf"Unfinished .*\b{fact}\b"):
         unfinished(name="n", inputs=("x",), output="y")
 
@@ -141,7 +142,5 @@ def test_a_subclass_needs_a_form_of_its_own(without: str) -> None:
 def test_nothing_is_registered_twice(without: str) -> None:
     with pytest.raises(ValueError, match="two forms of Floor are registered for the target onnx"):
         FORMS.register(Floor)(write_onnx)
-    from bnnedge.export.trace.tracer import handles
-
     with pytest.raises(ValueError, match=r"two handlers are registered for aten\.floor\.default"):
         handles(OPERATOR)(handle)

@@ -202,9 +202,10 @@ def test_outputs_that_no_sign_explains_are_refused(
 
 def hand_made_graph() -> Graph:
     """Every family of nodes once, on an image of 3 x 4 x 4 and a batch of 2."""
-    conv = {"stride": (1, 1), "padding": (1, 1)}
     nodes: list[Node] = [
-        g.Conv2d(name="stem", inputs=("x",), output="a", weight=np.ones((5, 3, 3, 3)), bias=np.zeros(5), **conv),
+        g.Conv2d(
+            name="stem", inputs=("x",), output="a", weight=np.ones((5, 3, 3, 3)), bias=np.zeros(5), padding=(1, 1)
+        ),
         g.Affine(name="norm", inputs=("a",), output="b", multiplier=np.ones(5), bias=np.zeros(5)),
         g.Binarize(name="sign", inputs=("b",), output="bits"),
         g.BinaryConv2d(
@@ -214,7 +215,7 @@ def hand_made_graph() -> Graph:
             weight=np.ones((5, 5, 3, 3), np.int8),
             multiplier=np.ones(5),
             bias=np.zeros(5),
-            **conv,
+            padding=(1, 1),
         ),
         g.Add(name="sum", inputs=("b", "c"), output="d"),
         g.MaxPool2d(name="pool", inputs=("d",), output="e", kernel=(2, 2), stride=(2, 2)),
@@ -224,7 +225,15 @@ def hand_made_graph() -> Graph:
         g.Activation(name="softmax", inputs=("i",), output="y", kind="softmax"),
     ]
     full, half = (2, 5, 4, 4), (2, 5, 2, 2)
-    shapes = {"x": (2, 3, 4, 4), "a": full, "b": full, "bits": full, "c": full, "d": full, "e": half}
+    shapes: dict[str, tuple[int, ...]] = {
+        "x": (2, 3, 4, 4),
+        "a": full,
+        "b": full,
+        "bits": full,
+        "c": full,
+        "d": full,
+        "e": half,
+    }
     shapes |= {"f": (2, 5, 1, 2), "h": (2, 5), "i": (2, 7), "y": (2, 7)}
     tensors = {name: g.TensorSpec(shape, "bits" if name == "bits" else "float32") for name, shape in shapes.items()}
     return Graph(("x",), ("y",), nodes, tensors).validate()
