@@ -29,9 +29,10 @@ from bnnedge.errors import (
     UnknownNameError,
 )
 from bnnedge.export.api import export as export_model
-from bnnedge.export.evaluate import choose_runtime, evaluate_file
+from bnnedge.export.evaluate import evaluate_file
 from bnnedge.export.graph import Conv2d, Graph, TensorSpec
 from bnnedge.export.runtimes import RUNTIMES
+from bnnedge.export.runtimes.choose import choose_runtime
 from bnnedge.export.targets.onnx.target import OnnxTarget
 from bnnedge.export.targets.tflite.target import LceTarget
 from bnnedge.methods import METHODS
