@@ -13,13 +13,14 @@ from bnnedge.errors import ConfigError
 from bnnedge.kernels.gpu.select import KERNELS, Kernels
 from bnnedge.layers.hardtanh import Hardtanh
 from bnnedge.layers.notes import ChannelSums, InputBits, attach, read
-from bnnedge.layers.packed_ops import conv2d_again, packed_conv2d, packed_linear
+from bnnedge.layers.packed.conv import conv2d_again, packed_conv2d
+from bnnedge.layers.packed.linear import packed_linear
 from bnnedge.layers.recompute import offer, watch_norms
 from bnnedge.layers.stash import on_gpu, takes
 
 
 def input_clip(layer: BinaryLayer, x: Tensor) -> float | None:
-    """The clip of the operators of ``packed_ops`` if they compute this layer, None if plain PyTorch does.
+    """The clip of the operators of ``packed`` if they compute this layer, None if plain PyTorch does.
 
     They do not where the binarizer has a rule of its own, where the user asked for plain PyTorch, and on a CPU where no
     gradient is wanted, as there they only save memory between forward and backward.
