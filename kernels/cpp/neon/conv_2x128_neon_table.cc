@@ -20,11 +20,11 @@
 #include <algorithm>
 #include <cstring>
 
+#include "../portable/tail.h"
 #include "bnnedge/aligned.h"
 #include "bnnedge/conv_kernel.h"
-#include "pack_neon.h"
 #include "store_neon.h"
-#include "tail_neon.h"
+#include "lanes_neon.h"
 
 namespace bnnedge {
 namespace {
@@ -359,20 +359,17 @@ void Run(const ConvStrip& strip) {
 
 }  // namespace
 
-const ConvKernel kConvNeonTable = {
-    "neon_table",
-    kBlock,
-    StripOrder::kRowsOutside,
-    PackedBytes,
-    PackWeights,
-    ScratchBytes,
-    Run,
-    FinishTail<NeonLanes>, false,
-    PackNhwcFloat,
-    PackNhwcInt8,
-    PackNchwFloat,
-    UnpackNhwcFloat,
-    nullptr,
-};
+constexpr ConvKernel kConvNeonTable = [] {
+  ConvKernel kernel;
+  kernel.name = "neon_table";
+  kernel.block = kBlock;
+  kernel.order = StripOrder::kRowsOutside;
+  kernel.packed_bytes = PackedBytes;
+  kernel.pack_weights = PackWeights;
+  kernel.scratch_bytes = ScratchBytes;
+  kernel.run = Run;
+  kernel.run_tail = RunTail<NeonLanes>;
+  return kernel;
+}();
 
 }  // namespace bnnedge

@@ -1,5 +1,5 @@
 // The NEON convolution, 2 pixels x 16 output channels at a time; each 32-bit lane is one output channel. Written once
-// for several ways of counting (hence the unnamed namespace, see portable/epilogue.h).
+// for several ways of counting (hence the unnamed namespace, see portable/output_transform.h).
 //
 // Derivation. Let x_k = a_k xor w_k be the products of word k = 1..n (bit 1: they differ), all bit positions apart.
 //   1. Plainly: p = sum of popcount(x_k), an eor, a cnt and an add a word.

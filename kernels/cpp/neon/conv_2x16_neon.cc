@@ -1,7 +1,7 @@
 // For every AArch64: byte counters, widened before they can overflow.
+#include "../portable/tail.h"
 #include "conv_2x16.h"
-#include "pack_neon.h"
-#include "tail_neon.h"
+#include "lanes_neon.h"
 
 namespace bnnedge {
 namespace {
@@ -42,20 +42,18 @@ struct ByteCounter {
 
 }  // namespace
 
-const ConvKernel kConvNeon = {
-    "neon",
-    kBlock,
-    StripOrder::kRowsOutside,
-    PackedBytes,
-    PackWeights,
-    ScratchBytes,
-    Run<ByteCounter>,
-    FinishTail<NeonLanes>, false,
-    PackNhwcFloat,
-    PackNhwcInt8,
-    PackNchwFloat,
-    UnpackNhwcFloat,
-    Peak<ByteCounter>,
-};
+constexpr ConvKernel kConvNeon = [] {
+  ConvKernel kernel;
+  kernel.name = "neon";
+  kernel.block = kBlock;
+  kernel.order = StripOrder::kRowsOutside;
+  kernel.packed_bytes = PackedBytes;
+  kernel.pack_weights = PackWeights;
+  kernel.scratch_bytes = ScratchBytes;
+  kernel.run = Run<ByteCounter>;
+  kernel.run_tail = RunTail<NeonLanes>;
+  kernel.peak = Peak<ByteCounter>;
+  return kernel;
+}();
 
 }  // namespace bnnedge

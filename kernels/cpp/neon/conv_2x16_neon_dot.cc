@@ -1,8 +1,8 @@
 // Compiled with +dotprod; select.cc calls it only where the CPU has the instructions. A dot product with +-1 adds the
 // four byte counts of a lane into 32 bits: nothing to widen and nothing to flush.
+#include "../portable/tail.h"
 #include "conv_2x16.h"
-#include "pack_neon.h"
-#include "tail_neon.h"
+#include "lanes_neon.h"
 
 namespace bnnedge {
 namespace {
@@ -42,20 +42,18 @@ struct DotCounter {
 
 }  // namespace
 
-const ConvKernel kConvNeonDot = {
-    "neon_dot",
-    kBlock,
-    StripOrder::kRowsOutside,
-    PackedBytes,
-    PackWeights,
-    ScratchBytes,
-    Run<DotCounter>,
-    FinishTail<NeonLanes>, false,
-    PackNhwcFloat,
-    PackNhwcInt8,
-    PackNchwFloat,
-    UnpackNhwcFloat,
-    Peak<DotCounter>,
-};
+constexpr ConvKernel kConvNeonDot = [] {
+  ConvKernel kernel;
+  kernel.name = "neon_dot";
+  kernel.block = kBlock;
+  kernel.order = StripOrder::kRowsOutside;
+  kernel.packed_bytes = PackedBytes;
+  kernel.pack_weights = PackWeights;
+  kernel.scratch_bytes = ScratchBytes;
+  kernel.run = Run<DotCounter>;
+  kernel.run_tail = RunTail<NeonLanes>;
+  kernel.peak = Peak<DotCounter>;
+  return kernel;
+}();
 
 }  // namespace bnnedge

@@ -79,8 +79,19 @@ struct Neon {
 
 }  // namespace
 
-const StemKernel kStemNeon = {
-    "neon",         false,            PackedBytes,    PackWeights<Neon::kNeighbours>, ScratchBytes,
-    QuantizeValues, InterleavePlanes, Convolve<Neon>, PoolRow<NeonBytes>,             DequantizeCodes, 1};
+constexpr StemKernel kStemNeon = [] {
+  StemKernel kernel;
+  kernel.name = "neon";
+  kernel.packed_bytes = PackedBytes;
+  kernel.pack_weights = PackWeights<Neon::kNeighbours>;
+  kernel.scratch_bytes = ScratchBytes;
+  kernel.quantize = QuantizeValues;
+  kernel.interleave = InterleavePlanes;
+  kernel.convolve = Convolve<Neon>;
+  kernel.pool = PoolRow<NeonBytes>;
+  kernel.dequantize = DequantizeCodes;
+  kernel.step_taps = 1;
+  return kernel;
+}();
 
 }  // namespace bnnedge

@@ -23,7 +23,7 @@ void PackWeights(const int8_t* filter, const StemShape& shape, void* packed) {
   }
 }
 
-void QuantizeSigned(const float* values, int64_t count, Arithmetic arithmetic, const Codes& codes, uint8_t* bytes) {
+void QuantizeSigned(const float* values, int64_t count, Arithmetic arithmetic, const Quantization& codes, uint8_t* bytes) {
   QuantizeValues(values, count, arithmetic, codes, bytes);
   for (int64_t i = 0; i < count; ++i) bytes[i] ^= 0x80;
 }
@@ -66,7 +66,18 @@ void Convolve(const StemRow& row) {
 
 }  // namespace
 
-const StemKernel kStemNeonDot = {"neon_dot",     true,             PackedBytes, PackWeights,        nullptr,
-                                 QuantizeSigned, InterleavePlanes, Convolve,    PoolRow<NeonBytes>, DequantizeCodes};
+constexpr StemKernel kStemNeonDot = [] {
+  StemKernel kernel;
+  kernel.name = "neon_dot";
+  kernel.signed_codes = true;
+  kernel.packed_bytes = PackedBytes;
+  kernel.pack_weights = PackWeights;
+  kernel.quantize = QuantizeSigned;
+  kernel.interleave = InterleavePlanes;
+  kernel.convolve = Convolve;
+  kernel.pool = PoolRow<NeonBytes>;
+  kernel.dequantize = DequantizeCodes;
+  return kernel;
+}();
 
 }  // namespace bnnedge

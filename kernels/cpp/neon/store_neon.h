@@ -1,5 +1,5 @@
 // What becomes of the popcounts of 16 output channels: bnnedge/conv_kernel.h says what is stored. The unnamed namespace is
-// on purpose, see portable/epilogue.h.
+// on purpose, see portable/output_transform.h.
 #pragma once
 
 #include <arm_neon.h>

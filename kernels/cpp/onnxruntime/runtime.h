@@ -88,12 +88,12 @@ struct AttributeField {
 };
 
 // All of a convolution's but `group`, which is a single number.
-std::vector<AttributeField> ArrayFields(Window* window);
+std::vector<AttributeField> ArrayFields(ConvAttributes* attributes);
 
 // Attributes that are missing keep the values that the fields have.
 void ReadArrays(const Site& site, const KernelInfo* info, const std::vector<AttributeField>& fields);
 // Those that are missing have ONNX's defaults, as in the function of the file; `channels` has none.
-Window ReadWindow(const Site& site, const KernelInfo* info);
+ConvAttributes ReadConvAttributes(const Site& site, const KernelInfo* info);
 float ReadFloat(const Site& site, const KernelInfo* info, const char* name);
 
 // ---- Shapes ----
@@ -109,10 +109,10 @@ std::vector<Dimension> ReadShape(const Api* api, const ShapeContext* context, si
 
 // False for an attribute that creating the kernel will reject: shapes stay unknown and the error comes from there.
 bool ReadArrays(const Api* api, const ShapeContext* context, const std::vector<AttributeField>& fields);
-bool ReadWindow(const Api* api, const ShapeContext* context, Window* window);
+bool ReadConvAttributes(const Api* api, const ShapeContext* context, ConvAttributes* attributes);
 
 // Of an output that goes over `input` with a window of `kernel`.
-Dimension OutDimension(const Window& window, int axis, const Dimension& input, const Dimension& kernel);
+Dimension OutDimension(const ConvAttributes& attributes, int axis, const Dimension& input, const Dimension& kernel);
 // Of packed signs: the bytes of so many channels.
 Dimension BytesDimension(const Dimension& channels);
 
@@ -157,11 +157,11 @@ class LayerKernel : public Kernel {
   virtual std::unique_ptr<Layer> MakeLayer(const std::vector<const Value*>& inputs) const = 0;
   virtual void Run(Layer* layer, KernelContext* context) const = 0;
   const Operator& op() const { return op_; }
-  const Window& window() const { return window_; }
+  const ConvAttributes& attributes() const { return attributes_; }
 
  private:
   const Operator& op_;
-  const Window window_;
+  const ConvAttributes attributes_;
   std::unique_ptr<Layer> layer_;
 };
 
@@ -184,9 +184,9 @@ std::vector<Operator> StemOperators();
 // ---- Threads ----
 
 // The runtime's own threads.
-class ThreadPool {
+class RuntimeThreads {
  public:
-  ThreadPool(const Api* api, const KernelContext* context) : api_(api), context_(context) {}
+  RuntimeThreads(const Api* api, const KernelContext* context) : api_(api), context_(context) {}
   // The interface does not tell how many threads the session has. This many they can at most use.
   Parallel AsParallel();
 

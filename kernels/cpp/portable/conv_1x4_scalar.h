@@ -1,12 +1,12 @@
 // The scalar popcount convolution, 64 bits of one pixel x 4 output channels at a time; written once and compiled for
-// several instruction sets (hence the unnamed namespace, see epilogue.h).
+// several instruction sets (hence the unnamed namespace, see output_transform.h).
 #pragma once
 
 #include <algorithm>
 #include <cstring>
 
 #include "bnnedge/conv_kernel.h"
-#include "epilogue.h"
+#include "output_transform.h"
 
 namespace bnnedge {
 namespace {

@@ -13,7 +13,7 @@ namespace {
 constexpr int kPointwisePixels = 6;
 
 template <typename Lanes, int kVectors, int kPixels>
-__attribute__((always_inline)) inline void PointwiseTile(const PointwiseRun& run, const float* const* pixels,
+__attribute__((always_inline)) inline void PointwiseTile(const PointwiseStrip& run, const float* const* pixels,
                                                          float* output) {
   typename Lanes::Floats sum[kPixels][kVectors];
 #pragma GCC unroll 8
@@ -48,7 +48,7 @@ __attribute__((always_inline)) inline void PointwiseTile(const PointwiseRun& run
 }
 
 template <typename Lanes, int kVectors>
-void RunPointwise(const PointwiseRun& run) {
+void RunPointwise(const PointwiseStrip& run) {
   int64_t x = run.first % run.width;
   const float* row = run.input + run.first / run.width * run.row_step;
   for (int64_t i = 0; i < run.pixels; i += kPointwisePixels) {

@@ -40,7 +40,17 @@ void Convolve(const StemRow& row) {
 
 }  // namespace
 
-const StemKernel kStemPortable = {"portable",     false,            PackedBytes, PackWeights,          nullptr,
-                                  QuantizeValues, InterleavePlanes, Convolve,    PoolRow<ScalarBytes>, DequantizeCodes};
+constexpr StemKernel kStemPortable = [] {
+  StemKernel kernel;
+  kernel.name = "portable";
+  kernel.packed_bytes = PackedBytes;
+  kernel.pack_weights = PackWeights;
+  kernel.quantize = QuantizeValues;
+  kernel.interleave = InterleavePlanes;
+  kernel.convolve = Convolve;
+  kernel.pool = PoolRow<ScalarBytes>;
+  kernel.dequantize = DequantizeCodes;
+  return kernel;
+}();
 
 }  // namespace bnnedge

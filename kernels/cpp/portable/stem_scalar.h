@@ -1,4 +1,4 @@
-// The parts of a StemKernel that compilers make vectors of, in an unnamed namespace: see epilogue.h. Lanes are 16 bytes
+// The parts of a StemKernel that compilers make vectors of, in an unnamed namespace: see output_transform.h. Lanes are 16 bytes
 // of codes that each instruction set supplies, with Load, Store and Max; kBytes where they are more.
 #pragma once
 
@@ -62,7 +62,7 @@ inline float QuantizedToEven(float value) {
   return value + kShift - kShift;
 }
 
-inline void QuantizeValues(const float* values, int64_t count, Arithmetic arithmetic, const Codes& codes,
+inline void QuantizeValues(const float* values, int64_t count, Arithmetic arithmetic, const Quantization& codes,
                            uint8_t* bytes) {
   const float scale = codes.scale;
   const int32_t zero = codes.zero_point + kCodeToByte;
@@ -95,7 +95,7 @@ inline void InterleavePlanes(const uint8_t* planes, int64_t plane_step, int64_t 
 }
 
 inline void DequantizeCodes(const int8_t* codes, int64_t padded, int64_t pixels, int64_t channels,
-                            const Codes& target, float* values) {
+                            const Quantization& target, float* values) {
   const int32_t zero_point = target.zero_point;
   const float scale = target.scale;
   for (int64_t i = 0; i < pixels; ++i, codes += padded, values += channels) {

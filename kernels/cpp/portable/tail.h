@@ -1,5 +1,5 @@
 // The tail of a residual block for a row of pixels, written once over "lanes", a handful of neighbouring channels that
-// each instruction set supplies (hence the unnamed namespace, see epilogue.h). Lanes have kLanes, Load, Store, Plus,
+// each instruction set supplies (hence the unnamed namespace, see output_transform.h). Lanes have kLanes, Load, Store, Plus,
 // Times, Same (one value in all), PickBelow (a < b ? c : d), Clip, and Below, the bits of a < b.
 #pragma once
 
@@ -55,14 +55,14 @@ struct TailStep {
 
 // The channels after the last whole word. Apart, or it takes the registers of the loop over words.
 template <typename Step>
-BNNEDGE_NOINLINE uint32_t FinishRest(const Step& step, const float* values, int64_t first, int64_t channels) {
+BNNEDGE_NOINLINE uint32_t RunLastChannels(const Step& step, const float* values, int64_t first, int64_t channels) {
   uint32_t word = 0;
   for (int64_t c = first; c < channels; ++c) word |= step.template Do<ScalarLanes>(values[c], c) << (c - first);
   return word;
 }
 
 template <typename L, bool kAddsResidual, bool kActivates, bool kWritesBits>
-inline void FinishTailAs(const TailStrip& strip) {
+inline void RunTailAs(const TailStrip& strip) {
   const int64_t channels = strip.channels, whole = channels / kWordBits * kWordBits;
   const float* values = strip.values;
   uint32_t* bits = strip.bits;
@@ -77,7 +77,7 @@ inline void FinishTailAs(const TailStrip& strip) {
       if (kWritesBits) bits[first / kWordBits] = word;
     }
     if (whole < channels) {
-      const uint32_t word = FinishRest(step, values, whole, channels);
+      const uint32_t word = RunLastChannels(step, values, whole, channels);
       if (kWritesBits) bits[whole / kWordBits] = word;
     }
     values += strip.value_step;
@@ -88,11 +88,11 @@ inline void FinishTailAs(const TailStrip& strip) {
 }
 
 template <typename L>
-inline void FinishTail(const TailStrip& strip) {
+inline void RunTail(const TailStrip& strip) {
   const bool activates = strip.slope != nullptr || strip.offset != nullptr;
   const auto as = [&](auto residual, auto bits) {
-    activates ? FinishTailAs<L, decltype(residual)::value, true, decltype(bits)::value>(strip)
-              : FinishTailAs<L, decltype(residual)::value, false, decltype(bits)::value>(strip);
+    activates ? RunTailAs<L, decltype(residual)::value, true, decltype(bits)::value>(strip)
+              : RunTailAs<L, decltype(residual)::value, false, decltype(bits)::value>(strip);
   };
   const std::true_type yes{};
   const std::false_type no{};

@@ -8,7 +8,7 @@ namespace {
 
 class ReferenceConv : public Conv {
  public:
-  ReferenceConv(const BConv2dParams& params, const uint32_t* filter, const Transform& transform)
+  ReferenceConv(const BConv2dParams& params, const uint32_t* filter, const OutputTransform& transform)
       : params_(params), transform_(transform) {
     BConv2dSizes sizes{};
     CheckBConv2d(params, &sizes);
@@ -99,7 +99,7 @@ class ReferenceConv : public Conv {
   }
 
   BConv2dParams params_;
-  Transform transform_;
+  OutputTransform transform_;
   std::vector<uint32_t> filter_;
   int64_t outputs_ = 0;
 };
@@ -107,7 +107,7 @@ class ReferenceConv : public Conv {
 }  // namespace
 
 std::unique_ptr<Conv> MakeReferenceConv(const BConv2dParams& params, const uint32_t* filter,
-                                        const Transform& transform) {
+                                        const OutputTransform& transform) {
   return std::make_unique<ReferenceConv>(params, filter, transform);
 }
 

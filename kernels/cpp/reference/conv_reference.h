@@ -8,6 +8,6 @@ namespace bnnedge {
 
 // Straight from the definitions: BConv2dReference, then the transform of each sum. The arguments have been checked.
 std::unique_ptr<Conv> MakeReferenceConv(const BConv2dParams& params, const uint32_t* filter,
-                                        const Transform& transform);
+                                        const OutputTransform& transform);
 
 }  // namespace bnnedge

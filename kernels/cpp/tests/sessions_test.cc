@@ -16,7 +16,7 @@
 #include <thread>
 #include <vector>
 
-#include "../tflite/thread_pool.h"
+#include "../thread_pool.h"
 #include "bnnedge/layout.h"
 #include "host_scope.h"
 #include "ort_host.h"
@@ -349,7 +349,7 @@ void TestOperator(const std::string& op_name, const HostNode& node, int64_t chan
     if (op_name == each->get_name(each)) op = each;
   }
   if (op == nullptr) return Fail(name + " is not registered");
-  bnnedge::tflite::ThreadPool pool(kThreads);
+  bnnedge::ThreadPool pool(kThreads);
   Barrier barrier(kThreads);
   Meeting meeting{pool.AsParallel(), &barrier};
   const Parallel parallel{RunAfterMeeting, &meeting, kThreads};

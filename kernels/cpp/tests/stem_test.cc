@@ -13,24 +13,15 @@
 
 #include "bnnedge/conv_kernel.h"
 #include "bnnedge/stem_kernel.h"
+#include "guarded.h"
 
 namespace {
 
 using namespace bnnedge;
-
-int64_t failures = 0, cases = 0;
-
-void Fail(const std::string& what) {
-  if (++failures <= 20) std::fprintf(stderr, "FAIL %s\n", what.c_str());
-}
-
-uint32_t Random() {
-  static uint64_t state = 0x9e3779b97f4a7c15u;
-  state ^= state << 13;
-  state ^= state >> 7;
-  state ^= state << 17;
-  return static_cast<uint32_t>(state >> 32);
-}
+using test::cases;
+using test::Fail;
+using test::failures;
+using test::Random;
 
 int64_t Pick(const std::vector<int64_t>& values) { return values[Random() % values.size()]; }
 float Uniform(float low, float high) { return low + (high - low) * static_cast<float>(Random() >> 8) * 0x1p-24f; }
@@ -46,7 +37,7 @@ struct Case {
   StemWeights Weights() const { return {filter.data(), scale.data(), bias.data()}; }
 };
 
-void MakeWindow(int64_t most, const std::vector<int64_t>& strides, StemWindow* window) {
+void MakeWindow(int64_t most, const std::vector<int64_t>& strides, KernelWindow* window) {
   for (int axis = 0; axis < 2; ++axis) {
     window->kernel[axis] = 1 + static_cast<int64_t>(Random()) % most;
     window->strides[axis] = Pick(strides);
@@ -142,7 +133,7 @@ bool MakeCase(Case* c) {
 struct Results {
   std::vector<float> output;
   std::vector<uint32_t> bits;
-  std::vector<int8_t> entered, convolved, pooled;
+  std::vector<int8_t> quantized, convolved, pooled;
 };
 
 void RunAtOnce(void*, int64_t count, void (*piece)(void*, int64_t), void* context) {
@@ -180,10 +171,10 @@ bool Run(const Case& c, const char* kernel, bool with_codes, bool with_output, i
   results->bits.assign(count(c.tail.writes_bits ? pixels * WordsFor(channels) : 0), 0xa5a5a5a5u);
   if (c.tail.writes_bits) tensors.bits = results->bits.data();
   if (with_codes) {
-    results->entered.resize(count(size.batch * size.folded_height * size.folded_width * c.params.FilterChannels()));
+    results->quantized.resize(count(size.batch * size.folded_height * size.folded_width * c.params.FilterChannels()));
     results->convolved.resize(count(size.batch * size.conv_height * size.conv_width * channels));
     results->pooled.resize(count(pixels * channels));
-    tensors.entered = results->entered.data();
+    tensors.quantized = results->quantized.data();
     tensors.convolved = results->convolved.data();
     tensors.pooled = results->pooled.data();
   }
@@ -217,7 +208,7 @@ void Test(const Case& c, const char* kernel) {
   const bool with_output = !c.tail.writes_bits || Random() % 2 == 0;
   if (!Run(c, "reference", true, with_output, 1, &expected)) return;
   if (!Run(c, kernel, true, with_output, 1, &found)) return;
-  Compare(expected.entered, found.entered, what + ": codes of the input");
+  Compare(expected.quantized, found.quantized, what + ": codes of the input");
   Compare(expected.convolved, found.convolved, what + ": codes of the convolution");
   Compare(expected.pooled, found.pooled, what + ": codes of the pool");
   Compare(expected.output, found.output, what + ": floats");

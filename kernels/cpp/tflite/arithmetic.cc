@@ -71,7 +71,7 @@ class Arithmetic : public PixelwiseOp {
     }
   }
 
-  bool JoinTail(const Value& y, TailSteps* steps) const override {
+  bool JoinTail(const Value& y, TailBuilder* steps) const override {
     const bool is_first = inputs[0] == &y;
     const Value& other = *inputs[is_first ? 1 : 0];
     const bool adds = code_ == Builtin::kAdd;
@@ -175,7 +175,7 @@ class Clip : public MapOp {
 
   void Prepare() override { CheckMap(0, 1); }
 
-  bool JoinTail(const Value&, TailSteps* steps) const override { return steps->Clip(range_.low, range_.high); }
+  bool JoinTail(const Value&, TailBuilder* steps) const override { return steps->Clip(range_.low, range_.high); }
 
   void RunPixels(int64_t first, int64_t count) const override {
     const int64_t channels = output->Channels();
@@ -208,7 +208,7 @@ class Bound : public MapOp {
     (raises_ ? range_.low : range_.high) = value;
   }
 
-  bool JoinTail(const Value&, TailSteps* steps) const override { return steps->Clip(range_.low, range_.high); }
+  bool JoinTail(const Value&, TailBuilder* steps) const override { return steps->Clip(range_.low, range_.high); }
 
   void RunPixels(int64_t first, int64_t count) const override {
     const int64_t channels = output->Channels();
@@ -236,7 +236,7 @@ class PRelu : public MapOp {
                                                       ShapeText(inputs[1]->shape));
   }
 
-  bool JoinTail(const Value& y, TailSteps* steps) const override {
+  bool JoinTail(const Value& y, TailBuilder* steps) const override {
     return inputs[0] == &y && steps->Multiply(*inputs[1]);
   }
 

@@ -14,6 +14,7 @@
 #include <cmath>
 #include <utility>
 
+#include "../workspace.h"
 #include "fuse.h"
 #include "signs.h"
 
@@ -23,9 +24,8 @@ namespace {
 constexpr char kCode[] = "LceBconv2d";
 // v = 2 p is an int32.
 constexpr int64_t kMaxFanIn = (int64_t{1} << 30) - 1;
-// A filter dilated to a multiple of its map needs a padded copy of the map out of all proportion.
-constexpr int64_t kFreeWorkspaceBytes = int64_t{256} << 20;
-constexpr int64_t kWorkspacePerByte = 16;
+// A kernel may keep so many words of workspace for each word of the padded image.
+constexpr int64_t kWorkspaceWords = 4;
 
 enum Activation : int64_t { kNone = 0, kRelu = 1, kReluN1To1 = 2, kRelu6 = 3 };
 
@@ -52,8 +52,8 @@ class BConv : public ConvOp {
     Require(shape.size() == 4, "input must be [N, H, W, words], found " + ShapeText(shape));
     Require(shape[3] == p_.InWords(), std::to_string(p_.channels) + " channels take " + std::to_string(p_.InWords()) +
                                           " words, found input " + ShapeText(shape));
-    const Windows rows = Windows::Of(shape[1], Extent(p_.kernel_height, p_.dilation_height), p_.stride_height, same_);
-    const Windows columns = Windows::Of(shape[2], Extent(p_.kernel_width, p_.dilation_width), p_.stride_width, same_);
+    const PaddedAxis rows = PaddedAxis::For(shape[1], Extent(p_.kernel_height, p_.dilation_height), p_.stride_height, same_);
+    const PaddedAxis columns = PaddedAxis::For(shape[2], Extent(p_.kernel_width, p_.dilation_width), p_.stride_width, same_);
     Require(rows.count >= 1 && columns.count >= 1, "the filter does not fit into input " + ShapeText(shape));
     SetSize(shape, {rows.before, rows.after, columns.before, columns.after}, &p_);
     CheckPaddedSize();
@@ -61,12 +61,12 @@ class BConv : public ConvOp {
     output->shape = {shape[0], rows.count, columns.count, channels};
   }
 
-  void Plan(const char* kernel) override {
+  void Build(const char* kernel) override {
     BConv2dParams params = FusedParams(fusion);
-    Transform transform = transform_;
+    OutputTransform transform = transform_;
     std::vector<bool> negated;
     if (fusion.output == nullptr) {
-      transform = Transform{};
+      transform = OutputTransform{};
       transform.domain = Domain::kDoubledPopcount;
       transform.kind = OutputKind::kBits;
       transform.threshold = signs_.threshold;
@@ -113,7 +113,7 @@ class BConv : public ConvOp {
     return !same_ && std::max(pads[0], pads[1]) < height && std::max(pads[2], pads[3]) < width;
   }
 
-  bool CanHaveTail() const override { return transform_.kind == OutputKind::kFloat; }
+  bool CanFuseTail() const override { return transform_.kind == OutputKind::kFloat; }
   bool CanWriteBits() const override { return p_.groups == 1 || p_.out_channels / p_.groups % kWordBits == 0; }
 
   bool CanCompare(const Fusion& wanted) override {
@@ -175,7 +175,7 @@ class BConv : public ConvOp {
   }
 
   void MakeTransform() {
-    transform_ = Transform{};
+    transform_ = OutputTransform{};
     transform_.domain = Domain::kDoubledPopcount;
     if (output->Is(Type::kInt32)) {
       transform_.kind = OutputKind::kBits;
@@ -249,7 +249,7 @@ class BConv : public ConvOp {
   }
 
   // A prepared convolution serves another size too; the padding of SAME may depend on the size.
-  void Make(const BConv2dParams& params, const Transform& transform, const std::vector<bool>& negated,
+  void Make(const BConv2dParams& params, const OutputTransform& transform, const std::vector<bool>& negated,
             const char* kernel) {
     std::string error;
     if (conv_ != nullptr && IsSame(params, made_params_) && IsSame(transform, made_transform_) &&
@@ -274,7 +274,7 @@ class BConv : public ConvOp {
            a.pad_right == b.pad_right && a.pad_value == b.pad_value;
   }
 
-  static bool IsSame(const Transform& a, const Transform& b) {
+  static bool IsSame(const OutputTransform& a, const OutputTransform& b) {
     const Tail &s = a.tail, &t = b.tail;
     return a.kind == b.kind && a.threshold == b.threshold && s.adds_residual == t.adds_residual &&
            s.slope == t.slope && s.offset == t.offset && s.low == t.low && s.high == t.high &&
@@ -283,7 +283,7 @@ class BConv : public ConvOp {
 
   int64_t WorkspaceLimit(const BConv2dParams& p) const {
     const int64_t pixels = p.batch * p.OutHeight() * p.OutWidth();
-    return kFreeWorkspaceBytes + kWorkspacePerByte * 4 * (inputs[kInput]->Elements() + pixels);
+    return ProportionateBytes(4 * (inputs[kInput]->Elements() + pixels));
   }
 
   void CheckPaddedSize() const {
@@ -296,7 +296,7 @@ class BConv : public ConvOp {
 
   void CheckWorkspace() {
     workspace_bytes = conv_->WorkspaceBytes();
-    Require(workspace_bytes >= 0 && workspace_bytes <= WorkspaceLimit(p_) * static_cast<int64_t>(sizeof(float)),
+    Require(workspace_bytes >= 0 && workspace_bytes <= kWorkspaceWords * WorkspaceLimit(p_),
             "needs " + std::to_string(workspace_bytes) + " bytes of workspace, which is out of proportion");
   }
 
@@ -305,12 +305,12 @@ class BConv : public ConvOp {
   bool same_;
   int64_t fan_in_ = 0;
   bool is_checked_ = false;
-  Transform transform_;  // of its own work alone
+  OutputTransform transform_;  // of its own work alone
   Signs signs_;          // if nobody needs floats
   // As it was made last.
   std::unique_ptr<Conv> conv_;
   BConv2dParams made_params_{};
-  Transform made_transform_;
+  OutputTransform made_transform_;
   std::vector<bool> made_negated_;
 };
 

@@ -13,12 +13,12 @@
 #include <string>
 #include <vector>
 
+#include "../thread_pool.h"
 #include "abi.h"
 #include "bnnedge/conv.h"
 #include "claim.h"
 #include "op.h"
 #include "partition.h"
-#include "thread_pool.h"
 
 #if defined(_WIN32)
 #define BNNEDGE_PLUGIN extern "C" __declspec(dllexport)

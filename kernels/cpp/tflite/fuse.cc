@@ -28,7 +28,7 @@ class Fuser {
       conv->fusion.input = conv->inputs[0];
       conv->fusion.output = conv->output;
       TakePad(conv);
-      if (conv->CanHaveTail()) TakeTail(i, conv);
+      if (conv->CanFuseTail()) TakeTail(i, conv);
     }
     DropPads();
     std::vector<size_t> left;
@@ -44,7 +44,7 @@ class Fuser {
  private:
   // The way of results through other operators.
   struct Way {
-    TailSteps steps;
+    TailBuilder steps;
     Value* end;
     Value* bits = nullptr;
     bool ends_unread = false;
@@ -112,14 +112,14 @@ class Fuser {
     way->ends_unread = !must_stay && next == kNone;
     if (must_stay || next == kNone) return false;
     const Op& op = *ops_[next];
-    TailSteps steps = way->steps;
+    TailBuilder steps = way->steps;
     if (!op.JoinTail(*y, &steps)) return false;
     if (steps.residual() != way->steps.residual()) {
       const auto writer = writer_.find(steps.residual());
       if (writer != writer_.end()) {
         // A later convolution that adds these results to its own need not wait for anything.
         const ConvOp* const other = ops_[writer->second]->AsConv();
-        if (writer->second > index && other != nullptr && other->CanHaveTail()) return false;
+        if (writer->second > index && other != nullptr && other->CanFuseTail()) return false;
         way->place = next;
       }
     }
@@ -138,7 +138,7 @@ class Fuser {
       return true;
     }
     const auto& after = Readers(op.output);
-    TailSteps shift;
+    TailBuilder shift;
     if (!op.output->is_private || after.size() != 1 || !ops_[after[0]]->PacksFloatSigns() ||
         !op.JoinTail(*way->end, &shift) || !shift.IsShift() || !way->steps.TakeSigns(&shift)) {
       return false;
@@ -156,33 +156,33 @@ class Fuser {
 
 }  // namespace
 
-bool TailSteps::Advance(Step step) {
+bool TailBuilder::Advance(Step step) {
   if (tail_.writes_bits || step <= last_) return false;
   last_ = step;
   return true;
 }
 
-bool TailSteps::AddResidual(const Value& value) {
+bool TailBuilder::AddResidual(const Value& value) {
   if (!Advance(kResidual)) return false;
   tail_.adds_residual = true;
   residual_ = &value;
   return true;
 }
 
-bool TailSteps::Multiply(const Value& slope) {
+bool TailBuilder::Multiply(const Value& slope) {
   if (!Advance(kSlope)) return false;
   tail_.slope.assign(slope.As<const float>(), slope.As<const float>() + slope.Elements());
   return true;
 }
 
-bool TailSteps::Shift(const Value& offset, float factor) {
+bool TailBuilder::Shift(const Value& offset, float factor) {
   if (!Advance(kOffset)) return false;
   tail_.offset.assign(offset.As<const float>(), offset.As<const float>() + offset.Elements());
   for (float& value : tail_.offset) value *= factor;
   return true;
 }
 
-bool TailSteps::Clip(float low, float high) {
+bool TailBuilder::Clip(float low, float high) {
   if (tail_.writes_bits && (!tail_.limit.empty() || !(low < 0.0f) || !(high >= 0.0f))) return false;
   // clip(clip(y)) is one clip.
   tail_.low = std::min(std::max(tail_.low, low), high);
@@ -191,7 +191,7 @@ bool TailSteps::Clip(float low, float high) {
   return true;
 }
 
-bool TailSteps::TakeSigns(const TailSteps* shift) {
+bool TailBuilder::TakeSigns(const TailBuilder* shift) {
   if (tail_.writes_bits) return false;
   if (shift != nullptr) {
     tail_.limit = shift->tail_.offset;

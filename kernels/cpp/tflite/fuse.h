@@ -18,7 +18,7 @@ namespace bnnedge::tflite {
 
 // What results go through, gathered operator by operator. Each method returns false, and changes nothing, if it is too
 // late for its step.
-class TailSteps {
+class TailBuilder {
  public:
   // The same shape, or a constant that broadcasts to it.
   bool AddResidual(const Value& value);
@@ -26,7 +26,7 @@ class TailSteps {
   bool Shift(const Value& offset, float factor);  // by factor times constants [channels]
   bool Clip(float low, float high);
   // The signs are taken: after that only what leaves them.
-  bool TakeSigns(const TailSteps* shift = nullptr);
+  bool TakeSigns(const TailBuilder* shift = nullptr);
 
   // Shifts, and does nothing else.
   bool IsShift() const { return last_ == kOffset && residual_ == nullptr && tail_.slope.empty(); }
@@ -46,7 +46,7 @@ class TailSteps {
 struct Fusion {
   const Value* input = nullptr;   // instead of inputs[0]
   const int64_t* pads = nullptr;  // {top, bottom, left, right}: pixels of +1 around the input, or nullptr
-  TailSteps steps;
+  TailBuilder steps;
   Value* output = nullptr;        // the results behind these steps; nullptr: nobody needs them
   Value* bits = nullptr;          // their signs, or nullptr
 };
@@ -56,7 +56,7 @@ class ConvOp : public Op {
   ConvOp* AsConv() final { return this; }
   // What it can do, after `Prepare`.
   virtual bool CanPad(const int64_t* pads) const = 0;
-  virtual bool CanHaveTail() const = 0;
+  virtual bool CanFuseTail() const = 0;
   virtual bool CanWriteBits() const = 0;  // besides floats
   // Whether integers decide the signs of what becomes of its results. `fusion` has no output.
   virtual bool CanCompare(const Fusion& wanted) = 0;

@@ -53,7 +53,7 @@ struct RunContext {
 };
 
 class ConvOp;
-class TailSteps;
+class TailBuilder;
 
 class Op {
  public:
@@ -64,7 +64,7 @@ class Op {
   virtual void Prepare() = 0;
   // Makes what `Run` needs and sets `workspace_bytes`, once all are prepared and Fuse has settled which of them run.
   // Throws ModelError.
-  virtual void Plan(const char* /*kernel*/) {}
+  virtual void Build(const char* /*kernel*/) {}
   // Allocates nothing and does not fail.
   virtual void Run(const RunContext& context) const = 0;
   // Whether a pixel of the output (all axes but the last) needs no other pixel of those inputs that have as many pixels
@@ -81,7 +81,7 @@ class Op {
   // For Fuse (fuse.h).
   virtual ConvOp* AsConv() { return nullptr; }
   // Whether a convolution with results `y` can do this operator's work as a further step of its tail.
-  virtual bool JoinTail(const Value& /*y*/, TailSteps* /*steps*/) const { return false; }
+  virtual bool JoinTail(const Value& /*y*/, TailBuilder* /*steps*/) const { return false; }
   // If the operator packs the signs of its only input.
   virtual bool PacksFloatSigns() const { return false; }
   // If it pads packed maps by rows and columns of +1: {top, bottom, left, right}, else nullptr.
@@ -133,7 +133,7 @@ std::unique_ptr<Op> MakePointwise(const ConvParams& params);
 // The tensors of a chain (stem_chain.h) inside it, as far as it has them.
 struct StemChain;
 struct StemValues {
-  Value *entered, *convolved, *pooled;
+  Value *quantized, *convolved, *pooled;
   std::vector<const Value*> inner;
 };
 // To be given the image, the filter and the bias.
@@ -144,10 +144,10 @@ int64_t Option(const FlexMap& options, const char* op, const char* key, int64_t 
                int64_t otherwise = INT64_MIN);
 constexpr int64_t kMaxOption = INT32_MAX;
 
-// TensorFlow's sliding windows along one axis. `extent` is the reach of a window, dilation included.
-struct Windows {
+// TensorFlow's padding of one axis and the number of windows on it. `extent` is the reach of a window, with dilation.
+struct PaddedAxis {
   int64_t before, after, count;
-  static Windows Of(int64_t size, int64_t extent, int64_t stride, bool same);
+  static PaddedAxis For(int64_t size, int64_t extent, int64_t stride, bool same);
 };
 
 // How many elements make a slice, which stays in the first cache. `cost`: bytes touched per element.

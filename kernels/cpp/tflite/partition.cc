@@ -65,7 +65,7 @@ void Partition::AddStem(Context* context, const StemChain& chain) {
   const auto output = [&](int32_t tensor) { return tensor == kOptionalTensor ? nullptr : Output(context, tensor); };
   const std::vector<Value*> inputs{Input(context, chain.image), Input(context, chain.filter),
                                    Input(context, chain.bias)};
-  StemValues values{output(chain.entered), output(chain.convolved), output(chain.pooled), {}};
+  StemValues values{output(chain.quantized), output(chain.convolved), output(chain.pooled), {}};
   for (const int32_t tensor : chain.inner) values.inner.push_back(output(tensor));
   Value* const floats = output(chain.floats);
   std::unique_ptr<Op> op = MakeStem(chain, values);
@@ -179,7 +179,7 @@ void Partition::Prepare(Context* context) {
     op->output->Elements();
   }
   running_ = Fuse(ops_);
-  for (Op* op : running_) op->Plan(kernel_.empty() ? nullptr : kernel_.c_str());
+  for (Op* op : running_) op->Build(kernel_.empty() ? nullptr : kernel_.c_str());
   for (const Slot* slot : order_) {
     if (slot->role == Role::kLeaving) ResizeOutput(context, *slot);
   }

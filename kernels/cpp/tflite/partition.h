@@ -6,11 +6,11 @@
 #include <unordered_map>
 #include <vector>
 
+#include "../thread_pool.h"
 #include "abi.h"
 #include "bnnedge/aligned.h"
 #include "op.h"
 #include "stem_chain.h"
-#include "thread_pool.h"
 
 namespace bnnedge::tflite {
 

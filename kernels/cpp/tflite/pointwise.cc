@@ -30,7 +30,7 @@ class Pointwise : public Op {
     RequireProportion();
   }
 
-  void Plan(const char* kernel) override {
+  void Build(const char* kernel) override {
     std::string error;
     const char* const selected = SelectConvKernel(kernel, &error);
     if (selected == nullptr) Fail(error);
@@ -82,7 +82,7 @@ class Pointwise : public Op {
   void RunStripe(int64_t image, int64_t block, int64_t first, int64_t last) const {
     const int64_t channels = inputs[0]->Channels(), filters = output->Channels();
     const int64_t width = output->shape[2], height = output->shape[1];
-    PointwiseRun run{};
+    PointwiseStrip run{};
     run.input = inputs[0]->As<const float>() + image * inputs[0]->shape[1] * inputs[0]->shape[2] * channels;
     run.width = width;
     run.pixel_step = stride_[1] * channels;

@@ -53,9 +53,9 @@ struct Class {
   TapRange rows, columns;
 };
 
-class Finder {
+class SignFinder {
  public:
-  Finder(const BConv2dParams& params, const uint32_t* filter, const Transform& transform, const TailSteps& steps)
+  SignFinder(const BConv2dParams& params, const uint32_t* filter, const OutputTransform& transform, const TailBuilder& steps)
       : p_(params), filter_(filter), transform_(transform), tail_(steps.tail()), has_map_(steps.residual() != nullptr) {
     if (has_map_) map_ = Map(*steps.residual());
   }
@@ -188,7 +188,7 @@ class Finder {
 
   const BConv2dParams& p_;
   const uint32_t* const filter_;
-  const Transform& transform_;
+  const OutputTransform& transform_;
   const Tail& tail_;
   const bool has_map_;
   Map map_;
@@ -197,11 +197,11 @@ class Finder {
 
 }  // namespace
 
-bool FindSigns(const BConv2dParams& params, const uint32_t* filter, const Transform& transform, const TailSteps& steps,
+bool FindSigns(const BConv2dParams& params, const uint32_t* filter, const OutputTransform& transform, const TailBuilder& steps,
                Signs* signs) {
   const Value* const residual = steps.residual();
   if (residual != nullptr && (!residual->is_constant || residual->shape.size() > 4)) return false;
-  return Finder(params, filter, transform, steps).Find(signs);
+  return SignFinder(params, filter, transform, steps).Find(signs);
 }
 
 std::vector<uint32_t> Negated(const BConv2dParams& params, const uint32_t* filter, const std::vector<bool>& negated) {

@@ -26,7 +26,7 @@ struct Signs {
 
 // Of kFloat results that go through `steps`, whose residual is a constant if there is one. Returns false if there is no
 // such comparison, or if numbers are so small that denormal numbers could count, which some hosts take for zero.
-bool FindSigns(const BConv2dParams& params, const uint32_t* filter, const Transform& transform, const TailSteps& steps,
+bool FindSigns(const BConv2dParams& params, const uint32_t* filter, const OutputTransform& transform, const TailBuilder& steps,
                Signs* signs);
 
 // The filter [O, kh, kw, words] with some channels negated; empty if none is.

@@ -23,7 +23,7 @@ struct StemChain {
   std::vector<int32_t> nodes;
   // Tensors; kOptionalTensor where the chain has no such.
   int32_t image, filter, bias;
-  int32_t entered = kOptionalTensor, convolved = kOptionalTensor, pooled = kOptionalTensor, floats = kOptionalTensor;
+  int32_t quantized = kOptionalTensor, convolved = kOptionalTensor, pooled = kOptionalTensor, floats = kOptionalTensor;
   std::vector<int32_t> inner;  // others between its operators
 
   // Pads are those of PAD; those of SAME depend on the size of the image.

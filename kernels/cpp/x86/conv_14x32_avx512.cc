@@ -13,8 +13,8 @@
 #include <cstring>
 
 #include "bnnedge/conv_kernel.h"
+#include "../cpu_features.h"
 #include "chain_avx512.h"
-#include "pack_avx512.h"
 #include "store_avx512.h"
 
 namespace bnnedge {
@@ -198,7 +198,7 @@ ChainRowFunction Chain(int64_t kernel_height, int64_t k_words) {
   return kernel_height == 3 ? ChainWords<3> : kernel_height == 1 ? ChainWords<1> : nullptr;
 }
 
-// ---- The yardstick: xor, popcount, add without loads ----
+// ---- The peak: xor, popcount and addition without loads ----
 
 #ifndef BNNEDGE_PIN  // see tests/emulated
 // Keeps a value in a register here.
@@ -226,10 +226,19 @@ int64_t Peak(int64_t rounds) {
 
 }  // namespace
 
-const ConvKernel kConvAvx512 = {
-    "avx512",      kBlock,       StripOrder::kBlocksOutside, PackedBytes,     PackWeights, nullptr, Run,
-    FinishTail<Avx512Lanes>, true,
-    PackNhwcFloat, PackNhwcInt8, PackNchwFloat,              UnpackNhwcFloat, Peak, Chain,
-};
+constexpr ConvKernel kConvAvx512 = [] {
+  ConvKernel kernel;
+  kernel.name = "avx512";
+  kernel.block = kBlock;
+  kernel.order = StripOrder::kBlocksOutside;
+  kernel.packed_bytes = PackedBytes;
+  kernel.pack_weights = PackWeights;
+  kernel.run = Run;
+  kernel.run_tail = RunTail<Avx512Lanes>;
+  kernel.fuses_tail = true;
+  kernel.peak = Peak;
+  kernel.chain = Chain;
+  return kernel;
+}();
 
 }  // namespace bnnedge

@@ -46,7 +46,7 @@ inline void CopyBytes(const uint8_t* from, int64_t count, uint8_t* to) {
 }
 
 template <int kBytes>
-void CopyWindows(const StemRow& row, int64_t window_bytes, uint8_t* to) {
+void Im2Col(const StemRow& row, int64_t window_bytes, uint8_t* to) {
   const int64_t bytes = row.row_steps * kStemTaps;
   for (int64_t i = 0; i < row.pixels; ++i) {
     const uint8_t* from = row.input + i * row.pixel_step;
@@ -122,9 +122,9 @@ void ConvolveTo(const StemRow& row) {
   const int64_t block_bytes = depth * kTileBytes;
   uint8_t* const windows = static_cast<uint8_t*>(row.scratch) + 2 * kSums * kTileBytes;
   const int64_t row_bytes = row.row_steps * kStemTaps;
-  row_bytes <= 16   ? CopyWindows<16>(row, window_bytes, windows)
-  : row_bytes <= 32 ? CopyWindows<32>(row, window_bytes, windows)
-                    : CopyWindows<64>(row, window_bytes, windows);
+  row_bytes <= 16   ? Im2Col<16>(row, window_bytes, windows)
+  : row_bytes <= 32 ? Im2Col<32>(row, window_bytes, windows)
+                    : Im2Col<64>(row, window_bytes, windows);
   int32_t *sums = static_cast<int32_t*>(row.scratch), *finished = sums + kSums * kTileBytes / 4;
   Round before{};
   for (int64_t block = 0; block < row.blocks; block += 2) {
@@ -155,9 +155,18 @@ void Convolve(const StemRow& row) {
 
 }  // namespace
 
-const StemKernel kStemAmx = {
-    "amx",          false,      PackedBytes, PackWeights,                    ScratchBytes,
-    QuantizeValues, Interleave, Convolve,    PoolRow<Avx512Bytes, SseBytes>, DequantizeCodes,
-};
+constexpr StemKernel kStemAmx = [] {
+  StemKernel kernel;
+  kernel.name = "amx";
+  kernel.packed_bytes = PackedBytes;
+  kernel.pack_weights = PackWeights;
+  kernel.scratch_bytes = ScratchBytes;
+  kernel.quantize = QuantizeValues;
+  kernel.interleave = Interleave;
+  kernel.convolve = Convolve;
+  kernel.pool = PoolRow<Avx512Bytes, SseBytes>;
+  kernel.dequantize = DequantizeCodes;
+  return kernel;
+}();
 
 }  // namespace bnnedge

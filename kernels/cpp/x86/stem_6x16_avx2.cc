@@ -124,8 +124,19 @@ struct Avx2 {
 
 }  // namespace
 
-const StemKernel kStemAvx2 = {
-    "avx2",         false,      PackedBytes,    PackWeights<Avx2::kNeighbours>, ScratchBytes,
-    QuantizeValues, Interleave, Convolve<Avx2>, PoolRow<SseBytes>,              DequantizeCodes, 1};
+constexpr StemKernel kStemAvx2 = [] {
+  StemKernel kernel;
+  kernel.name = "avx2";
+  kernel.packed_bytes = PackedBytes;
+  kernel.pack_weights = PackWeights<Avx2::kNeighbours>;
+  kernel.scratch_bytes = ScratchBytes;
+  kernel.quantize = QuantizeValues;
+  kernel.interleave = Interleave;
+  kernel.convolve = Convolve<Avx2>;
+  kernel.pool = PoolRow<SseBytes>;
+  kernel.dequantize = DequantizeCodes;
+  kernel.step_taps = 1;
+  return kernel;
+}();
 
 }  // namespace bnnedge

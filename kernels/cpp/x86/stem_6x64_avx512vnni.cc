@@ -81,9 +81,17 @@ void Convolve(const StemRow& row) {
 
 }  // namespace
 
-const StemKernel kStemAvx512Vnni = {
-    "avx512_vnni",  false,      PackedBytes, PackWeights,                    nullptr,
-    QuantizeValues, Interleave, Convolve,    PoolRow<Avx512Bytes, SseBytes>, DequantizeCodes,
-};
+constexpr StemKernel kStemAvx512Vnni = [] {
+  StemKernel kernel;
+  kernel.name = "avx512_vnni";
+  kernel.packed_bytes = PackedBytes;
+  kernel.pack_weights = PackWeights;
+  kernel.quantize = QuantizeValues;
+  kernel.interleave = Interleave;
+  kernel.convolve = Convolve;
+  kernel.pool = PoolRow<Avx512Bytes, SseBytes>;
+  kernel.dequantize = DequantizeCodes;
+  return kernel;
+}();
 
 }  // namespace bnnedge

@@ -1,4 +1,4 @@
-// What both AVX-512 stems share, in an unnamed namespace: see portable/epilogue.h.
+// What both AVX-512 stems share, in an unnamed namespace: see portable/output_transform.h.
 #pragma once
 
 #include "stem_interleave.h"

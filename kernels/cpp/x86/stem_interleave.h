@@ -1,4 +1,4 @@
-// What both x86 stems share, in an unnamed namespace: see portable/epilogue.h.
+// What both x86 stems share, in an unnamed namespace: see portable/output_transform.h.
 #pragma once
 
 #include <immintrin.h>

@@ -5,11 +5,12 @@
 #include <memory>
 #include <new>
 
+#include "bnnedge/rounding.h"
+
 namespace bnnedge {
 
 constexpr int64_t kAlignment = 64;
 
-constexpr int64_t RoundUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 constexpr int64_t Aligned(int64_t bytes) { return RoundUp(bytes, kAlignment); }
 
 struct AlignedFree {
@@ -23,7 +24,7 @@ inline AlignedBytes AllocateAligned(int64_t bytes) {
   return AlignedBytes(static_cast<unsigned char*>(memory));
 }
 
-// A buffer that grows as needed and keeps nothing when it does.
+// A buffer that grows when it must and loses its contents then.
 class AlignedBuffer {
  public:
   unsigned char* AtLeast(int64_t bytes) {

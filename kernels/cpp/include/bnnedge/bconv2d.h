@@ -4,13 +4,14 @@
 //   1. taps: every (ky, kx); it is inside if the pixel (y * stride + ky * dilation - pad_top, ...) is in the image;
 //   2. inside: the tap adds Cg - 2 * popcount(a xor w) over the words of o's group;
 //   3. outside: it adds 0 (pad_value 0), or Cg - 2 * popcount(w) (pad_value 1: the words outside are 0, i.e. +1).
-// Fused: bnnedge/conv.h.
+// conv_plan.cc derives how a prepared convolution computes it.
 #pragma once
 
 #include <cstdint>
 #include <string>
 
 #include "bnnedge/layout.h"
+#include "bnnedge/output_size.h"
 
 namespace bnnedge {
 
@@ -29,16 +30,10 @@ struct BConv2dParams {
   int64_t InWords() const { return WordsFor(channels); }          // per pixel
   int64_t FilterWords() const { return WordsFor(GroupChannels()); }  // per tap
   int64_t OutHeight() const {
-    return OutSize(in_height, kernel_height, stride_height, dilation_height, pad_top + pad_bottom);
+    return OutputSize(in_height, kernel_height, stride_height, dilation_height, pad_top + pad_bottom);
   }
   int64_t OutWidth() const {
-    return OutSize(in_width, kernel_width, stride_width, dilation_width, pad_left + pad_right);
-  }
-
- private:
-  static int64_t OutSize(int64_t size, int64_t kernel, int64_t stride, int64_t dilation, int64_t pads) {
-    const int64_t room = size + pads - dilation * (kernel - 1) - 1;
-    return room < 0 ? 0 : room / stride + 1;
+    return OutputSize(in_width, kernel_width, stride_width, dilation_width, pad_left + pad_right);
   }
 };
 

@@ -50,6 +50,7 @@ BNNEDGE_EXPORT int32_t bnnedge_bconv2d(const bnnedge_bconv2d_params* params, con
 
 enum bnnedge_output { BNNEDGE_SUMS = 0, BNNEDGE_FLOAT = 1, BNNEDGE_INT8 = 2, BNNEDGE_BITS = 3 };
 
+// OutputTransform of bnnedge/conv.h.
 typedef struct {
   int32_t kind;              // bnnedge_output
   int32_t doubled_popcount;  // 0 or 1: the domain
@@ -58,7 +59,7 @@ typedef struct {
   const float* multiplier;  // [out_channels] or NULL
   const float* bias;
   const int32_t* threshold;
-  // The tail; the arrays as above.
+  // The tail of a residual block (bnnedge/conv.h). Its arrays are [out_channels] or NULL too.
   int32_t adds_residual, writes_bits;  // 0 or 1
   float low, high;
   const float* slope;
@@ -107,7 +108,7 @@ BNNEDGE_EXPORT int32_t bnnedge_bmaxpool2d(const bnnedge_bmaxpool2d_params* param
                                           int64_t input_words, uint32_t* output, int64_t output_words, char* error,
                                           size_t error_size);
 
-// Runs the kernel's inner loop on registers and returns its binary multiply-adds; 0 if it has no such yardstick.
+// Runs the kernel's inner loop on registers and returns the number of its binary multiply-adds; 0 if it has no such loop.
 BNNEDGE_EXPORT int64_t bnnedge_peak(const char* kernel, int64_t rounds);
 
 #ifdef __cplusplus

@@ -4,11 +4,13 @@
 
 #include <cstdint>
 
+#include "bnnedge/rounding.h"
+
 namespace bnnedge {
 
 constexpr int kBitLayoutVersion = 1;
 constexpr int kWordBits = 32;
 
-constexpr int64_t WordsFor(int64_t channels) { return (channels + kWordBits - 1) / kWordBits; }
+constexpr int64_t WordsFor(int64_t channels) { return CeilDiv(channels, kWordBits); }
 
 }  // namespace bnnedge

@@ -13,7 +13,7 @@ namespace bnnedge {
 //
 // The sum begins with the bias, takes the channels in order, and rounds once for each: all kernels give the same bits,
 // and so do XNNPACK's. Clipped is min(max(y, low), high), NaN stays NaN.
-struct PointwiseRun {
+struct PointwiseStrip {
   // Output pixel i, from `first` on, reads at input + i / width * row_step + i % width * pixel_step.
   const float* input;
   int64_t width, pixel_step, row_step;
@@ -28,7 +28,7 @@ struct PointwiseRun {
 
 struct PointwiseKernel {
   int64_t block;
-  void (*run)(const PointwiseRun& run);
+  void (*run)(const PointwiseStrip& run);
 };
 
 #ifdef BNNEDGE_X86_64

@@ -34,13 +34,13 @@ enum class Arithmetic {
   kFixedPoint,
 };
 
-struct Codes {
+struct Quantization {
   float scale;         // finite, above 0
   int32_t zero_point;  // [-128, 127]
 };
 
 // Windows along heights and widths, in that order; pads are top, left, bottom, right, below the kernel.
-struct StemWindow {
+struct KernelWindow {
   int64_t kernel[2], strides[2], pads[4];
 
   // Number of windows on so many pixels, 0 if there is none.
@@ -51,11 +51,11 @@ struct StemParams {
   int64_t channels, out_channels;
   Layout layout;  // of the float image
   int64_t fold;   // 1 or 2
-  StemWindow conv;
+  KernelWindow conv;
   bool pools;
-  StemWindow pool;
+  KernelWindow pool;
   Arithmetic arithmetic;
-  Codes source, target;
+  Quantization source, target;
   int32_t low_code, high_code;  // of the convolution's result, in [-128, 127]
 
   int64_t FilterChannels() const { return fold * fold * channels; }
@@ -83,8 +83,8 @@ struct StemTensors {
   float* output;                    // [N, OH, OW, O], or nullptr: not wanted
   const float* residual = nullptr;  // as the tail has them, see ConvTensors
   uint32_t* bits = nullptr;
-  // Codes on the way, each wanted or nullptr: NHWC, of step 2 (of the folded image), 4 and 5.
-  int8_t* entered = nullptr;
+  // Quantization on the way, each wanted or nullptr: NHWC, of step 2 (of the folded image), 4 and 5.
+  int8_t* quantized = nullptr;
   int8_t* convolved = nullptr;
   int8_t* pooled = nullptr;
 };

@@ -57,23 +57,25 @@ struct StemPoolRow {
 };
 
 struct StemKernel {
-  const char* name;
-  bool signed_codes;  // of the image
+  const char* name = nullptr;
+  bool signed_codes = false;  // whether the kernel reads the image's codes as signed bytes
 
-  int64_t (*packed_bytes)(const StemShape& shape);
+  int64_t (*packed_bytes)(const StemShape& shape) = nullptr;
   // filter [16 * blocks][rows][step_taps * row_steps]
-  void (*pack_weights)(const int8_t* filter, const StemShape& shape, void* packed);
+  void (*pack_weights)(const int8_t* filter, const StemShape& shape, void* packed) = nullptr;
   // Bytes of scratch for rows of `pixels` pixels; nullptr: none.
-  int64_t (*scratch_bytes)(int64_t pixels, const StemShape& shape);
+  int64_t (*scratch_bytes)(int64_t pixels, const StemShape& shape) = nullptr;
   // Step 2 of stem.h, to bytes q + 128.
-  void (*quantize)(const float* values, int64_t count, Arithmetic arithmetic, const Codes& codes, uint8_t* bytes);
+  void (*quantize)(const float* values, int64_t count, Arithmetic arithmetic, const Quantization& codes,
+                   uint8_t* bytes) = nullptr;
   // [channels][plane_step] -> [pixels][channels]
-  void (*interleave)(const uint8_t* planes, int64_t plane_step, int64_t channels, int64_t pixels, uint8_t* bytes);
-  void (*convolve)(const StemRow& row);
-  void (*pool)(const StemPoolRow& row);
+  void (*interleave)(const uint8_t* planes, int64_t plane_step, int64_t channels, int64_t pixels,
+                     uint8_t* bytes) = nullptr;
+  void (*convolve)(const StemRow& row) = nullptr;
+  void (*pool)(const StemPoolRow& row) = nullptr;
   // codes [pixels][padded] -> values [pixels][channels]
-  void (*dequantize)(const int8_t* codes, int64_t padded, int64_t pixels, int64_t channels, const Codes& target,
-                     float* values);
+  void (*dequantize)(const int8_t* codes, int64_t padded, int64_t pixels, int64_t channels, const Quantization& target,
+                     float* values) = nullptr;
 
   int64_t step_taps = kStemTaps;
 };
@@ -100,8 +102,8 @@ const std::vector<const StemKernel*>& StemKernels();
 // nullptr for "reference".
 const StemKernel* FindStemKernel(const char* name);
 
-// A Stem on `kernel`, whose Tail is finished by `finisher`. The arguments have been checked.
-std::unique_ptr<Stem> MakeStem(const StemKernel& kernel, const ConvKernel& finisher, const StemParams& params,
+// A Stem on `kernel`, whose Tail is finished by `tail_kernel`. The arguments have been checked.
+std::unique_ptr<Stem> MakeStem(const StemKernel& kernel, const ConvKernel& tail_kernel, const StemParams& params,
                                const StemWeights& weights, const Tail& tail);
 
 }  // namespace bnnedge

@@ -1,75 +1,86 @@
-// Packing and unpacking. The comparison `x < 0` makes -0.0 and NaN +1, as the bit contract wants; taking sign bits
-// would not. (Unnamed namespace: see portable/epilogue.h.)
-#pragma once
-
+// Packing and unpacking with NEON.
 #include <arm_neon.h>
 
 #include <algorithm>
 #include <cstdint>
 
 #include "bnnedge/layout.h"
+#include "bnnedge/pack_kernel.h"
+#include "lanes_neon.h"
 
 namespace bnnedge {
 namespace {
 
-// 32 byte masks to 32 bits.
-inline uint32_t MaskWord(uint8x16_t low, uint8x16_t high) {
-  const uint8x16_t weight = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
-  uint8x16_t bits = vpaddq_u8(vandq_u8(low, weight), vandq_u8(high, weight));
-  bits = vpaddq_u8(bits, bits);
-  bits = vpaddq_u8(bits, bits);
-  return vgetq_lane_u32(vreinterpretq_u32_u8(bits), 0);
-}
-
-inline uint8x16_t Below16(const float* values, float32x4_t limit) {
-  const uint32x4_t m0 = vcltq_f32(vld1q_f32(values), limit), m1 = vcltq_f32(vld1q_f32(values + 4), limit);
-  const uint32x4_t m2 = vcltq_f32(vld1q_f32(values + 8), limit), m3 = vcltq_f32(vld1q_f32(values + 12), limit);
+uint8x16_t Below16(const float* values, const float32x4x4_t& limits) {
+  const uint32x4_t m0 = vcltq_f32(vld1q_f32(values), limits.val[0]);
+  const uint32x4_t m1 = vcltq_f32(vld1q_f32(values + 4), limits.val[1]);
+  const uint32x4_t m2 = vcltq_f32(vld1q_f32(values + 8), limits.val[2]);
+  const uint32x4_t m3 = vcltq_f32(vld1q_f32(values + 12), limits.val[3]);
   const uint16x8_t low = vuzp1q_u16(vreinterpretq_u16_u32(m0), vreinterpretq_u16_u32(m1));
   const uint16x8_t high = vuzp1q_u16(vreinterpretq_u16_u32(m2), vreinterpretq_u16_u32(m3));
   return vuzp1q_u8(vreinterpretq_u8_u16(low), vreinterpretq_u8_u16(high));
 }
 
 template <typename T>
-inline uint32_t TailWord(const T* values, T zero, int64_t bits) {
+uint32_t LastWord(const T* values, T limit, int64_t bits) {
   uint32_t word = 0;
-  for (int64_t b = 0; b < bits; ++b) word |= static_cast<uint32_t>(values[b] < zero) << b;
+  for (int64_t b = 0; b < bits; ++b) word |= static_cast<uint32_t>(values[b] < limit) << b;
   return word;
 }
 
-inline void PackNhwcFloat(const float* values, float zero, int64_t pixels, int64_t channels, uint32_t* words) {
-  const float32x4_t limit = vdupq_n_f32(zero);
-  const int64_t tail = channels % kWordBits;
-  // Without a tail the pixels are one long row.
-  const int64_t rows = tail == 0 ? 1 : pixels;
-  const int64_t full = channels / kWordBits * (tail == 0 ? pixels : 1);
+void PackNhwcFloat(const float* values, float limit, int64_t pixels, int64_t channels, uint32_t* words) {
+  const float32x4_t same = vdupq_n_f32(limit);
+  const float32x4x4_t limits = {{same, same, same, same}};
+  const int64_t last = channels % kWordBits;  // channels that fill no whole word
+  // If there are none, the pixels are one long row.
+  const int64_t rows = last == 0 ? 1 : pixels;
+  const int64_t full = channels / kWordBits * (last == 0 ? pixels : 1);
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t w = 0; w < full; ++w, values += kWordBits) {
-      *words++ = MaskWord(Below16(values, limit), Below16(values + 16, limit));
+      *words++ = MaskWord(Below16(values, limits), Below16(values + 16, limits));
     }
-    if (tail != 0) *words++ = TailWord(values, zero, tail);
-    values += tail;
+    if (last != 0) *words++ = LastWord(values, limit, last);
+    values += last;
   }
 }
 
-inline void PackNhwcInt8(const int8_t* values, int32_t zero_point, int64_t pixels, int64_t channels, uint32_t* words) {
-  const int64_t tail = channels % kWordBits;
-  const int64_t rows = tail == 0 ? 1 : pixels;
-  const int64_t full = channels / kWordBits * (tail == 0 ? pixels : 1);
+float32x4x4_t Load16(const float* values) {
+  return {{vld1q_f32(values), vld1q_f32(values + 4), vld1q_f32(values + 8), vld1q_f32(values + 12)}};
+}
+
+void PackNhwcFloatByChannel(const float* values, const float* limits, int64_t pixels, int64_t channels,
+                                   uint32_t* words) {
+  for (int64_t i = 0; i < pixels; ++i, values += channels) {
+    int64_t c = 0;
+    for (; c + kWordBits <= channels; c += kWordBits) {
+      *words++ = MaskWord(Below16(values + c, Load16(limits + c)), Below16(values + c + 16, Load16(limits + c + 16)));
+    }
+    if (c == channels) continue;
+    uint32_t word = 0;
+    for (int64_t b = 0; c + b < channels; ++b) word |= static_cast<uint32_t>(values[c + b] < limits[c + b]) << b;
+    *words++ = word;
+  }
+}
+
+void PackNhwcInt8(const int8_t* values, int32_t zero_point, int64_t pixels, int64_t channels, uint32_t* words) {
+  const int64_t last = channels % kWordBits;
+  const int64_t rows = last == 0 ? 1 : pixels;
+  const int64_t full = channels / kWordBits * (last == 0 ? pixels : 1);
   const int8_t zero = static_cast<int8_t>(zero_point);
   const int8x16_t zeros = vdupq_n_s8(zero);
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t w = 0; w < full; ++w, values += kWordBits) {
       *words++ = MaskWord(vcltq_s8(vld1q_s8(values), zeros), vcltq_s8(vld1q_s8(values + 16), zeros));
     }
-    if (tail != 0) *words++ = TailWord(values, zero, tail);
-    values += tail;
+    if (last != 0) *words++ = LastWord(values, zero, last);
+    values += last;
   }
 }
 
 // The words of 4 * kVectorCount neighbouring pixels, from the last channel to the first: sli moves what is there up by
 // one bit and puts the new bit below it.
 template <int kVectorCount>
-inline void PackColumns(const float* row, int64_t bits, int64_t pixels, int64_t pixel_words, uint32_t* words) {
+void PackColumns(const float* row, int64_t bits, int64_t pixels, int64_t pixel_words, uint32_t* words) {
   uint32x4_t word[kVectorCount];
   for (int v = 0; v < kVectorCount; ++v) word[v] = vdupq_n_u32(0);
   for (int64_t b = bits - 1; b >= 0; --b) {
@@ -86,7 +97,7 @@ inline void PackColumns(const float* row, int64_t bits, int64_t pixels, int64_t 
   }
 }
 
-inline void PackNchwFloat(const float* values, int64_t channels, int64_t pixels, uint32_t* words) {
+void PackNchwFloat(const float* values, int64_t channels, int64_t pixels, uint32_t* words) {
   const int64_t pixel_words = WordsFor(channels);
   for (int64_t w = 0; w < pixel_words; ++w) {
     const int64_t bits = std::min<int64_t>(kWordBits, channels - w * kWordBits);
@@ -102,7 +113,7 @@ inline void PackNchwFloat(const float* values, int64_t channels, int64_t pixels,
   }
 }
 
-inline void UnpackNhwcFloat(const uint32_t* words, int64_t pixels, int64_t channels, float* values) {
+void UnpackNhwcFloat(const uint32_t* words, int64_t pixels, int64_t channels, float* values) {
   constexpr int32_t kToTop[4] = {31, 30, 29, 28};
   const int32x4_t to_top = vld1q_s32(kToTop);
   const uint32x4_t sign = vdupq_n_u32(0x80000000u), one = vreinterpretq_u32_f32(vdupq_n_f32(1.0f));
@@ -121,4 +132,15 @@ inline void UnpackNhwcFloat(const uint32_t* words, int64_t pixels, int64_t chann
 }
 
 }  // namespace
+
+constexpr PackKernel kPackNeon = [] {
+  PackKernel kernel;
+  kernel.pack_nhwc_float = PackNhwcFloat;
+  kernel.pack_nhwc_float_by_channel = PackNhwcFloatByChannel;
+  kernel.pack_nhwc_int8 = PackNhwcInt8;
+  kernel.pack_nchw_float = PackNchwFloat;
+  kernel.unpack_nhwc = UnpackNhwcFloat;
+  return kernel;
+}();
+
 }  // namespace bnnedge

@@ -10,7 +10,7 @@
 
 #include "bnnedge/conv.h"
 
-namespace bnnedge::tflite {
+namespace bnnedge {
 
 // The caller is one of the threads; the others start at the first job that has use for them. Between jobs they spin for
 // a while, as the next operator is mostly microseconds away, then sleep. Several interpreters may share a pool: while
@@ -55,4 +55,4 @@ class ThreadPool {
   std::atomic<bool> stop_{false};
 };
 
-}  // namespace bnnedge::tflite
+}  // namespace bnnedge

@@ -13,7 +13,7 @@
 #include <xmmintrin.h>
 #endif
 
-namespace bnnedge::tflite {
+namespace bnnedge {
 namespace {
 
 constexpr int kCountBits = 20;
@@ -186,4 +186,4 @@ void ThreadPool::Work() {
   }
 }
 
-}  // namespace bnnedge::tflite
+}  // namespace bnnedge

@@ -1,0 +1,329 @@
+// 2 pixels x up to 64 output channels by table, for AVX2, which counts no bits itself.
+//
+// Derivation. A shuffle looks up one entry of a table of 16 in each byte; a byte is an output channel. For one nibble a
+// of an input pixel, the table t[w] = popcount(a ^ w) turns the channels' weight nibbles into counts of 0 to 4. Two
+// pixels share a look-up: t[w] = popcount(a ^ w) + 16 popcount(b ^ w). Three such bytes add up without overflow (at
+// most 12 in either half). Of these sums x, two totals are kept modulo 256:
+//   T = sum of x        H = sum of (x >> 4): the second pixel's counts
+// For 63 nibbles at most, H and the first pixel's counts L fit a byte, and L = T - 16 H modulo 256.
+//
+// No shift is one of bytes, and on many cores shifts take the pipes of shuffles. So H is made of averages: y = x & 0xf0
+// is a multiple of 16 up to 192, so the average of two is exact, that of two averages too, and so on; of 16, a group of
+// 48 nibbles, it is H itself. A group is 127 operations; a shift, a mask and an addition for each sum make it 144.
+//
+// The 256 possible tables take 4 KiB. The image is made of their places, see PairWords: 16 bits a nibble, once for all
+// taps, output rows and blocks that read it. Loads are nearly as scarce as operations: a table serves both vectors of
+// 64 channels, and four places are one load. K is cut into chunks whose weights stay in the first cache for all pixels
+// of a strip.
+#pragma once
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "bnnedge/conv_kernel.h"
+#include "bnnedge/rounding.h"
+
+namespace bnnedge {
+namespace {
+
+constexpr int64_t kLanes = 32;
+constexpr int64_t kMostVectors = 2;
+constexpr int64_t kBlock = kMostVectors * kLanes;
+constexpr int64_t kWordNibbles = 8;
+constexpr int kSum = 3;  // nibbles added before the totals
+constexpr int kGroupSums = 16;
+constexpr int64_t kGroup = kGroupSums * kSum;
+static_assert(4 * kGroup < 256, "counts of a byte");
+constexpr int64_t kChunk = 6 * kGroup;  // 18 KiB of weights
+constexpr int64_t kStripPixels = 64;
+// Above this, counts of 16 bits could overflow.
+constexpr int64_t kNarrowWords = 65535 / kWordBits;
+
+constexpr int Ones(int nibble) { return (nibble & 1) + (nibble >> 1 & 1) + (nibble >> 2 & 1) + (nibble >> 3); }
+
+struct Tables {
+  alignas(64) uint8_t entry[256 * 16];
+  constexpr Tables() : entry() {
+    for (int pair = 0; pair < 256; ++pair) {
+      for (int w = 0; w < 16; ++w) {
+        entry[pair * 16 + w] = static_cast<uint8_t>(Ones((pair & 15) ^ w) + 16 * Ones((pair >> 4) ^ w));
+      }
+    }
+  }
+};
+constexpr Tables kTables;
+
+int64_t Vectors(int64_t channels) { return (channels + kLanes - 1) / kLanes; }
+
+int64_t PackedBytes(int64_t channels, int64_t k_words) { return k_words * kWordNibbles * Vectors(channels) * kLanes; }
+
+// The order of a word's nibbles, here and in the image: 0 4 1 5 2 6 3 7.
+// [nibbles][vectors][32], one nibble a byte; lanes beyond the last channel are 0.
+void PackWeights(const uint32_t* filter, int64_t channels, int64_t k_words, void* packed) {
+  const int64_t lanes = Vectors(channels) * kLanes;
+  uint8_t* to = static_cast<uint8_t*>(packed);
+  std::memset(to, 0, static_cast<size_t>(PackedBytes(channels, k_words)));
+  for (int64_t k = 0; k < k_words; ++k) {
+    for (int64_t n = 0; n < kWordNibbles; ++n, to += lanes) {
+      const int64_t nibble = n / 2 + 4 * (n % 2);
+      for (int64_t c = 0; c < channels; ++c) to[c] = static_cast<uint8_t>(filter[c * k_words + k] >> (4 * nibble) & 15);
+    }
+  }
+}
+
+// ---- The image: of each nibble a of one pixel and b of its partner, the table's place in bytes, a << 4 | b << 8 ----
+
+// 8 words at a time. 16-bit lanes shifted by 4 j hold nibbles j and 4 + j; a transposition of 32-bit lanes brings the
+// four pairs of each word together.
+void PairEightWords(const uint32_t* first, const uint32_t* second, __m128i* places) {
+  const __m256i a_place = _mm256_set1_epi16(0x00f0), b_place = _mm256_set1_epi16(0x0f00);
+  const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(first));
+  const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(second));
+  const auto place = [&](__m256i its_a, __m256i its_b) {
+    return _mm256_or_si256(_mm256_and_si256(its_a, a_place), _mm256_and_si256(its_b, b_place));
+  };
+  const __m256i pair0 = place(_mm256_slli_epi16(a, 4), _mm256_slli_epi16(b, 8));
+  const __m256i pair1 = place(a, _mm256_slli_epi16(b, 4));
+  const __m256i pair2 = place(_mm256_srli_epi16(a, 4), b);
+  const __m256i pair3 = place(_mm256_srli_epi16(a, 8), _mm256_srli_epi16(b, 4));
+  const __m256i even01 = _mm256_unpacklo_epi32(pair0, pair1), odd01 = _mm256_unpackhi_epi32(pair0, pair1);
+  const __m256i even23 = _mm256_unpacklo_epi32(pair2, pair3), odd23 = _mm256_unpackhi_epi32(pair2, pair3);
+  const __m256i words[4] = {_mm256_unpacklo_epi64(even01, even23), _mm256_unpackhi_epi64(even01, even23),
+                            _mm256_unpacklo_epi64(odd01, odd23), _mm256_unpackhi_epi64(odd01, odd23)};
+  for (int i = 0; i < 4; ++i) {
+    _mm_storeu_si128(places + i, _mm256_castsi256_si128(words[i]));
+    _mm_storeu_si128(places + 4 + i, _mm256_extracti128_si256(words[i], 1));
+  }
+}
+
+void PairWords(const uint32_t* first, const uint32_t* second, int64_t count, uint32_t* pairs) {
+  constexpr int64_t kStep = 8;
+  for (; count >= kStep; count -= kStep, first += kStep, second += kStep, pairs += kStep * kPairWords) {
+    PairEightWords(first, second, reinterpret_cast<__m128i*>(pairs));
+  }
+  if (count == 0) return;
+  uint32_t rest[2][kStep] = {};
+  __m128i places[kStep];
+  std::copy(first, first + count, rest[0]);
+  std::copy(second, second + count, rest[1]);
+  PairEightWords(rest[0], rest[1], places);
+  std::memcpy(pairs, places, static_cast<size_t>(count * kPairWords) * sizeof(*pairs));
+}
+
+// ---- Counting ----
+
+#define BNNEDGE_INLINE __attribute__((always_inline)) inline
+
+// Keeps a value in a register here, and so the order of what is around it: compilers that move look-ups together run
+// out of registers.
+#define BNNEDGE_PIN(value) __asm__ volatile("" : "+x"(value))
+
+// A byte a channel. With one vector nobody reads `second`, and compilers drop what it is made of.
+struct Bytes {
+  __m256i first, second;
+};
+
+template <typename Function>
+BNNEDGE_INLINE Bytes Each(const Function& function, const Bytes& a, const Bytes& b) {
+  return {function(a.first, b.first), function(a.second, b.second)};
+}
+
+BNNEDGE_INLINE __m256i Add(__m256i a, __m256i b) { return _mm256_add_epi8(a, b); }
+BNNEDGE_INLINE __m256i Average(__m256i a, __m256i b) { return _mm256_avg_epu8(a, b); }
+// Of bytes whose low kShift bits are 0.
+template <int kShift>
+BNNEDGE_INLINE __m256i AddShifted(__m256i a, __m256i b) {
+  return _mm256_add_epi8(a, _mm256_srli_epi16(b, kShift));
+}
+
+// T, and the mask of y.
+template <int kVectors>
+struct Totals {
+  __m256i second_halves = _mm256_set1_epi8(static_cast<char>(0xf0));
+  Bytes total = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+
+  Totals() { BNNEDGE_PIN(second_halves); }  // else Clang loads it each time
+
+  // Adds a sum x and returns y.
+  BNNEDGE_INLINE Bytes Take(const Bytes& x) {
+    total = Each(Add, total, x);
+    BNNEDGE_PIN(total.first);
+    if (kVectors == 2) BNNEDGE_PIN(total.second);
+    return {_mm256_and_si256(x.first, second_halves), _mm256_and_si256(x.second, second_halves)};
+  }
+};
+
+inline __m256i TableAt(uint64_t place) {
+  const uint8_t* entry = kTables.entry + place;
+  return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(entry)));
+}
+
+// Weights are [nibbles][kVectors].
+template <int kVectors>
+BNNEDGE_INLINE Bytes LookUp(__m256i table, const __m256i* weights) {
+  const __m256i first = _mm256_shuffle_epi8(table, _mm256_load_si256(weights));
+  return {first, kVectors == 2 ? _mm256_shuffle_epi8(table, _mm256_load_si256(weights + 1)) : first};
+}
+
+// Of nibbles that are neighbours, in order.
+template <int kVectors>
+struct LookUps {
+  const uint16_t* places;
+  const __m256i* weights;
+  uint64_t four = 0;
+
+  template <int kNibble>
+  BNNEDGE_INLINE Bytes At() {
+    if (kNibble % 4 == 0) {
+      std::memcpy(&four, places + kNibble, sizeof(four));
+    } else {
+      four >>= 16;
+    }
+    __asm__ volatile("" : "+r"(four));  // else compilers copy it and shift the copy from the start
+    const uint64_t place = kNibble % 4 == 3 ? four : four & 0xffff;
+    return LookUp<kVectors>(TableAt(place), weights + kNibble * kVectors);
+  }
+};
+
+// Adds kSums sums, from nibble kFirst on, and returns the average of their y.
+template <int kSums, int kFirst, int kVectors, typename Source>
+BNNEDGE_INLINE Bytes AddSums(Source* look_ups, Totals<kVectors>* to) {
+  if constexpr (kSums == 1) {
+    Bytes x = look_ups->template At<kFirst>();
+    x = Each(Add, x, look_ups->template At<kFirst + 1>());
+    return to->Take(Each(Add, x, look_ups->template At<kFirst + 2>()));
+  } else {
+    const Bytes half = AddSums<kSums / 2, kFirst>(look_ups, to);
+    return Each(Average, half, AddSums<kSums / 2, kFirst + kSums / 2 * kSum>(look_ups, to));
+  }
+}
+
+// Counts of a pixel are 16 bits, [kBlock], in the order in which unpacking leaves the channels of a vector: 0-7, 16-23,
+// 8-15, 24-31.
+constexpr int64_t CountsOf(int64_t channel) {
+  const int64_t eights = channel / 8 % 4;
+  return channel - channel % kLanes + (eights % 2 * 16 + eights / 2 * 8) + channel % 8;
+}
+
+inline void AddBytes(__m256i bytes, uint16_t* counts) {
+  const __m256i zero = _mm256_setzero_si256();
+  __m256i* const to = reinterpret_cast<__m256i*>(counts);
+  _mm256_store_si256(to, _mm256_add_epi16(_mm256_load_si256(to), _mm256_unpacklo_epi8(bytes, zero)));
+  _mm256_store_si256(to + 1, _mm256_add_epi16(_mm256_load_si256(to + 1), _mm256_unpackhi_epi8(bytes, zero)));
+}
+
+// T and H of a vector.
+inline void AddTotals(__m256i total, __m256i high, __m256i second_halves, uint16_t* counts) {
+  const __m256i times16 = _mm256_and_si256(_mm256_slli_epi16(high, 4), second_halves);
+  AddBytes(_mm256_sub_epi8(total, times16), counts);
+  AddBytes(high, counts + kBlock);
+}
+
+// counts: [2 pixels][kBlock]
+template <int kVectors>
+BNNEDGE_INLINE void AddTotals(const Totals<kVectors>& totals, const Bytes& high, uint16_t* counts) {
+  AddTotals(totals.total.first, high.first, totals.second_halves, counts);
+  if (kVectors == 2) AddTotals(totals.total.second, high.second, totals.second_halves, counts + kLanes);
+}
+
+// Of two pixels.
+inline void Clear(uint16_t* counts) {
+  __m256i zero = _mm256_setzero_si256();
+  BNNEDGE_PIN(zero);  // else compilers see a memset, which is slow for so few bytes
+  for (int i = 0; i < 8; ++i) _mm256_store_si256(reinterpret_cast<__m256i*>(counts) + i, zero);
+}
+
+template <int kVectors>
+BNNEDGE_INLINE void AddGroup(const uint16_t* places, const __m256i* weights, uint16_t* counts) {
+  Totals<kVectors> totals;
+  LookUps<kVectors> look_ups{places, weights};
+  const Bytes high = AddSums<kGroupSums, 0>(&look_ups, &totals);
+  AddTotals(totals, high, counts);
+}
+
+// What is left of a run after its groups.
+template <int kVectors>
+__attribute__((noinline)) void AddRest(const uint16_t* places, int64_t nibbles, const __m256i* weights,
+                                       uint16_t* counts) {
+  constexpr int kSums = 4, kLength = kSums * kSum;
+  Totals<kVectors> totals;
+  Bytes high = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+  for (; nibbles >= kLength; nibbles -= kLength, places += kLength, weights += kLength * kVectors) {
+    LookUps<kVectors> look_ups{places, weights};
+    high = Each(AddShifted<2>, high, AddSums<kSums, 0>(&look_ups, &totals));
+  }
+  for (; nibbles > 0; --nibbles, ++places, weights += kVectors) {
+    high = Each(AddShifted<4>, high, totals.Take(LookUp<kVectors>(TableAt(*places), weights)));
+  }
+  AddTotals(totals, high, counts);
+}
+
+// Where a chunk of K starts.
+struct Place {
+  const ConvRun* run;
+  int64_t nibble;  // in the run
+};
+
+template <int kVectors>
+__attribute__((noinline)) void CountPair(const uint32_t* window, Place at, const __m256i* weights, int64_t nibbles,
+                                         bool fresh, uint16_t* counts) {
+  if (fresh) Clear(counts);
+  for (; nibbles > 0; ++at.run, at.nibble = 0) {
+    const uint16_t* places = reinterpret_cast<const uint16_t*>(window + at.run->offset) + at.nibble;
+    int64_t left = std::min(nibbles, at.run->words * kWordNibbles - at.nibble);
+    nibbles -= left;
+    for (; left >= kGroup; left -= kGroup, places += kGroup, weights += kGroup * kVectors) {
+      AddGroup<kVectors>(places, weights, counts);
+    }
+    if (left > 0) AddRest<kVectors>(places, left, weights, counts);
+    weights += left * kVectors;
+  }
+}
+
+// ---- Scratch: counts of a strip; and of those that need more, in 32 bits ----
+
+int64_t CountedPixels(int64_t pixels) { return (pixels + 1) / 2 * 2; }
+int64_t CountBytes(int64_t pixels) { return CountedPixels(pixels) * kBlock * int64_t{sizeof(uint16_t)}; }
+int64_t ScratchBytes(int64_t pixels, int64_t k_words) { return CountBytes(pixels) * (k_words > kNarrowWords ? 3 : 1); }
+
+// A row with an odd number of pixels ends in a pair with the next row's first; the strip's last pixel may be alone.
+template <int kVectors>
+void CountChunk(const ConvStrip& strip, Place at, const __m256i* weights, int64_t nibbles, bool fresh,
+                uint16_t* counts) {
+  int64_t x = 0;
+  const uint32_t* row = strip.input;
+  for (int64_t y = 0; y < strip.rows; row += strip.row_step, x -= strip.pixels, ++y) {
+    for (; x < strip.pixels; x += 2, counts += 2 * kBlock) {
+      const bool wraps = x + 1 == strip.pixels && y + 1 < strip.rows;
+      CountPair<kVectors>(row + (wraps ? strip.wrap : x * strip.pixel_step), at, weights, nibbles, fresh, counts);
+    }
+  }
+}
+
+void AddWide(const uint16_t* counts, int64_t pixels, bool fresh, int32_t* sums) {
+  for (int64_t i = 0; i < pixels; ++i, counts += kBlock, sums += kBlock) {
+    for (int64_t c = 0; c < kBlock; ++c) sums[c] = (fresh ? 0 : sums[c]) + counts[CountsOf(c)];
+  }
+}
+
+// Leaves the counts in 16 bits or, where these could overflow, in 32 bits in channel order.
+template <int kVectors>
+void CountStrip(const ConvStrip& strip, uint16_t* counts, int32_t* wide) {
+  const __m256i* weights = static_cast<const __m256i*>(strip.weights);
+  Place at{strip.runs, 0};
+  int64_t left = strip.k_words * kWordNibbles;
+  for (bool fresh = true; left > 0; fresh = false) {
+    const int64_t nibbles = std::min(left, kChunk);
+    CountChunk<kVectors>(strip, at, weights, nibbles, fresh || wide != nullptr, counts);
+    if (wide != nullptr) AddWide(counts, strip.rows * strip.pixels, fresh, wide);
+    weights += nibbles * kVectors;
+    left -= nibbles;
+    at.nibble += nibbles;
+    for (; left > 0 && at.nibble >= at.run->words * kWordNibbles; ++at.run) at.nibble -= at.run->words * kWordNibbles;
+  }
+}
+
+}  // namespace
+}  // namespace bnnedge
