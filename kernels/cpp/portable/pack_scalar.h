@@ -44,7 +44,8 @@ inline void ScalarPackNhwcInt8(const int8_t* values, int32_t zero_point, int64_t
   ScalarPackNhwc(values, static_cast<int8_t>(zero_point), pixels, channels, words);
 }
 
-// 16 pixels x 32 channels at a time: the channels' rows are read in order, the words of the pixels stay in registers.
+// 16 pixels x 32 channels at a time: the planes of the channels are read in order, and the words of the pixels stay in
+// registers.
 inline void ScalarPackNchwFloat(const float* values, int64_t channels, int64_t pixels, uint32_t* words) {
   constexpr int64_t kTile = 16;
   const int64_t pixel_words = WordsFor(channels);

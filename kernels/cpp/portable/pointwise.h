@@ -1,5 +1,6 @@
-// The tile of PointwiseKernel for instruction sets whose vectors `Lanes` describes: 6 pixels of all channels of a block
-// at a time, each product of a broadcast element of the image and a vector of weights.
+// PointwiseKernel for instruction sets whose vectors the class `Lanes` describes. A tile is 6 pixels x all channels of a
+// block; a product is one of a broadcast element of the image and a vector of weights. In an unnamed namespace: see
+// output_transform.h.
 #pragma once
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// One pixel x 16 output channels in plain C++.
+// The int8 stem in plain C++, one pixel x 16 output channels at a time.
 #include "stem_scalar.h"
 
 namespace bnnedge {
@@ -17,7 +17,7 @@ void PackWeights(const int8_t* filter, const StemShape& shape, void* packed) {
   }
 }
 
-// Modulo 2^32.
+// Adds modulo 2^32.
 int32_t Plus(int32_t a, int32_t b) { return static_cast<int32_t>(static_cast<uint32_t>(a) + static_cast<uint32_t>(b)); }
 
 void Convolve(const StemRow& row) {

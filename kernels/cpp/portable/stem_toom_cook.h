@@ -17,15 +17,16 @@
 // All of it is exact. Bytes give |v| <= 8 * 255 and |u| <= 31 * 128 (r = 5), both of 16 bits. Sums are modulo 2^32. So
 // are 24 y and, times the inverse of 3, 8 y; which is in [-2^31, 2^31), as kMostBytes sees to: a shift leaves y.
 //
-// Otherwise, windows are one tap of row_steps bytes, of one point, and y = M[0]: the direct form.
+// Where this does not pay, a window is one tap of row_steps bytes with one point, and y = M[0]: the direct form.
 //
 // An instruction set supplies, as a class Isa,
-//   kMostTiles, tiles of one round, 6 at most; kVectorBytes; kNeighbours, bytes of a tap that filters keep together
-//   Widen(bytes, shorts), kWidened of them
+//   kMostTiles, the tiles of one round, 6 at most; kVectorBytes; kNeighbours, the bytes of a tap that filters keep together
+//   Widen(bytes, shorts), which widens kWidened bytes
 //   Multiply<tiles>(input, tile_step, weights, depth, products), one point of step 3: [tiles][16]
 //   Codes<arithmetic>(requantization, channel), whose Store(sums, codes) is step 4 of stem.h for 16 sums, in vectors.
 #pragma once
 
+#include "bnnedge/rounding.h"
 #include "stem_scalar.h"
 
 namespace bnnedge {
@@ -33,28 +34,26 @@ namespace {
 
 constexpr int64_t kPoints = 6;
 constexpr int64_t kDepthUnit = 2;  // depths are multiples of it
-// Bytes are widened so many at once, and those that are not of the tap overwritten by the next one.
+// So many bytes are widened at once; those behind the end of a tap are overwritten by the next tap.
 constexpr int64_t kWidened = 16;
-// Bytes of a window: 8 * 255 * 128 times as much is below 2^31.
+// The most bytes of a window: 8 * 255 * 128 times as much is below 2^31.
 constexpr int64_t kMostBytes = (int64_t{1} << 31) / (8 * 255 * 128);
-// Products of a pixel and a channel. Measured on Zen 3: with 13 saved (3x3, 3 channels to 64) a stem takes 0.90 times
-// as long as in the direct form, with 8 saved (5x5, 1 to 16) 1.11 times.
+// The least products that a pixel and channel must save. Measured on Zen 3: with 13 saved (3x3, 3 channels to 64) a stem
+// takes 0.90 times as long as in the direct form, with 8 saved (5x5, 1 to 16) 1.11 times.
 constexpr int64_t kLeastSaved = 12;
-// Values of tiles that are made before the first of them is multiplied: half of a first cache of 32 KiB.
+// The most values of tiles that are made before the first of them is multiplied: half of a first-level cache of 32 KiB.
 constexpr int64_t kMostShorts = int64_t{8} << 10;
-constexpr int64_t kRounds = 12;  // tiles: whole rounds of 4 and of 6
+constexpr int64_t kRounds = 12;  // tiles, which are whole rounds of 4 and of 6
 
-constexpr int64_t RoundedUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
-
-// How rows of a shape are computed.
+// How the rows of a stem are cut into tiles.
 struct ToomCookTiling {
   int64_t taps, tap_bytes;
   int64_t points, outputs;  // of a tile
-  int64_t depth;            // of the matrices: bytes of a tap in all rows
-  int64_t depth_step;       // and what is kept for them in whole vectors
+  int64_t depth;            // depth of the matrices: bytes of a tap in all rows
+  int64_t depth_step;       // depth in whole vectors, as tiles are kept
 
   explicit ToomCookTiling(const StemShape& shape) : ToomCookTiling(shape, 1, shape.row_steps) {
-    const int64_t overlapping = (shape.row_steps + shape.pixel_step - 1) / shape.pixel_step;
+    const int64_t overlapping = CeilDiv(shape.row_steps, shape.pixel_step);
     if (overlapping < 2 || overlapping >= kPoints || shape.Steps() > kMostBytes) return;
     const int64_t beyond = overlapping * shape.pixel_step - shape.row_steps;  // bytes of the last tap
     const ToomCookTiling shared(shape, overlapping, shape.pixel_step);
@@ -63,10 +62,10 @@ struct ToomCookTiling {
   }
 
   int64_t BlockWeights() const { return points * depth * kStemBlock; }
-  int64_t Tiles(int64_t pixels) const { return (pixels + outputs - 1) / outputs; }
-  // Taps of so many tiles.
+  int64_t Tiles(int64_t pixels) const { return CeilDiv(pixels, outputs); }
+  // The taps that so many tiles meet.
   int64_t Columns(int64_t tiles) const { return tiles * outputs + taps - 1; }
-  // Of a row of so many pixels, before the first of them is multiplied.
+  // The tiles of a row of so many pixels that are made before the first of them is multiplied.
   int64_t TilesAtOnce(int64_t pixels) const {
     const int64_t most = kMostShorts / (points * depth_step) / kRounds * kRounds;
     return std::min(Tiles(pixels), std::max(most, kRounds));
@@ -78,8 +77,8 @@ struct ToomCookTiling {
         tap_bytes(bytes),
         points(windows == 1 ? 1 : kPoints),
         outputs(windows == 1 ? 1 : kPoints + 1 - windows),
-        depth(RoundedUp(shape.rows * bytes, kDepthUnit)),
-        depth_step(RoundedUp(shape.rows * bytes, kWidened)) {}
+        depth(RoundUp(shape.rows * bytes, kDepthUnit)),
+        depth_step(RoundUp(shape.rows * bytes, kWidened)) {}
 };
 
 // ---- Filters: [blocks][points][depth / kNeighbours][16][kNeighbours] ----
@@ -124,7 +123,8 @@ void PackWeights(const int8_t* filter, const StemShape& shape, void* packed) {
 
 // ---- Windows ----
 
-// int16: what widening leaves of [columns][depth_step], then [tiles][points][depth_step] unless these are the columns.
+// Scratch holds int16: the widened columns [columns][depth_step], then the tiles [tiles][points][depth_step], unless the
+// columns serve as tiles.
 int64_t ScratchBytes(int64_t pixels, const StemShape& shape) {
   const ToomCookTiling tiling(shape);
   const int64_t tiles = tiling.TilesAtOnce(pixels), shares = tiling.points > 1 ? tiles * tiling.points : 0;
@@ -150,7 +150,7 @@ inline void StoreVector(void* to, const V& v) {
   std::memcpy(to, &v, sizeof(v));
 }
 
-// Taps `first` to `first + count`, those behind the row as zeros: what is not a byte would not be exact.
+// Widens taps `first` to `first + count`. Taps behind the row become 0, as only bytes give exact results.
 template <typename Isa>
 __attribute__((noinline)) void WidenColumns(const StemRow& row, const ToomCookTiling& tiling, int64_t first, int64_t count,
                                             uint16_t* to) {
@@ -193,9 +193,9 @@ inline void TransformColumns(const uint16_t* columns, const ToomCookTiling& tili
 template <typename Isa>
 using StemProducts = uint32_t[kPoints][Isa::kMostTiles][kStemBlock];
 
-// Step 4 of a tile, for the lanes of a vector.
+// Step 4 of a tile, for the lanes of one vector.
 template <int kTaps, typename V>
-inline void LeavePoints(const V* m, V* y) {
+inline void InterpolateOutputs(const V* m, V* y) {
   if constexpr (kTaps == 1) {
     y[0] = m[0];
   } else {
@@ -226,7 +226,7 @@ void MultiplyTiles(const ToomCookTiling& tiling, int64_t tiles, const uint16_t* 
   }
 }
 
-// Codes of a block's channels, of the `pixels` pixels that a round's products are of.
+// Stores the codes of a block's channels for the `pixels` pixels of a round.
 template <typename Isa, Arithmetic kArithmetic, int kTaps>
 void StoreTiles(const StemRow& row, const StemProducts<Isa>& products, int64_t pixel, int64_t pixels, int64_t block) {
   using Sums = Vector<uint32_t, Isa::kVectorBytes>;
@@ -243,7 +243,7 @@ void StoreTiles(const StemRow& row, const StemProducts<Isa>& products, int64_t p
       Sums m[kTilePoints], y[kOutputs];
 #pragma GCC unroll 6
       for (int64_t p = 0; p < kTilePoints; ++p) m[p] = LoadVector<Sums>(products[p][t] + z * kLanes);
-      LeavePoints<kTaps>(m, y);
+      InterpolateOutputs<kTaps>(m, y);
 #pragma GCC unroll 6
       for (int64_t i = 0; i < kOutputs; ++i) sums[i][z] = y[i] + base[z];
     }

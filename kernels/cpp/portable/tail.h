@@ -1,6 +1,6 @@
-// The tail of a residual block for a row of pixels, written once over "lanes", a handful of neighbouring channels that
-// each instruction set supplies (hence the unnamed namespace, see output_transform.h). Lanes have kLanes, Load, Store, Plus,
-// Times, Same (one value in all), PickBelow (a < b ? c : d), Clip, and Below, the bits of a < b.
+// The tail of a residual block for a row of pixels, written once for all instruction sets, hence the unnamed namespace:
+// see output_transform.h. Each of them supplies a class of lanes, that is a vector of neighbouring channels, with kLanes,
+// Load, Store, Plus, Times, Same (one value in all lanes), PickBelow (a < b ? c : d), Clip, and Below (the bits of a < b).
 #pragma once
 
 #include <algorithm>
@@ -33,13 +33,14 @@ struct ScalarLanes {
   static uint32_t Below(float a, float b) { return a < b; }
 };
 
-// One pixel's channels, or some of them. Plain locals, because a store of floats could change what a struct holds.
+// The tail of one pixel's channels, or of some of them. Its fields are copies, because compilers must assume that a store
+// of floats changes fields that are read through a pointer.
 template <bool kAddsResidual, bool kActivates, bool kWritesBits>
 struct TailStep {
   const float *residual, *slope, *offset, *limit;
   float *output, low, high;
 
-  // Lanes from channel c on; returns their bits.
+  // Stores the lanes from channel c on and returns their bits.
   template <typename L>
   uint32_t Do(typename L::Floats y, int64_t c) const {
     if (kAddsResidual) y = L::Plus(y, L::Load(residual + c));
@@ -53,7 +54,7 @@ struct TailStep {
   }
 };
 
-// The channels after the last whole word. Apart, or it takes the registers of the loop over words.
+// The channels after the last whole word. This is not inlined, as it would take registers from the loop over words.
 template <typename Step>
 BNNEDGE_NOINLINE uint32_t RunLastChannels(const Step& step, const float* values, int64_t first, int64_t channels) {
   uint32_t word = 0;

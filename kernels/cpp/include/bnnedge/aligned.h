@@ -1,4 +1,4 @@
-// Memory from a multiple of 64 bytes on: a cache line, and the widest vector.
+// Memory that is aligned to 64 bytes, the size of a cache line and of the widest vector.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ struct AlignedFree {
 };
 using AlignedBytes = std::unique_ptr<unsigned char, AlignedFree>;
 
-// Uninitialised. Throws std::bad_alloc.
+// The memory is not initialised. Throws std::bad_alloc.
 inline AlignedBytes AllocateAligned(int64_t bytes) {
   void* const memory = ::operator new(static_cast<size_t>(bytes), std::align_val_t{kAlignment});
   return AlignedBytes(static_cast<unsigned char*>(memory));

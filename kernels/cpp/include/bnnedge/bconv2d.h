@@ -1,9 +1,9 @@
 // The binary convolution: its parameters, their limits, and what is computed.
 //
 // In steps, for output pixel (y, x) and output channel o, with Cg = channels / groups:
-//   1. taps: every (ky, kx); it is inside if the pixel (y * stride + ky * dilation - pad_top, ...) is in the image;
-//   2. inside: the tap adds Cg - 2 * popcount(a xor w) over the words of o's group;
-//   3. outside: it adds 0 (pad_value 0), or Cg - 2 * popcount(w) (pad_value 1: the words outside are 0, i.e. +1).
+//   1. A tap (ky, kx) is inside if the pixel (y * stride + ky * dilation - pad_top, ...) is in the image.
+//   2. A tap inside adds Cg - 2 * popcount(a xor w) over the words of o's group.
+//   3. A tap outside adds 0 with pad_value 0, or Cg - 2 * popcount(w) with pad_value 1, as words of 0 mean +1.
 // conv_plan.cc derives how a prepared convolution computes it.
 #pragma once
 
@@ -42,10 +42,11 @@ struct BConv2dSizes {
   int64_t input_words, filter_words, outputs;
 };
 
-// Checks everything a kernel relies on. Returns an empty string and the sizes, or one sentence saying what is wrong.
+// Checks everything that a kernel relies on. Returns an empty string and the sizes, or one sentence that says what is
+// wrong.
 std::string CheckBConv2d(const BConv2dParams& params, BConv2dSizes* sizes);
 
-// Bit by bit, straight from the steps above; the parameters have been checked.
+// Follows the steps above bit by bit. The parameters have been checked.
 // input [N, H, W, InWords], filter [O, kh, kw, FilterWords], sums [N, OH, OW, O].
 void BConv2dReference(const BConv2dParams& params, const uint32_t* input, const uint32_t* filter, int32_t* sums);
 

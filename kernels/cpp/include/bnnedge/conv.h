@@ -72,11 +72,11 @@ struct ConvTensors {
   uint32_t* bits = nullptr;         // if the tail writes them
 };
 
-// Immutable after Create; Run may be called from several threads at once with separate workspaces.
+// A convolution is immutable after Create, but for Resize: Run may be called from several threads at once with separate workspaces.
 class Conv {
  public:
   // `filter` [O, kh, kw, FilterWords] is copied and repacked. `kernel` as in SelectConvKernel. Returns nullptr and one
-  // sentence in `error` for anything that CheckBConv2d, the transform or the kernel's name has wrong. The batch, height
+  // sentence in `error` if the parameters, the transform or the kernel's name are wrong. The batch, height
   // and width of `params` are only the first ones: Run takes others.
   static std::unique_ptr<Conv> Create(const BConv2dParams& params, const uint32_t* filter, const OutputTransform& transform,
                                       const char* kernel, std::string* error);
@@ -87,7 +87,7 @@ class Conv {
   virtual const BConv2dParams& params() const = 0;
   virtual const char* kernel_name() const = 0;
 
-  // Bytes that Run needs at `workspace` (64-byte aligned) for the current size. Contents need not be kept between runs.
+  // Bytes that Run needs at `workspace` (64-byte aligned) for the current size. Runs do not need what others left there.
   virtual int64_t WorkspaceBytes() const = 0;
 
   // Does not allocate.
