@@ -77,8 +77,8 @@ void PackNhwcInt8(const int8_t* values, int32_t zero_point, int64_t pixels, int6
   }
 }
 
-// The words of 4 * kVectorCount neighbouring pixels, from the last channel to the first: sli moves what is there up by
-// one bit and puts the new bit below it.
+// Packs the words of 4 * kVectorCount neighbouring pixels, from the last channel to the first: sli shifts a word up by one
+// bit and inserts the new bit below.
 template <int kVectorCount>
 void PackColumns(const float* row, int64_t bits, int64_t pixels, int64_t pixel_words, uint32_t* words) {
   uint32x4_t word[kVectorCount];

@@ -1,4 +1,4 @@
-// Up to 4 pixels x 16 output channels, NEON with the dot product of signed bytes: the image's codes are signed here. A
+// Up to 4 pixels x 16 output channels, NEON with the dot product of signed bytes, so that the image's codes are signed. A
 // lane is an output channel; a step broadcasts four bytes of the image to all lanes.
 #include "stem_neon.h"
 
@@ -10,7 +10,7 @@ constexpr int64_t kStepBytes = kStemBlock * kStemTaps;
 
 int64_t PackedBytes(const StemShape& shape) { return shape.blocks * shape.Steps() * kStepBytes; }
 
-// [blocks][Steps()][16][4]
+// Packs to [blocks][Steps()][16][4].
 void PackWeights(const int8_t* filter, const StemShape& shape, void* packed) {
   const int64_t steps = shape.Steps();
   int8_t* to = static_cast<int8_t*>(packed);

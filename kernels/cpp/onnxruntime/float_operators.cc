@@ -9,7 +9,7 @@
 namespace bnnedge::ort {
 namespace {
 
-constexpr int kScales = 0, kCompares = 1;  // variants
+constexpr int kScales = 0, kCompares = 1;  // values of Operator::variant
 
 class FloatConvOp : public LayerKernel {
  public:

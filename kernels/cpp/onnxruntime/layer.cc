@@ -39,7 +39,8 @@ std::string CheckWeights(const ConvAttributes& attributes, const Weights& weight
   return {};
 }
 
-// Little-endian bytes to words. Bits beyond the last channel have no meaning in the file and must be 0 in a filter.
+// Reads little-endian bytes as words. Bits behind the last channel have no meaning in the file, and become 0, as a filter
+// must have them.
 std::vector<uint32_t> FilterWords(const Weights& weights, int64_t channels) {
   const int64_t* d = weights.dimensions;
   const int64_t words = WordsFor(channels), taps = d[0] * d[1] * d[2];
@@ -132,7 +133,7 @@ std::unique_ptr<Layer> Layer::Create(const ConvAttributes& attributes, const Wei
   layer->kernel_[1] = weights.dimensions[2];
   layer->filter_ = FilterWords(weights, attributes.channels);
   layer->transform_ = std::move(transform);
-  // The input's size comes with the first run; until then the smallest that the kernel fits into.
+  // The size of the input comes with the first run. Until then it is the smallest that the kernel fits into.
   int64_t shape[4] = {1, attributes.group * attributes.channels, 1, 1};
   for (int axis = 0; axis < 2; ++axis) {
     const int64_t extent = attributes.dilations[axis] * (layer->kernel_[axis] - 1) + 1;
@@ -211,7 +212,7 @@ std::string Layer::Resize(SizedConvs* sized, const int64_t* shape) const {
 // Holds the convolutions for one size, and memory, for the time of one run.
 class Layer::Lease {
  public:
-  // `keeps_values`: with room for the float output in scratch.
+  // `keeps_values`: the scratch has room for the float output.
   Lease(Layer* layer, const int64_t* shape, bool keeps_values)
       : layer_(layer), scratch_(&layer->workspaces_), error_(layer->Acquire(shape, keeps_values, &sized_, &scratch_)) {}
   Lease(const Lease&) = delete;

@@ -12,7 +12,7 @@
 
 namespace bnnedge {
 
-// The attributes, in ONNX's order: heights before widths, pads top, left, bottom, right.
+// The attributes of a convolution in ONNX's order: heights before widths, pads top, left, bottom, right.
 struct ConvAttributes {
   int64_t strides[2] = {1, 1};
   int64_t pads[4] = {0, 0, 0, 0};
@@ -46,14 +46,14 @@ class Layer {
   // Shapes are [N, C, H, W] here and below. Returns an empty string, or what is wrong with the input.
   std::string OutputShape(const int64_t* input, int64_t* output) const;
 
-  // Several threads may run one layer at once, also with different sizes. Allocates only for a size, or a number of
-  // runs at once, that was not there before.
+  // Several threads may run one layer at once, also with different sizes. A run allocates only for a size, or a number
+  // of runs at once, that is new.
   std::string Run(const float* input, const int64_t* shape, float* output, const Parallel& parallel);
   // The input is packed signs. Without an output, the float values only serve the bits of the tail.
   std::string Run(ConvTensors tensors, const int64_t* shape, const Parallel& parallel);
 
  private:
-  // The convolutions prepared for one input size: one, or one a group where groups do not fill whole words.
+  // The convolutions prepared for one input size: a single one, or one for each group if groups do not fill whole words.
   struct SizedConvs {
     std::vector<std::unique_ptr<Conv>> convs;
     int64_t shape[4];

@@ -1,6 +1,6 @@
 // The operators on packed signs in NHWC:
 //
-//   PackSignsOp(X, limit) -> P
+//   PackSigns(X, limit) -> P
 //   PackedConv2d[Add][PRelu][Clip][Sign](P, W, multiplier, bias [, residual] [, slope, offset] [, limit]) -> Y [, Q]
 //   PackedConv2dThreshold(P, W, threshold) -> Q
 //   PackedMaxPool2d(P) -> Q
@@ -82,7 +82,7 @@ class PackedConvOp : public LayerKernel {
     if (Has(kPRelu)) {
       tail.slope = ReadValues(site(), "slope", filters, inputs[next++]);
       tail.offset = ReadValues(site(), "offset", filters, inputs[next++]);
-      // Adding -0.0 changes nothing.
+      // An offset of -0.0 changes nothing.
       const auto is_nothing = [](float value) { return value == 0.0f && std::signbit(value); };
       if (std::all_of(tail.offset.begin(), tail.offset.end(), is_nothing)) tail.offset.clear();
     }
@@ -174,7 +174,7 @@ class PackSignsOp : public Kernel {
   }
 
  private:
-  // Fewer values than this are not worth another thread.
+  // The least values of a piece: fewer are not worth another thread.
   static constexpr int64_t kPieceValues = 64 * 1024;
 
   struct Job {

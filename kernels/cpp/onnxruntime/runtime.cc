@@ -22,7 +22,8 @@ class InfoOwner {
   TensorInfo* info_;
 };
 
-// The number of values, or -1 if the node has no such attribute. Of one of another type it is 0 (or 1 for a number).
+// The number of values of an attribute, or -1 if the node does not have it. For an attribute of another type it is 0 (1
+// for a number).
 int64_t ArraySize(const Api* api, const KernelInfo* info, const char* name) {
   size_t size = 0;
   Status* status = api->kernel_info_get_attribute_array_int64(info, name, nullptr, &size);
@@ -164,7 +165,7 @@ float ReadFloat(const Site& site, const KernelInfo* info, const char* name) {
 // ---- Shapes ----
 
 std::vector<Dimension> ReadShape(const Api* api, const ShapeContext* context, size_t index) {
-  TensorInfo* info = nullptr;  // stays the context's
+  TensorInfo* info = nullptr;  // owned by the context
   Check(api->shape_context_get_input(context, index, &info));
   if (info == nullptr) return {};
   size_t rank = 0;
@@ -285,7 +286,7 @@ void RuntimeThreads::Run(void* host, int64_t count, void (*piece)(void* context,
     const auto total = static_cast<size_t>(count);
     Status* status = pool.api_->kernel_context_parallel_for(pool.context_, run_piece, total, 0, &job);
     if (status == nullptr) return;
-    pool.api_->release_status(status);  // pieces may be done twice
+    pool.api_->release_status(status);  // a piece may be computed twice
   }
   for (int64_t i = 0; i < count; ++i) piece(context, i);
 }

@@ -12,9 +12,9 @@
 namespace bnnedge::ort {
 namespace {
 
-enum Part : int { kFolds = 1, kPools = 2, kSigns = 4, kAllParts = 7 };  // a variant is a sum of them
+enum Part : int { kFolds = 1, kPools = 2, kSigns = 4, kAllParts = 7 };  // Operator::variant is a sum of them
 
-constexpr int32_t kByteOfCode = 128;  // codes are stored as bytes with so much added
+constexpr int32_t kByteOfCode = 128;  // the byte of code q is q + 128
 
 // ---- Attributes ----
 
@@ -48,7 +48,7 @@ class QuantizedConvOp : public Kernel {
       Run(*stem_, context);
       return;
     }
-    // Parameters that the graph computes: the general case, not the fast one.
+    // The graph computes some of the parameters, so that the stem is made in every run.
     std::vector<const Value*> inputs(op_.inputs.size(), nullptr);
     for (size_t i = 0; i < inputs.size(); ++i) inputs[i] = Kernel::Input(context, i);
     const std::unique_ptr<Stem> stem = MakeStem(inputs);
@@ -98,7 +98,7 @@ class QuantizedConvOp : public Kernel {
     return {*static_cast<const float*>(s.data), *static_cast<const uint8_t*>(z.data) - kByteOfCode};
   }
 
-  // OIHW to OHWI.
+  // Turns OIHW into OHWI.
   static std::vector<int8_t> InChannelsLast(const Tensor& w) {
     const int64_t channels = w.shape[1], taps = w.shape[2] * w.shape[3];
     const int8_t* const from = static_cast<const int8_t*>(w.data);
@@ -118,7 +118,7 @@ class QuantizedConvOp : public Kernel {
     if (x.shape[1] != p.channels) {
       site().Reject("X must have " + std::to_string(p.channels) + " channels, found " + std::to_string(x.shape[1]));
     }
-    // A batch of nothing has outputs, too.
+    // An empty batch has outputs too.
     StemSize size{};
     size.batch = std::max<int64_t>(x.shape[0], 1);
     size.in_height = x.shape[2];
@@ -139,7 +139,7 @@ class QuantizedConvOp : public Kernel {
 
   const Operator& op_;
   KernelWindow conv_ = kDefaultWindow, pool_ = kDefaultWindow;
-  std::unique_ptr<Stem> stem_;  // null if a parameter is not constant
+  std::unique_ptr<Stem> stem_;  // nullptr if a parameter is not constant
   WorkspacePool workspaces_;
 };
 
@@ -152,7 +152,7 @@ void InferShape(const Operator& op, const ShapeContext* context) {
   Dimension shape[4] = {x[0], {}, {}, w[0]};
   for (int axis = 0; axis < 2; ++axis) {
     const Dimension &size = x[static_cast<size_t>(2 + axis)], &kernel = w[static_cast<size_t>(2 + axis)];
-    // Known sizes only: stems read the image, whose size files tell.
+    // Unknown sizes are not followed, as a stem reads the image, whose size is in the file.
     if (size.value < 1 || kernel.value < 1) continue;
     conv.kernel[axis] = kernel.value;
     const auto is_sane = [axis](const KernelWindow& window) {

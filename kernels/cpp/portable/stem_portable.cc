@@ -6,7 +6,7 @@ namespace {
 
 int64_t PackedBytes(const StemShape& shape) { return shape.blocks * shape.Steps() * kStemTaps * kStemBlock; }
 
-// [blocks][4 * Steps()][16]
+// Packs to [blocks][4 * Steps()][16].
 void PackWeights(const int8_t* filter, const StemShape& shape, void* packed) {
   const int64_t taps = kStemTaps * shape.Steps();
   int8_t* to = static_cast<int8_t*>(packed);

@@ -61,7 +61,7 @@ class ReferenceConv : public Conv {
         static_cast<int32_t*>(output)[index] = v;
         break;
       case OutputKind::kFloat:
-        static_cast<float*>(output)[index] = Finished(Scaled(v, channel), pixel, index, channel, tensors);
+        static_cast<float*>(output)[index] = AfterTail(Scaled(v, channel), pixel, index, channel, tensors);
         break;
       case OutputKind::kInt8: {
         const float rounded = std::round(Scaled(v, channel));
@@ -82,7 +82,7 @@ class ReferenceConv : public Conv {
     return static_cast<float>(clamped) * transform_.multiplier[channel] + transform_.bias[channel];
   }
 
-  float Finished(float y, int64_t pixel, int64_t index, size_t channel, const ConvTensors& tensors) const {
+  float AfterTail(float y, int64_t pixel, int64_t index, size_t channel, const ConvTensors& tensors) const {
     const Tail& tail = transform_.tail;
     if (tail.adds_residual) y += tensors.residual[index];
     if (!tail.slope.empty() && y < 0.0f) y *= tail.slope[channel];

@@ -9,7 +9,7 @@ namespace {
 
 constexpr int64_t kLeastCode = -128, kMostCode = 127;
 
-// Halves to even, whatever the rounding mode of the thread.
+// Rounds halves to even, whatever the rounding mode of the thread is.
 double RoundToEven(double value) {
   const double down = std::floor(value), rest = value - down;
   if (rest != 0.5) return rest < 0.5 ? down : down + 1.0;

@@ -39,7 +39,7 @@ struct Shape {
   int64_t pixels, channels, run_count, run_words, gap, pixel_step;
   bool nchw;
   int pattern;  // 0 random, 1 all bits differ, 2 none does, 3 half a row each
-  // Not 0: chained words of windows of so many rows, run_words / chain_height columns each; pixel_step is in columns, and
+  // If not 0, the strip has chained words of windows of so many rows, run_words / chain_height columns each; pixel_step is in columns, and
   // `gap` columns on either side are outside of the image.
   int64_t chain_height = 0;
   int64_t rows = 1;  // of `pixels` pixels, more only for kernels that pair words
@@ -181,7 +181,7 @@ class StripTest {
     kernel_.chain(shape_.chain_height, shape_.KWords())(row);
   }
 
-  // Word for word, in whatever portions. What has no partner gets poison, and must not matter.
+  // Pairs word by word, then all at once. A word without a partner is paired with poison, which must not matter.
   void Pair() {
     const uint32_t* input = input_.As<uint32_t>();
     const auto pair = [&](int64_t first, int64_t second, int64_t last_second) {
@@ -228,7 +228,7 @@ class StripTest {
     }
   }
 
-  // Base near the popcounts, so that bits go both ways; the padding gives bits of 0.
+  // Bases are near the popcounts, so that bits of both values occur. Those of the padding give bits of 0.
   void FillChannels(OutputKind kind) {
     const int64_t block = kernel_.block;
     const int32_t middle = static_cast<int32_t>(16 * shape_.KWords());
@@ -318,7 +318,7 @@ void TestStrips(const ConvKernel& kernel) {
     if (more <= kernel.block) channel_counts.push_back(more);
   }
   if (channel_counts.back() != kernel.block) channel_counts.push_back(kernel.block);
-  // All word counts meet all channel counts; the number of pixels and the runs' shape vary along.
+  // All word counts meet all channel counts; the number of pixels and the form of the runs vary with them.
   const int64_t run_words[] = {1, 2, 3, 4, 5, 7, 9, 18, 31, 36, 59, 60, 61, 62, 63, 64, 90, 121, 144};
   const int64_t pixel_counts[] = {1, 2, 3, 7, 14, 15, 17, 29};
   int64_t turn = 0;
@@ -331,7 +331,7 @@ void TestStrips(const ConvKernel& kernel) {
       ++turn;
     }
   }
-  // Several runs: kernel rows, dilated taps, groups.
+  // Several runs, as of kernel rows, dilated taps and groups.
   for (const int64_t run_count : {2, 3, 9, 25, 49}) {
     for (const int64_t words : {1, 2, 3, 4}) {
       for (const int64_t channels : {5, 32}) {
@@ -341,7 +341,7 @@ void TestStrips(const ConvKernel& kernel) {
       }
     }
   }
-  // Counters of 8 and 16 bits at their limits.
+  // These bring counters of 8 and 16 bits to their limits.
   for (const int64_t words : {30, 60, 61, 62, 63, 64, 120, 124, 248, 512}) {
     for (const int pattern : {1, 2, 3}) TestStrip(kernel, {3, 17, 1, words, 0, words, false, pattern});
   }
@@ -386,7 +386,7 @@ void TestStripsOfRows(const ConvKernel& kernel) {
   TestStrip(kernel, {3, kernel.block, 1, 2050, 0, 2050, false, 1, 0, 3});
 }
 
-// Where one is wrong about signs: both zeros, NaN of either sign, infinities, the smallest numbers.
+// Numbers whose signs are easily mistaken: both zeros, NaN of either sign, infinities, the smallest numbers.
 float AwkwardFloat() {
   const float special[] = {0.0f,
                            -0.0f,

@@ -1,7 +1,7 @@
-// Sessions of both plug-ins in several threads: the same bits in all of them as in one thread, whatever happens at the
-// same time, also while batches change; and no inference but a session's first, or the first of a size, allocates.
+// Runs sessions of both plug-ins in several threads. All of them give the same bits as one thread alone, also while batches
+// change, and no inference allocates but the first of a session or of a size.
 //   sessions_test FILE.tflite...     and the nodes below
-// Built with -fsanitize=thread it says whether threads share what they should not; it counts nothing then.
+// A build with -fsanitize=thread finds data races instead, and counts no allocations.
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -40,7 +40,7 @@ extern "C" void tflite_plugin_destroy_delegate(void* delegate);
 
 namespace {
 
-// Of plug-ins, in all threads.
+// The allocations of plug-ins in all threads.
 std::atomic<int64_t> allocations{0};
 
 }  // namespace
@@ -183,7 +183,7 @@ class Session {
   Host host_;
 };
 
-// What one thread alone computes for batch `batch`.
+// The outputs of one thread alone for batch `batch`.
 auto Alone(const Bytes& file, int batch, uint32_t seed) {
   Delegate* const delegate = MakeDelegate("1");
   Session session(file, delegate);

@@ -1,5 +1,5 @@
-// Every Stem that this CPU supports against the reference, code by code, float by float and bit by bit, on awkward
-// sizes in both arithmetics, with several threads, whatever the workspace holds before; then what is rejected.
+// Compares every Stem that this CPU supports with the reference, code by code, float by float and bit by bit, on awkward
+// sizes in both arithmetics, with several threads and any contents of the workspace; then checks what is rejected.
 //   stem_test [kernel name]
 #include <algorithm>
 #include <cmath>
@@ -46,7 +46,8 @@ void MakeWindow(int64_t most, const std::vector<int64_t>& strides, KernelWindow*
   }
 }
 
-// Halves in both roundings are met on purpose: scales that are powers of two, images of multiples of half a step.
+// Half of the cases have scales that are powers of two and images of multiples of half a step, so that both roundings meet
+// halves.
 void FillNumbers(Case* c) {
   StemParams& p = c->params;
   const bool exact = Random() % 2 == 0;
@@ -162,7 +163,7 @@ bool Run(const Case& c, const char* kernel, bool with_codes, bool with_output, i
   const int64_t pixels = size.batch * size.out_height * size.out_width, channels = c.params.out_channels;
   const auto count = [](int64_t n) { return static_cast<size_t>(n); };
   StemTensors tensors{};
-  // In memory of its very size, for sanitizers.
+  // The image is in memory of exactly its size, for sanitizers.
   const std::vector<float> image = c.image;
   tensors.image = image.data();
   if (c.tail.adds_residual) tensors.residual = c.residual.data();

@@ -46,7 +46,7 @@ class BMaxPool : public Op {
   }
 
  private:
-  // Output rows of all images.
+  // Computes output rows [first, last) of all images.
   void RunRows(int64_t first, int64_t last) const {
     BMaxPoolParams part = p_;
     part.batch = 1;

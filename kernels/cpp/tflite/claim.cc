@@ -32,7 +32,7 @@ class Graph {
 
 bool Is(const Tensor* tensor, Type type) { return tensor != nullptr && tensor->type == static_cast<int>(type); }
 
-// A tensor of 4-byte elements with axes that the kernels here can walk.
+// Whether the tensor has 4-byte elements and as many axes as the operators here support.
 bool IsMap(const Tensor* tensor) {
   return (Is(tensor, Type::kFloat32) || Is(tensor, Type::kInt32)) && tensor->dims != nullptr &&
          tensor->dims->size >= 1 && tensor->dims->size <= kLongestRank;
@@ -93,7 +93,7 @@ bool IsPointwise(const Graph& graph, const Node& node) {
          params.activation <= kActivationRelu6;
 }
 
-// `multiplies`: whether there is a kernel for IsPointwise.
+// `multiplies` says whether there is a kernel for IsPointwise.
 bool IsGlue(const Graph& graph, const Node& node, int builtin_code, bool multiplies) {
   const Tensor* const input = graph.At(node.inputs, 0);
   const Tensor* const second = graph.At(node.inputs, 1);
@@ -135,7 +135,7 @@ bool IsGlue(const Graph& graph, const Node& node, int builtin_code, bool multipl
   return false;
 }
 
-// kTable: a GATHER of constants alone, which may serve glue.
+// kTable is a GATHER of constants, which glue may read.
 enum class Kind { kOther, kOurs, kTable };
 
 struct GraphNode {
@@ -156,7 +156,8 @@ bool AnyIn(const std::vector<int32_t>& items, const std::unordered_set<int32_t>&
   return false;
 }
 
-// How often a tensor changed hands: partitions of the delegate have odd levels, what runs between them has even ones.
+// Counts how often tensors go from the delegate to the interpreter or back. Partitions of the delegate have odd levels, and
+// operators between them have even ones.
 class Levels {
  public:
   void Write(const GraphNode& node_of_graph) {
@@ -187,7 +188,7 @@ class Levels {
 std::vector<GraphNode> GraphNodes(Context* context, bool multiplies) {
   IntArray* plan = nullptr;
   if (context->get_execution_plan(context, &plan) != kOk) throw ModelError("the graph cannot be read");
-  // The plan is good only until the next call of the context.
+  // The context may free the plan in its next call.
   const std::vector<int32_t> nodes = Items(plan);
   std::unordered_set<int32_t> of_stems;
   for (const StemChain& chain : FindStems(context, nodes)) of_stems.insert(chain.nodes.begin(), chain.nodes.end());
@@ -213,7 +214,7 @@ std::vector<GraphNode> GraphNodes(Context* context, bool multiplies) {
         tables.insert(node_of_graph.outputs.begin(), node_of_graph.outputs.end());
       }
     }
-    // A table is there from the beginning.
+    // A table is computed before the first inference, so that nothing waits for it.
     if (node_of_graph.kind != Kind::kTable) levels.Write(node_of_graph);
     graph_nodes.push_back(std::move(node_of_graph));
   }
@@ -223,7 +224,7 @@ std::vector<GraphNode> GraphNodes(Context* context, bool multiplies) {
 }  // namespace
 
 std::vector<int32_t> ClaimedNodes(Context* context, const std::string& kernel) {
-  std::string error;  // of a name in the environment; who plans to use it says so
+  std::string error;  // a wrong name in the environment is reported where a kernel is made
   const char* const selected = SelectConvKernel(kernel.empty() ? nullptr : kernel.c_str(), &error);
   const bool multiplies = selected != nullptr && FindPointwiseKernel(selected) != nullptr;
   const std::vector<GraphNode> graph_nodes = GraphNodes(context, multiplies);

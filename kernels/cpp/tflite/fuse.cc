@@ -42,7 +42,7 @@ class Fuser {
   }
 
  private:
-  // The way of results through other operators.
+  // The operators that the results of a convolution go through, up to a value that is the end of the way.
   struct Way {
     TailBuilder steps;
     Value* end;
@@ -63,7 +63,7 @@ class Fuser {
     conv->fusion.pads = pad.PadsBits();
   }
 
-  // Those that all readers have made their own work.
+  // Drops the padding operators that all their readers fuse.
   void DropPads() {
     for (size_t i = 0; i < ops_.size(); ++i) {
       const Value* const padded = ops_[i]->output;
@@ -99,7 +99,7 @@ class Fuser {
     places_[index] = way.place;
   }
 
-  // Takes what reads the end of the way. Returns whether it goes on.
+  // Adds the operator that reads the end of the way. Returns whether the way goes on.
   bool TakeNext(size_t index, const ConvOp& conv, Way* way) {
     Value* const y = way->end;
     size_t next = kNone;
@@ -117,7 +117,7 @@ class Fuser {
     if (steps.residual() != way->steps.residual()) {
       const auto writer = writer_.find(steps.residual());
       if (writer != writer_.end()) {
-        // A later convolution that adds these results to its own need not wait for anything.
+        // The other summand comes from a later convolution, which can add these results to its own without waiting.
         const ConvOp* const other = ops_[writer->second]->AsConv();
         if (writer->second > index && other != nullptr && other->CanFuseTail()) return false;
         way->place = next;
@@ -149,7 +149,7 @@ class Fuser {
   }
 
   const std::vector<std::unique_ptr<Op>>& ops_;
-  std::vector<size_t> places_;  // kNone: part of another
+  std::vector<size_t> places_;  // by operator; kNone: it is fused into another
   std::unordered_map<const Value*, size_t> writer_;
   std::unordered_map<const Value*, std::vector<size_t>> readers_;
 };
@@ -184,7 +184,7 @@ bool TailBuilder::Shift(const Value& offset, float factor) {
 
 bool TailBuilder::Clip(float low, float high) {
   if (tail_.writes_bits && (!tail_.limit.empty() || !(low < 0.0f) || !(high >= 0.0f))) return false;
-  // clip(clip(y)) is one clip.
+  // A clip of a clip is one clip.
   tail_.low = std::min(std::max(tail_.low, low), high);
   tail_.high = std::min(std::max(tail_.high, low), high);
   last_ = kClip;

@@ -94,11 +94,11 @@ class StemOp : public ConvOp {
     if (value != nullptr) value->shape = shape;
   }
 
-  // Those of SAME, for this size.
+  // Sets the pads of SAME for this size.
   void SetPads() {
     int64_t size[2] = {size_.in_height / params_.fold, size_.in_width / params_.fold};
     for (int axis = 0; axis < 2; ++axis) {
-      if (size[axis] < 1) continue;  // an error to come
+      if (size[axis] < 1) continue;  // FitStem reports it
       SetPads(chain_.conv_is_same, axis, size[axis], &params_.conv);
       const int64_t count = params_.conv.Count(axis, size[axis]);
       if (params_.pools && count > 0) SetPads(chain_.pool_is_same, axis, count, &params_.pool);

@@ -13,7 +13,7 @@ constexpr int kRank = 4;
 
 int32_t Count(const IntArray* array) { return array == nullptr ? 0 : array->size; }
 
-// What an operator must look like to be one of a chain.
+// Finds stems operator by operator.
 class StemFinder {
  public:
   StemFinder(Context* context, const std::vector<int32_t>& nodes) : context_(context) {
@@ -29,7 +29,7 @@ class StemFinder {
     }
   }
 
-  // The chain that begins with this QUANTIZE. False if there is none.
+  // Reads the chain that begins with this QUANTIZE. Returns false if there is none.
   bool Find(int32_t index, StemChain* chain) const {
     const Step* const quantize = At(index);
     return TakeQuantize(quantize, chain) && TakeConv(chain) && TakePool(chain) && TakeDequantize(chain);
@@ -111,8 +111,8 @@ class StemFinder {
     return ReadCodes(chain->quantized, &chain->params.source);
   }
 
-  // The reader of *tensor, behind a PAD if there is one: then *tensor is what that writes. Pads are top, left, bottom,
-  // right.
+  // The only reader of *tensor. If that is a PAD, *tensor becomes its output, and the reader of that is returned. Pads are
+  // top, left, bottom, right.
   const Step* BehindPad(int32_t* tensor, const Quantization& codes, int64_t* pads, StemChain* chain) const {
     const Step* const pad = OnlyReader(*tensor);
     if (!Is(pad, static_cast<int>(Builtin::kPad), 2, 2)) return pad;
@@ -201,7 +201,7 @@ class StemFinder {
     int32_t source = chain->convolved;
     const Step* const pool = BehindPad(&source, p.target, with_pool.params.pool.pads, &with_pool);
     if (!Is(pool, kMaxPool2d, 1, 1) || pool->node->builtin_data == nullptr) return true;
-    // What PAD adds must not win.
+    // Pixels that PAD adds must not be the maximum.
     const auto& options = *static_cast<const PoolParams*>(pool->node->builtin_data);
     if ((source != chain->convolved && p.target.zero_point != INT8_MIN) || options.activation != kActivationNone ||
         !HasCodes(Output(*pool), p.target) ||

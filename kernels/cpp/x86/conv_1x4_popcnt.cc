@@ -1,4 +1,4 @@
-// Compiled with -mpopcnt; select.cc offers it only where the CPU has the instruction.
+// The scalar convolution compiled with -mpopcnt; select.cc offers it only where the CPU has the instruction.
 #include "../portable/conv_1x4_scalar.h"
 #include "../portable/tail.h"
 

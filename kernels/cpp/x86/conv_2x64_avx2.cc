@@ -26,14 +26,14 @@ struct RegisterLookUps {
 
   template <int kNibble>
   BNNEDGE_INLINE Bytes At() {
-    BNNEDGE_PIN(table);  // else the shuffles would be one
+    BNNEDGE_PIN(table);  // otherwise compilers make one shuffle of all
     return {_mm256_shuffle_epi8(table, weights.first), _mm256_shuffle_epi8(table, weights.second)};
   }
 };
 
 int64_t Peak(int64_t rounds) {
   RegisterLookUps look_ups{_mm256_set1_epi8(16), {_mm256_setzero_si256(), _mm256_set1_epi8(1)}};
-  BNNEDGE_PIN(look_ups.weights.first);  // else known indices turn shuffles into less
+  BNNEDGE_PIN(look_ups.weights.first);  // otherwise compilers replace shuffles by known indices
   BNNEDGE_PIN(look_ups.weights.second);
   for (int64_t r = 0; r < rounds; ++r) {
     Totals<2> totals;

@@ -1,20 +1,20 @@
-// 2 pixels x up to 64 output channels by table, for AVX2, which counts no bits itself.
+// The popcounts of 2 pixels x up to 64 output channels by table, for AVX2, which has no instruction that counts bits.
+//   1. A shuffle looks up one entry of a table of 16 in each byte; a byte is an output channel. For one nibble a of an
+//      input pixel, the table t[w] = popcount(a ^ w) turns the channels' weight nibbles into counts of 0 to 4.
+//   2. Two pixels share a look-up: t[w] = popcount(a ^ w) + 16 popcount(b ^ w). Three such bytes add up without overflow
+//      (at most 12 in either half) to a sum x.
+//   3. Two totals of the sums x are kept modulo 256:
+//        T = sum of x        H = sum of (x >> 4): the second pixel's counts
+//      For 63 nibbles at most, H and the first pixel's counts L fit a byte, and L = T - 16 H modulo 256.
+//   4. There is no shift of bytes, and on many cores shifts take the pipes of shuffles. So H is made of averages:
+//      y = x & 0xf0 is a multiple of 16 up to 192, so that the average of two is exact, that of two averages too, and so
+//      on. The average of 16 sums, which are a group of 48 nibbles, is H itself. A group takes 127 operations; with a
+//      shift, a mask and an addition for each sum it would take 144.
 //
-// Derivation. A shuffle looks up one entry of a table of 16 in each byte; a byte is an output channel. For one nibble a
-// of an input pixel, the table t[w] = popcount(a ^ w) turns the channels' weight nibbles into counts of 0 to 4. Two
-// pixels share a look-up: t[w] = popcount(a ^ w) + 16 popcount(b ^ w). Three such bytes add up without overflow (at
-// most 12 in either half). Of these sums x, two totals are kept modulo 256:
-//   T = sum of x        H = sum of (x >> 4): the second pixel's counts
-// For 63 nibbles at most, H and the first pixel's counts L fit a byte, and L = T - 16 H modulo 256.
-//
-// No shift is one of bytes, and on many cores shifts take the pipes of shuffles. So H is made of averages: y = x & 0xf0
-// is a multiple of 16 up to 192, so the average of two is exact, that of two averages too, and so on; of 16, a group of
-// 48 nibbles, it is H itself. A group is 127 operations; a shift, a mask and an addition for each sum make it 144.
-//
-// The 256 possible tables take 4 KiB. The image is made of their places, see PairWords: 16 bits a nibble, once for all
-// taps, output rows and blocks that read it. Loads are nearly as scarce as operations: a table serves both vectors of
-// 64 channels, and four places are one load. K is cut into chunks whose weights stay in the first cache for all pixels
-// of a strip.
+// The 256 possible tables take 4 KiB. The image that the kernel reads consists of places of tables (PairWords), 16 bits a
+// nibble, made once for all taps, output rows and blocks that read it. Loads are nearly as scarce as operations: a table
+// serves both vectors of 64 channels, and one load gives four places. K is cut into chunks whose weights stay in the
+// first-level cache for all pixels of a strip. In an unnamed namespace: see portable/output_transform.h.
 #pragma once
 
 #include <immintrin.h>
@@ -32,13 +32,13 @@ constexpr int64_t kLanes = 32;
 constexpr int64_t kMostVectors = 2;
 constexpr int64_t kBlock = kMostVectors * kLanes;
 constexpr int64_t kWordNibbles = 8;
-constexpr int kSum = 3;  // nibbles added before the totals
+constexpr int kSum = 3;  // nibbles of a sum x
 constexpr int kGroupSums = 16;
 constexpr int64_t kGroup = kGroupSums * kSum;
-static_assert(4 * kGroup < 256, "counts of a byte");
-constexpr int64_t kChunk = 6 * kGroup;  // 18 KiB of weights
+static_assert(4 * kGroup < 256, "the counts of a group fit a byte");
+constexpr int64_t kChunk = 6 * kGroup;  // nibbles, whose weights take 18 KiB
 constexpr int64_t kStripPixels = 64;
-// Above this, counts of 16 bits could overflow.
+// With more words, counts of 16 bits could overflow.
 constexpr int64_t kNarrowWords = 65535 / kWordBits;
 
 constexpr int Ones(int nibble) { return (nibble & 1) + (nibble >> 1 & 1) + (nibble >> 2 & 1) + (nibble >> 3); }
@@ -55,12 +55,12 @@ struct Tables {
 };
 constexpr Tables kTables;
 
-int64_t Vectors(int64_t channels) { return (channels + kLanes - 1) / kLanes; }
+int64_t Vectors(int64_t channels) { return CeilDiv(channels, kLanes); }
 
 int64_t PackedBytes(int64_t channels, int64_t k_words) { return k_words * kWordNibbles * Vectors(channels) * kLanes; }
 
-// The order of a word's nibbles, here and in the image: 0 4 1 5 2 6 3 7.
-// [nibbles][vectors][32], one nibble a byte; lanes beyond the last channel are 0.
+// Packs to [nibbles][vectors][32], one nibble a byte; lanes behind the last channel are 0. The order of a word's nibbles,
+// here and in the image, is 0 4 1 5 2 6 3 7.
 void PackWeights(const uint32_t* filter, int64_t channels, int64_t k_words, void* packed) {
   const int64_t lanes = Vectors(channels) * kLanes;
   uint8_t* to = static_cast<uint8_t*>(packed);
@@ -73,10 +73,10 @@ void PackWeights(const uint32_t* filter, int64_t channels, int64_t k_words, void
   }
 }
 
-// ---- The image: of each nibble a of one pixel and b of its partner, the table's place in bytes, a << 4 | b << 8 ----
+// ---- The image: for each nibble a of a pixel and b of its partner, the place of their table, a << 4 | b << 8 ----
 
-// 8 words at a time. 16-bit lanes shifted by 4 j hold nibbles j and 4 + j; a transposition of 32-bit lanes brings the
-// four pairs of each word together.
+// Makes the places of 8 words. 16-bit lanes shifted by 4 j hold nibbles j and 4 + j; a transposition of 32-bit lanes
+// brings the four pairs of each word together.
 void PairEightWords(const uint32_t* first, const uint32_t* second, __m128i* places) {
   const __m256i a_place = _mm256_set1_epi16(0x00f0), b_place = _mm256_set1_epi16(0x0f00);
   const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(first));
@@ -116,11 +116,11 @@ void PairWords(const uint32_t* first, const uint32_t* second, int64_t count, uin
 
 #define BNNEDGE_INLINE __attribute__((always_inline)) inline
 
-// Keeps a value in a register here, and so the order of what is around it: compilers that move look-ups together run
-// out of registers.
+// Keeps a value in a register at this place, and so the order of the operations around it: compilers that move look-ups
+// together run out of registers.
 #define BNNEDGE_PIN(value) __asm__ volatile("" : "+x"(value))
 
-// A byte a channel. With one vector nobody reads `second`, and compilers drop what it is made of.
+// One byte a channel. Where there is one vector of channels, nothing reads `second`, and compilers drop its operations.
 struct Bytes {
   __m256i first, second;
 };
@@ -132,19 +132,19 @@ BNNEDGE_INLINE Bytes Each(const Function& function, const Bytes& a, const Bytes&
 
 BNNEDGE_INLINE __m256i Add(__m256i a, __m256i b) { return _mm256_add_epi8(a, b); }
 BNNEDGE_INLINE __m256i Average(__m256i a, __m256i b) { return _mm256_avg_epu8(a, b); }
-// Of bytes whose low kShift bits are 0.
+// Adds b >> kShift, for bytes b whose low kShift bits are 0.
 template <int kShift>
 BNNEDGE_INLINE __m256i AddShifted(__m256i a, __m256i b) {
   return _mm256_add_epi8(a, _mm256_srli_epi16(b, kShift));
 }
 
-// T, and the mask of y.
+// The total T of step 3, and the mask that makes y of a sum x.
 template <int kVectors>
 struct Totals {
   __m256i second_halves = _mm256_set1_epi8(static_cast<char>(0xf0));
   Bytes total = {_mm256_setzero_si256(), _mm256_setzero_si256()};
 
-  Totals() { BNNEDGE_PIN(second_halves); }  // else Clang loads it each time
+  Totals() { BNNEDGE_PIN(second_halves); }  // otherwise Clang loads it each time
 
   // Adds a sum x and returns y.
   BNNEDGE_INLINE Bytes Take(const Bytes& x) {
@@ -160,14 +160,14 @@ inline __m256i TableAt(uint64_t place) {
   return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(entry)));
 }
 
-// Weights are [nibbles][kVectors].
+// Looks up one nibble of all channels. Weights are [nibbles][kVectors].
 template <int kVectors>
 BNNEDGE_INLINE Bytes LookUp(__m256i table, const __m256i* weights) {
   const __m256i first = _mm256_shuffle_epi8(table, _mm256_load_si256(weights));
   return {first, kVectors == 2 ? _mm256_shuffle_epi8(table, _mm256_load_si256(weights + 1)) : first};
 }
 
-// Of nibbles that are neighbours, in order.
+// Looks up nibbles that are neighbours, in order.
 template <int kVectors>
 struct LookUps {
   const uint16_t* places;
@@ -181,13 +181,13 @@ struct LookUps {
     } else {
       four >>= 16;
     }
-    __asm__ volatile("" : "+r"(four));  // else compilers copy it and shift the copy from the start
+    __asm__ volatile("" : "+r"(four));  // otherwise compilers copy it and shift the copy from the start
     const uint64_t place = kNibble % 4 == 3 ? four : four & 0xffff;
     return LookUp<kVectors>(TableAt(place), weights + kNibble * kVectors);
   }
 };
 
-// Adds kSums sums, from nibble kFirst on, and returns the average of their y.
+// Adds kSums sums, from nibble kFirst on, to T and returns the average of their y.
 template <int kSums, int kFirst, int kVectors, typename Source>
 BNNEDGE_INLINE Bytes AddSums(Source* look_ups, Totals<kVectors>* to) {
   if constexpr (kSums == 1) {
@@ -200,8 +200,8 @@ BNNEDGE_INLINE Bytes AddSums(Source* look_ups, Totals<kVectors>* to) {
   }
 }
 
-// Counts of a pixel are 16 bits, [kBlock], in the order in which unpacking leaves the channels of a vector: 0-7, 16-23,
-// 8-15, 24-31.
+// Where the count of a channel is among the kBlock counts of a pixel, which have 16 bits. Unpacking leaves the channels of
+// a vector in the order 0-7, 16-23, 8-15, 24-31.
 constexpr int64_t CountsOf(int64_t channel) {
   const int64_t eights = channel / 8 % 4;
   return channel - channel % kLanes + (eights % 2 * 16 + eights / 2 * 8) + channel % 8;
@@ -214,24 +214,24 @@ inline void AddBytes(__m256i bytes, uint16_t* counts) {
   _mm256_store_si256(to + 1, _mm256_add_epi16(_mm256_load_si256(to + 1), _mm256_unpackhi_epi8(bytes, zero)));
 }
 
-// T and H of a vector.
+// Adds the counts that T and H of one vector stand for.
 inline void AddTotals(__m256i total, __m256i high, __m256i second_halves, uint16_t* counts) {
   const __m256i times16 = _mm256_and_si256(_mm256_slli_epi16(high, 4), second_halves);
   AddBytes(_mm256_sub_epi8(total, times16), counts);
   AddBytes(high, counts + kBlock);
 }
 
-// counts: [2 pixels][kBlock]
+// Adds the counts of both vectors. counts: [2 pixels][kBlock]
 template <int kVectors>
 BNNEDGE_INLINE void AddTotals(const Totals<kVectors>& totals, const Bytes& high, uint16_t* counts) {
   AddTotals(totals.total.first, high.first, totals.second_halves, counts);
   if (kVectors == 2) AddTotals(totals.total.second, high.second, totals.second_halves, counts + kLanes);
 }
 
-// Of two pixels.
+// Clears the counts of two pixels.
 inline void Clear(uint16_t* counts) {
   __m256i zero = _mm256_setzero_si256();
-  BNNEDGE_PIN(zero);  // else compilers see a memset, which is slow for so few bytes
+  BNNEDGE_PIN(zero);  // otherwise compilers make a memset of it, which is slow for so few bytes
   for (int i = 0; i < 8; ++i) _mm256_store_si256(reinterpret_cast<__m256i*>(counts) + i, zero);
 }
 
@@ -243,7 +243,7 @@ BNNEDGE_INLINE void AddGroup(const uint16_t* places, const __m256i* weights, uin
   AddTotals(totals, high, counts);
 }
 
-// What is left of a run after its groups.
+// Counts the nibbles of a run that fill no whole group.
 template <int kVectors>
 __attribute__((noinline)) void AddRest(const uint16_t* places, int64_t nibbles, const __m256i* weights,
                                        uint16_t* counts) {
@@ -263,7 +263,7 @@ __attribute__((noinline)) void AddRest(const uint16_t* places, int64_t nibbles, 
 // Where a chunk of K starts.
 struct Place {
   const ConvRun* run;
-  int64_t nibble;  // in the run
+  int64_t nibble;  // within the run
 };
 
 template <int kVectors>
@@ -282,13 +282,14 @@ __attribute__((noinline)) void CountPair(const uint32_t* window, Place at, const
   }
 }
 
-// ---- Scratch: counts of a strip; and of those that need more, in 32 bits ----
+// ---- Scratch: the counts of a strip in 16 bits, and in 32 bits where these could overflow ----
 
 int64_t CountedPixels(int64_t pixels) { return (pixels + 1) / 2 * 2; }
 int64_t CountBytes(int64_t pixels) { return CountedPixels(pixels) * kBlock * int64_t{sizeof(uint16_t)}; }
 int64_t ScratchBytes(int64_t pixels, int64_t k_words) { return CountBytes(pixels) * (k_words > kNarrowWords ? 3 : 1); }
 
-// A row with an odd number of pixels ends in a pair with the next row's first; the strip's last pixel may be alone.
+// Counts a chunk of K. In a row with an odd number of pixels, the last one is paired with the next row's first; the last
+// pixel of the strip may be alone.
 template <int kVectors>
 void CountChunk(const ConvStrip& strip, Place at, const __m256i* weights, int64_t nibbles, bool fresh,
                 uint16_t* counts) {
@@ -308,7 +309,7 @@ void AddWide(const uint16_t* counts, int64_t pixels, bool fresh, int32_t* sums) 
   }
 }
 
-// Leaves the counts in 16 bits or, where these could overflow, in 32 bits in channel order.
+// Counts a strip. The results are in `counts` or, where 16 bits could overflow, in `wide` in channel order.
 template <int kVectors>
 void CountStrip(const ConvStrip& strip, uint16_t* counts, int32_t* wide) {
   const __m256i* weights = static_cast<const __m256i*>(strip.weights);

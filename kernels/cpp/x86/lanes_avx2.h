@@ -1,4 +1,5 @@
-// Vectors of 8 floats, AVX2: lanes as portable/tail.h wants them. In an unnamed namespace: see portable/output_transform.h.
+// Vectors of 8 floats, AVX2: lanes as portable/tail.h wants them. In an unnamed namespace: see
+// portable/output_transform.h.
 #pragma once
 
 #include <immintrin.h>

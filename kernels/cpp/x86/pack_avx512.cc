@@ -23,7 +23,7 @@ constexpr int64_t kAhead = 8192;
 
 void PackNhwcFloat(const float* values, float limit, int64_t pixels, int64_t channels, uint32_t* words) {
   const __m512 limits = _mm512_set1_ps(limit);
-  if (channels % kWordBits == 0) {  // pixels have no edges then
+  if (channels % kWordBits == 0) {  // the pixels are one long row
     for (const uint32_t* end = words + pixels * channels / kWordBits; words < end; ++words, values += kWordBits) {
       _mm_prefetch(reinterpret_cast<const char*>(values) + kAhead, _MM_HINT_T0);
       _mm_prefetch(reinterpret_cast<const char*>(values) + kAhead + 64, _MM_HINT_T0);
@@ -68,7 +68,7 @@ void PackNhwcInt8(const int8_t* values, int32_t zero_point, int64_t pixels, int6
   }
 }
 
-// Lanes are pixels: each channel ors its bit into the words of 16 (or 4 x 16) pixels.
+// Lanes are pixels: each channel sets its bit in the words of 16 (or 4 x 16) pixels.
 template <int kVectors>
 __attribute__((always_inline)) inline void PackNchwTile(const float* row, int64_t row_step, int64_t bits,
                                                         __mmask16 last, uint32_t* words, int64_t word_step) {

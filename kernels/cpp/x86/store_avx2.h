@@ -16,7 +16,7 @@ namespace {
 
 inline __m256i Load(const int32_t* values) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)); }
 
-// Of 8 channels from `channel` on, a multiple of 8.
+// The counts of 8 channels from `channel` on, which is a multiple of 8.
 inline __m256i Counts8(const uint16_t* counts, int64_t channel) {
   return _mm256_cvtepu16_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(counts + CountsOf(channel))));
 }
@@ -30,9 +30,9 @@ inline __m256 Scaled(__m256i v, const float* multiplier, const float* bias) {
   return _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(v), _mm256_loadu_ps(multiplier)), _mm256_loadu_ps(bias));
 }
 
-// The usual case: whole blocks with half_base. What is done with a value is up to `finish`(pixel, channel, value).
-template <typename Finish>
-inline void FinishHalved(const ConvStrip& strip, const uint16_t* counts, const Finish& finish) {
+// The usual case, a whole block with half_base. Each value is passed to store(pixel, channel, value).
+template <typename Store>
+inline void ScaleHalved(const ConvStrip& strip, const uint16_t* counts, const Store& store) {
   const float *const multiplier = strip.half_multiplier, *const bias = strip.bias;
   const int32_t *const half_base = strip.half_base, *const offset = strip.base_offset;
   for (int64_t i = 0, pixels = strip.pixels; i < pixels; ++i, counts += kBlock) {
@@ -40,12 +40,12 @@ inline void FinishHalved(const ConvStrip& strip, const uint16_t* counts, const F
 #pragma GCC unroll 8
     for (int64_t c = 0; c < kBlock; c += 8) {
       const __m256i v = _mm256_sub_epi32(Load(base + c), Counts8(counts, c));
-      finish(i, c, Scaled(v, multiplier + c, bias + c));
+      store(i, c, Scaled(v, multiplier + c, bias + c));
     }
   }
 }
 
-// All other cases, one pixel.
+// All other cases, for one pixel.
 void StoreFloats(const ConvStrip& strip, int64_t pixel, const uint16_t* counts, float* out) {
   const int32_t* const base = strip.base + strip.base_offset[pixel];
   const __m256i low = _mm256_set1_epi32(strip.clamp_low), high = _mm256_set1_epi32(strip.clamp_high);
@@ -67,13 +67,13 @@ void StoreFloatRow(const ConvStrip& strip, const uint16_t* counts) {
   float* const out = static_cast<float*>(strip.output);
   const int64_t step = strip.out_pixel_step;
   if (strip.half_base != nullptr && strip.channels == kBlock) {
-    FinishHalved(strip, counts, [=](int64_t i, int64_t c, __m256 y) { _mm256_storeu_ps(out + i * step + c, y); });
+    ScaleHalved(strip, counts, [=](int64_t i, int64_t c, __m256 y) { _mm256_storeu_ps(out + i * step + c, y); });
     return;
   }
   for (int64_t i = 0; i < strip.pixels; ++i) StoreFloats(strip, i, counts + i * kBlock, out + i * step);
 }
 
-// `first`: the row's first pixel among those of the tail.
+// Stores a row through the tail. `first` is the row's first pixel among those of the tail.
 template <bool kAddsResidual, bool kWritesBits>
 void StoreTailRow(const ConvStrip& strip, const uint16_t* counts, int64_t first) {
   const TailStrip& tail = *strip.tail;
@@ -83,7 +83,7 @@ void StoreTailRow(const ConvStrip& strip, const uint16_t* counts, int64_t first)
   uint32_t* const bits = kWritesBits ? tail.bits + first * bits_step : nullptr;
   const float *const limit = tail.limit, low = tail.low, high = tail.high;
   uint32_t word = 0;
-  FinishHalved(strip, counts, [&](int64_t i, int64_t c, __m256 y) {
+  ScaleHalved(strip, counts, [&](int64_t i, int64_t c, __m256 y) {
     const int64_t at = i * step;
     using Step = TailStep<kAddsResidual, false, kWritesBits>;
     const Step pixel{residual + at, nullptr, nullptr, limit, output + at, low, high};
@@ -93,7 +93,8 @@ void StoreTailRow(const ConvStrip& strip, const uint16_t* counts, int64_t first)
   });
 }
 
-// Through the first cache: `values_of`(pixel, values) are those before the tail.
+// Stores a row through the tail by way of the first-level cache. values_of(pixel, values) gives the values before the
+// tail.
 template <typename ValuesOf>
 void StoreTailPixels(const ConvStrip& strip, int64_t first, const ValuesOf& values_of) {
   const TailStrip& tail = *strip.tail;
@@ -131,7 +132,7 @@ void StoreBits(const int32_t* base, const uint16_t* counts, int64_t channels, ui
   }
 }
 
-// NCHW: 8 pixels x 8 channels at a time.
+// Stores a row in NCHW, 8 pixels x 8 channels at a time.
 void StoreTransposed(const ConvStrip& strip, const uint16_t* counts) {
   constexpr int64_t kSide = 8;
   alignas(32) float rows[kSide][kBlock];
@@ -204,7 +205,7 @@ void StoreWideRow(const ConvStrip& strip, const int32_t* sums, int64_t first) {
   for (int64_t i = 0; i < strip.pixels; ++i) StorePixel(strip, i, sums + i * kBlock);
 }
 
-// To be stored.
+// The part of a strip that is its row y, as the functions above store it.
 ConvStrip RowOf(const ConvStrip& strip, int64_t y) {
   const int64_t element = y * strip.pixels * strip.out_pixel_step;
   ConvStrip row = strip;
