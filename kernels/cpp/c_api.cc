@@ -236,7 +236,12 @@ struct bnnedge_conv {
       int64_t pixels, channels, pieces;
     };
     void* const room = words.AtLeast(pixels * bnnedge::WordsFor(channels) * 4);
-    Job job{&bnnedge::FindPackKernel(conv->kernel_name()), values, static_cast<uint32_t*>(room), pixels, channels, pool.threads()};
+    Job job{&bnnedge::FindPackKernel(conv->kernel_name()),
+            values,
+            static_cast<uint32_t*>(room),
+            pixels,
+            channels,
+            pool.threads()};
     const bnnedge::Parallel parallel = pool.AsParallel();
     parallel.run(
         parallel.host, job.pieces,
@@ -325,8 +330,8 @@ int32_t bnnedge_conv_run(bnnedge_conv* conv, int32_t input_is_float, const void*
 }
 
 int32_t bnnedge_pack(int32_t source, const char* kernel, const void* values, int64_t value_count, int32_t zero_point,
-                     int64_t batch, int64_t pixels, int64_t channels, uint32_t* words, int64_t word_count,
-                     char* error, size_t error_size) {
+                     int64_t batch, int64_t pixels, int64_t channels, uint32_t* words, int64_t word_count, char* error,
+                     size_t error_size) {
   if (values == nullptr || words == nullptr) {
     return Fail(BNNEDGE_INVALID_ARGUMENT, "values and words must not be NULL", error, error_size);
   }
@@ -355,8 +360,8 @@ int32_t bnnedge_pack(int32_t source, const char* kernel, const void* values, int
   });
 }
 
-int32_t bnnedge_unpack(const char* kernel, const uint32_t* words, int64_t word_count, int64_t pixels,
-                       int64_t channels, float* values, int64_t value_count, char* error, size_t error_size) {
+int32_t bnnedge_unpack(const char* kernel, const uint32_t* words, int64_t word_count, int64_t pixels, int64_t channels,
+                       float* values, int64_t value_count, char* error, size_t error_size) {
   if (words == nullptr || values == nullptr) {
     return Fail(BNNEDGE_INVALID_ARGUMENT, "words and values must not be NULL", error, error_size);
   }

@@ -57,15 +57,21 @@ class KernelConv : public Conv {
     } else if (plan_.copy_bytes > 0) {
       const int64_t pieces = std::min({threads, kMaxPieces, ImageRows()});
       job.copy_pieces = plan_.copy_bytes / 4 < kParallelCopyWords ? 1 : pieces;
-      RunPieces(parallel, job.copy_pieces, [](void* context, int64_t i) {
-        const Job& j = *static_cast<const Job*>(context);
-        j.conv->MakeImage(j, i);
-      }, &job);
+      RunPieces(
+          parallel, job.copy_pieces,
+          [](void* context, int64_t i) {
+            const Job& j = *static_cast<const Job*>(context);
+            j.conv->MakeImage(j, i);
+          },
+          &job);
     }
-    RunPieces(parallel, job.row_pieces * job.block_pieces, [](void* context, int64_t i) {
-      const Job& j = *static_cast<const Job*>(context);
-      j.conv->RunPiece(j, i);
-    }, &job);
+    RunPieces(
+        parallel, job.row_pieces * job.block_pieces,
+        [](void* context, int64_t i) {
+          const Job& j = *static_cast<const Job*>(context);
+          j.conv->RunPiece(j, i);
+        },
+        &job);
   }
 
  private:

@@ -26,16 +26,16 @@ struct ConvFilter {
   const int64_t products;     // K, of one output
   const int64_t k_words;
   const int64_t group_outputs, group_blocks, block_count;
-  const int64_t padded_channels;       // each group's output channels rounded up to whole blocks
-  const ChainRowFunction chain_row;    // nullptr: the kernel reads plain words, or pairs
-  const bool merges_bits;              // groups whose output bits do not fill whole words
+  const int64_t padded_channels;     // each group's output channels rounded up to whole blocks
+  const ChainRowFunction chain_row;  // nullptr: the kernel reads plain words, or pairs
+  const bool merges_bits;            // groups whose output bits do not fill whole words
   const bool has_tail;
-  bool rows_are_outside = false;       // the loop over rows contains the loop over blocks
+  bool rows_are_outside = false;  // the loop over rows contains the loop over blocks
   int64_t block_bytes = 0;
   AlignedBytes weights;
   std::vector<ChannelBlock> blocks;
-  // ones[o][ky][kx] of (kernel_height + 1) x (kernel_width + 1): the bits that are set in the filter of channel o at the
-  // taps above and left of (ky, kx), both exclusive. Empty if the taps outside of the image count.
+  // ones[o][ky][kx] of (kernel_height + 1) x (kernel_width + 1): the bits that are set in the filter of channel o at
+  // the taps above and left of (ky, kx), both exclusive. Empty if the taps outside of the image count.
   std::vector<int32_t> ones;
   std::vector<float> multiplier, bias, half_multiplier;  // [padded channels], or empty
 
@@ -45,9 +45,7 @@ struct ConvFilter {
   bool IsDoubledPopcount() const { return transform.domain == Domain::kDoubledPopcount; }
   // Whether the two limits of the clamp hold any accumulator back.
   bool Clamps() const;
-  int64_t PaddedChannel(int64_t o) const {
-    return o / group_outputs * group_blocks * kernel.block + o % group_outputs;
-  }
+  int64_t PaddedChannel(int64_t o) const { return o / group_outputs * group_blocks * kernel.block + o % group_outputs; }
 
  private:
   std::vector<uint32_t> ChainFilter(const BConv2dParams& params, const uint32_t* filter) const;

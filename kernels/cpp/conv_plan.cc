@@ -1,6 +1,6 @@
-// The constants of a convolution, derived. Steps 1 to 3 of bnnedge/bconv2d.h define the sum s of an output. Let K be the
-// number of its products, Cg those of one tap, and p the popcount of (input xor filter) over all taps, where the taps
-// outside of the image read words of 0.
+// The constants of a convolution, derived. Steps 1 to 3 of bnnedge/bconv2d.h define the sum s of an output. Let K be
+// the number of its products, Cg those of one tap, and p the popcount of (input xor filter) over all taps, where the
+// taps outside of the image read words of 0.
 //   1. With pad_value 1 the outside taps read +1, which is what words of 0 are: s = K - 2 p.
 //   2. With pad_value 0 they must not count. Such a tap adds Cg - 2 popcount(w) to K - 2 p, so
 //        s = K - 2 p - e,  e = sum over the outside taps of (Cg - 2 popcount(w)).
@@ -116,14 +116,12 @@ BorderClasses AllInside(int64_t outputs, int64_t kernel) {
 std::string MakeBase(const ConvFilter& filter, ConvPlan* plan) {
   const BConv2dParams& p = plan->params;
   const bool zero_pads = p.pad_value == 0 && plan->copies;
-  const BorderClasses rows =
-      zero_pads ? BorderClasses(plan->out_height, p.stride_height, p.pad_top, p.dilation_height, p.in_height,
-                                p.kernel_height)
-                : AllInside(plan->out_height, p.kernel_height);
-  const BorderClasses columns =
-      zero_pads
-          ? BorderClasses(plan->out_width, p.stride_width, p.pad_left, p.dilation_width, p.in_width, p.kernel_width)
-          : AllInside(plan->out_width, p.kernel_width);
+  const BorderClasses rows = zero_pads ? BorderClasses(plan->out_height, p.stride_height, p.pad_top, p.dilation_height,
+                                                       p.in_height, p.kernel_height)
+                                       : AllInside(plan->out_height, p.kernel_height);
+  const BorderClasses columns = zero_pads ? BorderClasses(plan->out_width, p.stride_width, p.pad_left, p.dilation_width,
+                                                          p.in_width, p.kernel_width)
+                                          : AllInside(plan->out_width, p.kernel_width);
   const int64_t row_entries = static_cast<int64_t>(columns.taps.size()) * filter.padded_channels;
   if (static_cast<int64_t>(rows.taps.size()) > kMaxTableEntries / row_entries) return "too many border cases";
   for (const int32_t row : rows.of) plan->row_base.push_back(static_cast<int32_t>(row * row_entries));

@@ -22,11 +22,11 @@ struct ConvPlan {
   int64_t in_words = 0, out_height = 0, out_width = 0;
   // Whether the image needs borders. If it does not, a kernel that reads plain words reads the caller's image.
   bool copies = false;
-  int64_t rows = 0, columns = 0;     // of the image that the kernel reads
-  int64_t chain_columns = 0;         // columns of a row of chained words, rounded up
-  int64_t wrap_words = 0;            // words of the window at ConvStrip::wrap, before they are paired
+  int64_t rows = 0, columns = 0;  // of the image that the kernel reads
+  int64_t chain_columns = 0;      // columns of a row of chained words, rounded up
+  int64_t wrap_words = 0;         // words of the window at ConvStrip::wrap, before they are paired
   int64_t strip_rows = 1;
-  int64_t image_row_words = 0;       // from one row of what the kernel reads to the next
+  int64_t image_row_words = 0;  // from one row of what the kernel reads to the next
   std::vector<ConvRun> runs;
   std::vector<int32_t> row_base;     // [out_height]: index into base
   std::vector<int32_t> column_base;  // [out_width]: is added to it

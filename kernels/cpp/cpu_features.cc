@@ -21,8 +21,8 @@ namespace bnnedge {
 #ifdef BNNEDGE_X86_64
 namespace {
 
-// These functions use cpuid and xgetbv instead of __builtin_cpu_supports, which the run-time libraries of some compilers
-// leave without an answer.
+// These functions use cpuid and xgetbv instead of __builtin_cpu_supports, which the run-time libraries of some
+// compilers leave without an answer.
 struct CpuId {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
@@ -127,8 +127,7 @@ bool LooksUpFast(uint64_t midr) {
 bool HasFastTables() {
   int listed = 0;
   for (long core = 0; core < sysconf(_SC_NPROCESSORS_CONF); ++core) {
-    const std::string path =
-        "/sys/devices/system/cpu/cpu" + std::to_string(core) + "/regs/identification/midr_el1";
+    const std::string path = "/sys/devices/system/cpu/cpu" + std::to_string(core) + "/regs/identification/midr_el1";
     std::FILE* file = std::fopen(path.c_str(), "r");
     if (file == nullptr) continue;
     unsigned long long midr = 0;

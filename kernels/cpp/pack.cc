@@ -9,7 +9,7 @@ namespace {
 
 // A wrong BNNEDGE_KERNEL is reported where a Conv is made; here it means the fastest.
 const PackKernel& Kernel() {
-  static const PackKernel& kernel = [] () -> const PackKernel& {
+  static const PackKernel& kernel = []() -> const PackKernel& {
     std::string error;
     const char* name = SelectConvKernel(nullptr, &error);
     return FindPackKernel(name == nullptr ? ConvKernelNames().front() : name);
@@ -42,8 +42,7 @@ void PackNhwc(const int8_t* values, int32_t zero_point, int64_t pixels, int64_t 
 
 void PackNchw(const float* values, int64_t batch, int64_t channels, int64_t pixels, uint32_t* words) {
   for (int64_t n = 0; n < batch; ++n) {
-    Kernel().pack_nchw_float(values + n * channels * pixels, channels, pixels,
-                             words + n * pixels * WordsFor(channels));
+    Kernel().pack_nchw_float(values + n * channels * pixels, channels, pixels, words + n * pixels * WordsFor(channels));
   }
 }
 

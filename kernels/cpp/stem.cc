@@ -33,7 +33,7 @@ constexpr int32_t kByteOfCode = 128;  // byte u of code q is q + 128
 struct PlainFilter {
   int64_t outputs, channels;
   int64_t kernel[2], strides[2];
-  int64_t start[2];  // where the first window begins in the image; below 0 in the border
+  int64_t start[2];          // where the first window begins in the image; below 0 in the border
   std::vector<int8_t> taps;  // [outputs][kernel][kernel][channels]
 
   PlainFilter(const StemParams& p, const int8_t* filter) : outputs(p.out_channels), channels(p.channels) {
@@ -129,8 +129,7 @@ class KernelStem : public Stem {
     return {};
   }
 
-  void Run(const StemSize& size, const StemTensors& tensors, void* workspace,
-           const Parallel& parallel) const override {
+  void Run(const StemSize& size, const StemTensors& tensors, void* workspace, const Parallel& parallel) const override {
     Job job{&size, &tensors, PlacesOf(size), static_cast<uint8_t*>(workspace), 0, 1, this};
     const int64_t products = size.conv_height * size.conv_width * padded_ * p_.FanIn();
     const int64_t threads = std::min<int64_t>(parallel.threads, kMaxPieces);

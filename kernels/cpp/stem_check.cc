@@ -36,8 +36,7 @@ std::string CheckCodes(const char* name, const Quantization& codes) {
            std::to_string(codes.scale);
   }
   if (codes.zero_point < INT8_MIN || codes.zero_point > INT8_MAX) {
-    return std::string("the zero point of the ") + name + " is no code, found " +
-           std::to_string(codes.zero_point);
+    return std::string("the zero point of the ") + name + " is no code, found " + std::to_string(codes.zero_point);
   }
   return {};
 }

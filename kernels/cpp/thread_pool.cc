@@ -1,8 +1,8 @@
 // A job is published in one atomic ticket, (job number, pieces, next piece), and a piece is taken by advancing it. So a
 // thread that wakes late finds no piece left and touches nothing: the caller waits for pieces, never for threads.
 //
-// `piece_`, `context_` and `float_mode_` are read between a look at the ticket and the exchange that takes a piece. They
-// change only while no piece is left, hence a successful exchange proves that the values belong to that ticket.
+// `piece_`, `context_` and `float_mode_` are read between a look at the ticket and the exchange that takes a piece.
+// They change only while no piece is left, hence a successful exchange proves that the values belong to that ticket.
 #include "thread_pool.h"
 
 #include <algorithm>
@@ -127,7 +127,9 @@ void ThreadPool::RunJob(int64_t count, Piece piece, void* context) {
   ticket_.store(job << (2 * kCountBits) | static_cast<uint64_t>(count) << kCountBits);
   // This is sequentially consistent with the look at the ticket in WaitForPieces: one of the two sees the other.
   if (sleepers_.load() > 0) {
-    { const std::lock_guard<std::mutex> lock(sleep_); }
+    {
+      const std::lock_guard<std::mutex> lock(sleep_);
+    }
     wake_.notify_all();
   }
   TakePieces(false);
@@ -163,7 +165,9 @@ bool ThreadPool::TakePieces(bool adopts_float_mode) {
     // The caller may be gone as soon as the last piece is counted.
     const auto count = static_cast<int64_t>(Count(ticket));
     if (done_.fetch_add(1) + 1 == count && caller_sleeps_.load()) {
-      { const std::lock_guard<std::mutex> lock(sleep_); }
+      {
+        const std::lock_guard<std::mutex> lock(sleep_);
+      }
       finished_.notify_one();
     }
     ticket = ticket_.load();

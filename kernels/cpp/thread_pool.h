@@ -15,7 +15,8 @@ namespace bnnedge {
 // The caller is one of the threads; the others start at the first job that can use them. Between jobs they spin for a
 // while, as the next operator mostly comes within microseconds, and then sleep. Several interpreters may share a pool:
 // while one of them runs a job, the jobs of the others run on their own threads. All threads round as the caller does,
-// because some interpreters flush denormal numbers to zero, and a result must not depend on the thread that computes it.
+// because some interpreters flush denormal numbers to zero, and a result must not depend on the thread that computes
+// it.
 class ThreadPool {
  public:
   explicit ThreadPool(int threads) : threads_(threads) {}

@@ -1,18 +1,18 @@
 // 2 pixels x 128 output channels by table, for cores whose look-ups are as fast as additions; HasFastTables knows them.
 //   1. As in x86/count_avx2.h, but with tables of 32 entries in two registers: for five bits a of a pixel, the table
 //      t[w] = popcount(a ^ w) turns the channels' five weight bits into counts of 0 to 5, one byte a channel.
-//   2. Two pixels share a look-up: t[w] = popcount(a ^ w) + 16 popcount(b ^ w). Three such bytes add up without overflow
-//      (at most 15 in either half) to a sum x.
+//   2. Two pixels share a look-up: t[w] = popcount(a ^ w) + 16 popcount(b ^ w). Three such bytes add up without
+//      overflow (at most 15 in either half) to a sum x.
 //   3. Two totals of the sums x are kept modulo 256:
 //        T = sum of x        H = sum of (x >> 4): the second pixel's counts
-//      After at most 17 sums, H and the first pixel's counts L fit a byte, and L = T - 16 H modulo 256. After 16 sums both
-//      are widened.
+//      After at most 17 sums, H and the first pixel's counts L fit a byte, and L = T - 16 H modulo 256. After 16 sums
+//      both are widened.
 //
 // So 15 bits of 2 pixels x 16 channels cost three look-ups, three additions and a shift-and-add. The two registers of a
-// table take two loads from the 1 KiB of tables of the first pixel, two loads for the second and two additions, once for
-// 128 channels. K is one run of bits, filled up with zeros in image and filter, whose look-ups give 0. A row of pixel
-// pairs becomes a panel of offsets into the tables, which is made once for all blocks, and K is cut into chunks whose
-// weights stay in the first-level cache for all pairs of the row.
+// table take two loads from the 1 KiB of tables of the first pixel, two loads for the second and two additions, once
+// for 128 channels. K is one run of bits, filled up with zeros in image and filter, whose look-ups give 0. A row of
+// pixel pairs becomes a panel of offsets into the tables, which is made once for all blocks, and K is cut into chunks
+// whose weights stay in the first-level cache for all pairs of the row.
 //
 // The kernel of conv_2x16.h runs blocks of few channels, and those whose counts do not fit 16 bits.
 #include <arm_neon.h>
@@ -23,8 +23,8 @@
 #include "../portable/tail.h"
 #include "bnnedge/aligned.h"
 #include "bnnedge/conv_kernel.h"
-#include "store_neon.h"
 #include "lanes_neon.h"
+#include "store_neon.h"
 
 namespace bnnedge {
 namespace {
@@ -33,7 +33,7 @@ constexpr int64_t kBlock = 128;
 constexpr int64_t kFewChannels = 96;
 constexpr int64_t kLookupBits = 5;
 constexpr int64_t kEntries = 1 << kLookupBits;
-constexpr int64_t kSum = 3;        // look-ups of a sum x
+constexpr int64_t kSum = 3;  // look-ups of a sum x
 constexpr int64_t kFlushSums = 16;
 constexpr int64_t kChunkSums = 3 * kFlushSums;  // 18 KiB of weights
 constexpr int64_t kSumBytes = kSum * kBlock;    // weights of a sum
@@ -58,14 +58,12 @@ constexpr Tables kTables;
 inline bool TakesTables(int64_t channels, int64_t k_words) {
   return channels > kFewChannels && k_words * kWordBits <= UINT16_MAX;
 }
-inline int64_t Sums(int64_t k_words) {
-  return (k_words * kWordBits + kSum * kLookupBits - 1) / (kSum * kLookupBits);
-}
+inline int64_t Sums(int64_t k_words) { return (k_words * kWordBits + kSum * kLookupBits - 1) / (kSum * kLookupBits); }
 
 // ---- Weights ----
 
-// [sums][2 halves of the block][second, first, third look-up][64 channels], five bits a byte. One sum more follows, as the
-// loop loads one ahead.
+// [sums][2 halves of the block][second, first, third look-up][64 channels], five bits a byte. One sum more follows, as
+// the loop loads one ahead.
 
 constexpr int64_t kOrder[kSum] = {1, 0, 2};
 
@@ -96,7 +94,8 @@ void PackWeights(const uint32_t* filter, int64_t channels, int64_t k_words, void
   }
 }
 
-// ---- Scratch: whether the panel and the prefixes are made, the panel, the popcounts, and the scratch of conv_2x16.h ----
+// ---- Scratch: whether the panel and the prefixes are made, the panel, the popcounts, and the scratch of conv_2x16.h
+// ----
 
 // The panel is [pairs][look-ups][pixel], offsets into kTables for either pixel. The loop reads one sum ahead, and eight
 // offsets are made at once, so that there are more than K needs; the others look up zeros.
@@ -107,8 +106,8 @@ struct Scratch {
   bool* made_prefixes;
   uint16_t* panel;
   uint16_t* popcounts;  // [pixels, rounded up to even][kBlock]
-  uint8_t* bits;       // [2 pixels][BitBytes]
-  void* prefixes;      // of kConvNeon
+  uint8_t* bits;        // [2 pixels][BitBytes]
+  void* prefixes;       // of kConvNeon
   int64_t bytes;
 
   static int64_t BitBytes(int64_t k_words) { return Aligned(PanelLookups(k_words) / 8 * kLookupBits + 8); }
@@ -144,8 +143,8 @@ void Gather(const ConvStrip& strip, int64_t pixel, uint8_t* bits) {
   std::fill(bits, end, uint8_t{0});
 }
 
-// The offsets of the eight look-ups of 40 bits. The five bits of each lie within two bytes; a shift moves them up by five
-// bits, as a table has 32 entries.
+// The offsets of the eight look-ups of 40 bits. The five bits of each lie within two bytes; a shift moves them up by
+// five bits, as a table has 32 entries.
 inline uint16x8_t Offsets(const uint8_t* bits) {
   static constexpr uint8_t kBytes[16] = {0, 1, 0, 1, 1, 2, 1, 2, 2, 3, 3, 4, 3, 4, 4, 5};
   static constexpr int16_t kShift[8] = {5, 0, 3, -2, 1, 4, -1, 2};
@@ -176,9 +175,10 @@ struct Totals {
   uint8x16_t t[kByteVectors], h[kByteVectors];
 };
 
-// The loop is in assembly for in-order cores: four vectors at a time, operations of one kind together, with loads between
-// them. Registers: 0-7 T, 8-15 H, 16-21 the tables of the three look-ups, 22-29 weights, counts and sums, 30 and 31 the
-// second pixel's part of a table. The tables of the next sum replace those that are not needed any more.
+// The loop is in assembly for in-order cores: four vectors at a time, operations of one kind together, with loads
+// between them. Registers: 0-7 T, 8-15 H, 16-21 the tables of the three look-ups, 22-29 weights, counts and sums, 30
+// and 31 the second pixel's part of a table. The tables of the next sum replace those that are not needed any more.
+// clang-format off
 #define BNNEDGE_LOOK_UP(v, low, high) "tbl v" #v ".16b, {v" #low ".16b, v" #high ".16b}, v" #v ".16b\n"
 #define BNNEDGE_ADD(to, more) "add v" #to ".16b, v" #to ".16b, v" #more ".16b\n"
 #define BNNEDGE_ADD_HIGH(to, more) "usra v" #to ".16b, v" #more ".16b, #4\n"
@@ -198,8 +198,8 @@ struct Totals {
 #define BNNEDGE_KEEP_5(low, high, at) ""
 #define BNNEDGE_KEEP_6(low, high, at) ""
 
-// One sum of one half of the block. `third` is where the weights of its third look-up are, `next` those of the half that
-// follows.
+// One sum of one half of the block. `third` is where the weights of its third look-up are, `next` those of the half
+// that follows.
 #define BNNEDGE_HALF(t0, t1, t2, t3, h0, h1, h2, h3, third, next, TABLE)  \
   BNNEDGE_LOOK_UP(26, 18, 19)                                             \
   BNNEDGE_LOOK_UP(27, 18, 19)                                             \
@@ -275,6 +275,7 @@ inline void CountSums(const uint16_t* panel, const uint8_t* weights, int64_t sum
                  "v14", "v15", "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28",
                  "v29", "v30", "v31");
 }
+// clang-format on
 
 inline void AddTo(uint16_t* counts, uint8x16_t more) {
   vst1q_u16(counts, vaddw_u8(vld1q_u16(counts), vget_low_u8(more)));

@@ -11,8 +11,8 @@
 //   4. The complement is free if every second W_2j is stored complemented, counted back from the last, t_2j = ~s_2j:
 //        s_2j+1 ? t_2j+2 : t_2j  is the carry where t_2j = s_2j, and the complement of the carry where t_2j = ~s_2j.
 //      The first is added, the second subtracted, and 32 is owed for each of the latter.
-//   5. Steps 2 to 4 in one: p = 2 * (sum of +-popcount(bsl)) + popcount(s_n) + 64 * ceil(n / 4), in five operations a pair
-//      of words. If n is odd, one more word repeats the prefix, which is a product of 0.
+//   5. Steps 2 to 4 in one: p = 2 * (sum of +-popcount(bsl)) + popcount(s_n) + 64 * ceil(n / 4), in five operations a
+//      pair of words. If n is odd, one more word repeats the prefix, which is a product of 0.
 #pragma once
 
 #include <arm_neon.h>
@@ -24,9 +24,9 @@
 namespace bnnedge {
 namespace {
 
-constexpr int64_t kBlock = 64;  // output channels of a strip
+constexpr int64_t kBlock = 64;              // output channels of a strip
 constexpr int64_t kStepWords = 2 * kGroup;  // words of weights for a pair of words
-constexpr int64_t kSlackBytes = 64;  // the loop of a tile loads one half ahead
+constexpr int64_t kSlackBytes = 64;         // the loop of a tile loads one half ahead
 
 inline int64_t PairsOf(int64_t k_words) { return (k_words + 1) / 2; }
 inline int64_t GroupsOf(int64_t channels) { return (channels + kGroup - 1) / kGroup; }
@@ -51,8 +51,7 @@ inline void PackWeights(const uint32_t* filter, int64_t channels, int64_t k_word
       if (row != nullptr && k < k_words) prefix ^= row[k];
       const bool subtracted = (pairs - k / 2) % 2 == 1;
       const bool complemented = k % 2 == 1 && !subtracted;
-      group[k / 2 * kStepWords + (subtracted ? vector ^ 2 : vector) * 8 + k % 2 * 4] =
-          complemented ? ~prefix : prefix;
+      group[k / 2 * kStepWords + (subtracted ? vector ^ 2 : vector) * 8 + k % 2 * 4] = complemented ? ~prefix : prefix;
     }
   }
 }

@@ -1,5 +1,6 @@
 // The convolution for CPUs with dot products, compiled with +dotprod; select.cc offers it only where the CPU has the
-// instructions. A dot product with +-1 adds the four byte counts of a lane to 32 bits, so that nothing has to be widened.
+// instructions. A dot product with +-1 adds the four byte counts of a lane to 32 bits, so that nothing has to be
+// widened.
 #include "../portable/tail.h"
 #include "conv_2x16.h"
 #include "lanes_neon.h"

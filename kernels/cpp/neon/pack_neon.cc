@@ -49,7 +49,7 @@ float32x4x4_t Load16(const float* values) {
 }
 
 void PackNhwcFloatByChannel(const float* values, const float* limits, int64_t pixels, int64_t channels,
-                                   uint32_t* words) {
+                            uint32_t* words) {
   for (int64_t i = 0; i < pixels; ++i, values += channels) {
     int64_t c = 0;
     for (; c + kWordBits <= channels; c += kWordBits) {
@@ -77,8 +77,8 @@ void PackNhwcInt8(const int8_t* values, int32_t zero_point, int64_t pixels, int6
   }
 }
 
-// Packs the words of 4 * kVectorCount neighbouring pixels, from the last channel to the first: sli shifts a word up by one
-// bit and inserts the new bit below.
+// Packs the words of 4 * kVectorCount neighbouring pixels, from the last channel to the first: sli shifts a word up by
+// one bit and inserts the new bit below.
 template <int kVectorCount>
 void PackColumns(const float* row, int64_t bits, int64_t pixels, int64_t pixel_words, uint32_t* words) {
   uint32x4_t word[kVectorCount];

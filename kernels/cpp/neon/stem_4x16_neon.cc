@@ -1,5 +1,5 @@
-// Up to 4 tiles x 16 output channels for every AArch64 CPU, which multiplies 16-bit integers: see stem_toom_cook.h. A lane
-// is an output channel. One instruction multiplies four of them by one value of the image, a lane of its register.
+// Up to 4 tiles x 16 output channels for every AArch64 CPU, which multiplies 16-bit integers: see stem_toom_cook.h. A
+// lane is an output channel. One instruction multiplies four of them by one value of the image, a lane of its register.
 // Registers at 4 x 16: 16 sums, 2 filter vectors, 4 for the image.
 #include "../portable/stem_toom_cook.h"
 #include "stem_neon.h"

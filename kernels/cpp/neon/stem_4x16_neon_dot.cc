@@ -1,5 +1,5 @@
-// Up to 4 pixels x 16 output channels, NEON with the dot product of signed bytes, so that the image's codes are signed. A
-// lane is an output channel; a step broadcasts four bytes of the image to all lanes.
+// Up to 4 pixels x 16 output channels, NEON with the dot product of signed bytes, so that the image's codes are signed.
+// A lane is an output channel; a step broadcasts four bytes of the image to all lanes.
 #include "stem_neon.h"
 
 namespace bnnedge {
@@ -23,7 +23,8 @@ void PackWeights(const int8_t* filter, const StemShape& shape, void* packed) {
   }
 }
 
-void QuantizeSigned(const float* values, int64_t count, Arithmetic arithmetic, const Quantization& codes, uint8_t* bytes) {
+void QuantizeSigned(const float* values, int64_t count, Arithmetic arithmetic, const Quantization& codes,
+                    uint8_t* bytes) {
   QuantizeValues(values, count, arithmetic, codes, bytes);
   for (int64_t i = 0; i < count; ++i) bytes[i] ^= 0x80;
 }

@@ -86,8 +86,7 @@ inline void StoreBits(const ConvStrip& strip, int64_t pixel, int64_t channel,
                       const uint32x4_t (&bit)[kPixels][kVectors]) {
   const bool last_half = channel + kGroup >= strip.channels && channel % kWordBits == 0;
   for (int i = 0; i < kPixels; ++i) {
-    uint32_t* word =
-        static_cast<uint32_t*>(strip.output) + (pixel + i) * strip.out_pixel_step + channel / kWordBits;
+    uint32_t* word = static_cast<uint32_t*>(strip.output) + (pixel + i) * strip.out_pixel_step + channel / kWordBits;
     const uint16_t half = MaskBits(bit[i][0], bit[i][1], bit[i][2], bit[i][3]);
     if (last_half) {
       *word = half;

@@ -28,12 +28,13 @@ struct TileState {
 }  // namespace
 }  // namespace bnnedge
 
+// clang-format off
 #define BNNEDGE_3(op, to, a, b) op " v" #to ".16b, v" #a ".16b, v" #b ".16b\n"
 #define BNNEDGE_CNT(to) "cnt v" #to ".16b, v" #to ".16b\n"
 
-// Two neighbouring vectors of both pixels. `old` and `fresh` are the parities of pixel 0, then of pixel 1, before and after;
-// n are the counts, and COUNT(n, ones) adds to them. WEIGHT(w, at, more) loads a weight register of the next half, FIRST and
-// SECOND load the prefixes of both pixels for the next pair.
+// Two neighbouring vectors of both pixels. `old` and `fresh` are the parities of pixel 0, then of pixel 1, before and
+// after; n are the counts, and COUNT(n, ones) adds to them. WEIGHT(w, at, more) loads a weight register of the next
+// half, FIRST and SECOND load the prefixes of both pixels for the next pair.
 #define BNNEDGE_HALF(old0, old1, old2, old3, fresh0, fresh1, fresh2, fresh3, COUNT, n0, n1, n2, n3, WEIGHT, at, FIRST, \
                      SECOND)                                                                                          \
   BNNEDGE_3("eor", 24, 16, 26)                                                                                        \
@@ -89,8 +90,9 @@ struct TileState {
   BNNEDGE_ZERO(0) BNNEDGE_ZERO(1) BNNEDGE_ZERO(2) BNNEDGE_ZERO(3) BNNEDGE_ZERO(4) BNNEDGE_ZERO(5) BNNEDGE_ZERO(6) \
   BNNEDGE_ZERO(7)
 
-// A function body that counts `pairs` pairs of words. Counts start at zero; the parity comes from `state` and is left there.
-// The single pair of an odd number comes first, when all parities are the same, so that their registers do not matter.
+// A function body that counts `pairs` pairs of words. Counts start at zero; the parity comes from `state` and is left
+// there. The single pair of an odd number comes first, when all parities are the same, so that their registers do not
+// matter.
 #define BNNEDGE_TILE(ADD, SUBTRACT, CONSTANTS)                                                                       \
   int64_t rounds = (pairs + 1) / 2;                                                                                  \
   asm volatile(BNNEDGE_ZERO_COUNTS CONSTANTS                                                                         \
@@ -135,3 +137,4 @@ struct TileState {
   "cc", "memory", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", "v13", "v14",     \
       "v15", "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29",       \
       "v30", "v31"
+// clang-format on

@@ -32,7 +32,8 @@ class FloatConvOp : public LayerKernel {
       transform.bias = ReadParameter<float>(site(), "bias", kFloat, w.shape[0], inputs[kParameters + 1]);
     }
     std::string error;
-    std::unique_ptr<Layer> layer = Layer::Create(attributes(), weights, std::move(transform), Layer::kFloatNchw, &error);
+    std::unique_ptr<Layer> layer =
+        Layer::Create(attributes(), weights, std::move(transform), Layer::kFloatNchw, &error);
     if (layer == nullptr) site().Reject(error);
     return layer;
   }

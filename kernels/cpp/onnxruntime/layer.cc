@@ -39,8 +39,8 @@ std::string CheckWeights(const ConvAttributes& attributes, const Weights& weight
   return {};
 }
 
-// Reads little-endian bytes as words. Bits behind the last channel have no meaning in the file, and become 0, as a filter
-// must have them.
+// Reads little-endian bytes as words. Bits behind the last channel have no meaning in the file, and become 0, as a
+// filter must have them.
 std::vector<uint32_t> FilterWords(const Weights& weights, int64_t channels) {
   const int64_t* d = weights.dimensions;
   const int64_t words = WordsFor(channels), taps = d[0] * d[1] * d[2];
@@ -117,12 +117,13 @@ int64_t ConvAttributes::OutSize(int axis, int64_t size, int64_t kernel) const {
   return OutputSize(size, kernel, strides[axis], dilations[axis], pads[axis] + pads[axis + 2]);
 }
 
-std::unique_ptr<Layer> Layer::Create(const ConvAttributes& attributes, const Weights& weights, OutputTransform transform,
-                                     Images images, std::string* error) {
+std::unique_ptr<Layer> Layer::Create(const ConvAttributes& attributes, const Weights& weights,
+                                     OutputTransform transform, Images images, std::string* error) {
   *error = attributes.Check();
   if (error->empty()) *error = CheckWeights(attributes, weights);
   if (error->empty() && images == kPackedNhwc && attributes.group > 1 && attributes.channels % kWordBits != 0) {
-    *error = "the channels of a group must fill whole words of packed signs, found " + std::to_string(attributes.channels);
+    *error =
+        "the channels of a group must fill whole words of packed signs, found " + std::to_string(attributes.channels);
   }
   if (!error->empty()) return nullptr;
   std::unique_ptr<Layer> layer(new Layer);
@@ -231,8 +232,7 @@ class Layer::Lease {
   std::string error_;
 };
 
-std::string Layer::Acquire(const int64_t* shape, bool keeps_values, SizedConvs** sized,
-                           WorkspacePool::Lease* scratch) {
+std::string Layer::Acquire(const int64_t* shape, bool keeps_values, SizedConvs** sized, WorkspacePool::Lease* scratch) {
   const std::lock_guard<std::mutex> lock(mutex_);
   SizedConvs* found = nullptr;
   for (const auto& each : sizes_) {
@@ -325,8 +325,8 @@ void Layer::RunConv(const Conv& conv, const float* input, float* output, uint8_t
     return;
   }
   const int64_t words = WordsFor(p.out_channels);
-  Planes out{nullptr, reinterpret_cast<uint32_t*>(scratch), output, p.out_channels, p.OutHeight() * p.OutWidth(),
-             p.batch};
+  Planes out{nullptr,        reinterpret_cast<uint32_t*>(scratch), output,
+             p.out_channels, p.OutHeight() * p.OutWidth(),         p.batch};
   scratch += Aligned(p.batch * out.pixels * words * int64_t{sizeof(uint32_t)});
   conv.Run({in.words, out.words}, scratch, parallel);
   parallel.run(parallel.host, p.batch * words, UnpackColumn, &out);

@@ -37,11 +37,11 @@ class Layer {
   // The images that go in and out: float in NCHW, or packed signs and float in NHWC.
   enum Images { kFloatNchw, kPackedNhwc };
 
-  // Packs the weights. For kFloatNchw, `transform` is kFloat in NCHW, or kBits for an output of +-1. For kPackedNhwc, it
-  // is kFloat in NHWC or kBits, and groups fill whole words. Returns nullptr and one sentence in `error` if anything is
-  // wrong.
-  static std::unique_ptr<Layer> Create(const ConvAttributes& attributes, const Weights& weights, OutputTransform transform,
-                                       Images images, std::string* error);
+  // Packs the weights. For kFloatNchw, `transform` is kFloat in NCHW, or kBits for an output of +-1. For kPackedNhwc,
+  // it is kFloat in NHWC or kBits, and groups fill whole words. Returns nullptr and one sentence in `error` if anything
+  // is wrong.
+  static std::unique_ptr<Layer> Create(const ConvAttributes& attributes, const Weights& weights,
+                                       OutputTransform transform, Images images, std::string* error);
 
   // Shapes are [N, C, H, W] here and below. Returns an empty string, or what is wrong with the input.
   std::string OutputShape(const int64_t* input, int64_t* output) const;
@@ -53,7 +53,8 @@ class Layer {
   std::string Run(ConvTensors tensors, const int64_t* shape, const Parallel& parallel);
 
  private:
-  // The convolutions prepared for one input size: a single one, or one for each group if groups do not fill whole words.
+  // The convolutions prepared for one input size: a single one, or one for each group if groups do not fill whole
+  // words.
   struct SizedConvs {
     std::vector<std::unique_ptr<Conv>> convs;
     int64_t shape[4];

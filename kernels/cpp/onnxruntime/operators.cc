@@ -1,6 +1,6 @@
 // The operators of the ONNX domain "bnnedge", version 1, for ONNX Runtime's CPU provider, as
-// the ONNX target of the exporter defines them. A file also carries them as functions of standard operators. ONNX Runtime
-// keeps a node that a provider has a kernel for, and inlines the function of any other node.
+// the ONNX target of the exporter defines them. A file also carries them as functions of standard operators. ONNX
+// Runtime keeps a node that a provider has a kernel for, and inlines the function of any other node.
 #include <cstdio>
 #include <deque>
 #include <mutex>
@@ -20,8 +20,8 @@ constexpr int kDomainVersion = 1;
 
 const Operator& Self(const CustomOp* op) { return *static_cast<const Operator*>(op); }
 
-// `version` is that of the runtime's interface. Of all that versions above kApiVersion add, only outputs in place of inputs
-// are used.
+// `version` is that of the runtime's interface. Of all that versions above kApiVersion add, only outputs in place of
+// inputs are used.
 void Complete(const Api* api, uint32_t version, Operator* op) {
   op->api = api;
   op->version = version;
@@ -54,8 +54,8 @@ void Complete(const Api* api, uint32_t version, Operator* op) {
   op->get_end_version = [](const CustomOp*) { return kDomainVersion; };
 }
 
-// The version of the interface whose fields the runtime may read. It follows from the runtime's own version, such as 1.17,
-// because a runtime that is asked for an interface that it lacks complains on the console.
+// The version of the interface whose fields the runtime may read. It follows from the runtime's own version, such as
+// 1.17, because a runtime that is asked for an interface that it lacks complains on the console.
 uint32_t InterfaceVersion(const ApiBase* runtime) {
   int major = 0, minor = 0;
   const bool is_known = std::sscanf(runtime->get_version(), "%d.%d", &major, &minor) == 2;

@@ -65,7 +65,8 @@ class PackedConvOp : public LayerKernel {
       transform.tail = MakeTail(filters, inputs);
     }
     std::string error;
-    std::unique_ptr<Layer> layer = Layer::Create(attributes(), weights, std::move(transform), Layer::kPackedNhwc, &error);
+    std::unique_ptr<Layer> layer =
+        Layer::Create(attributes(), weights, std::move(transform), Layer::kPackedNhwc, &error);
     if (layer == nullptr) site().Reject(error);
     return layer;
   }

@@ -204,7 +204,8 @@ Dimension OutDimension(const ConvAttributes& attributes, int axis, const Dimensi
   } else if (attributes.strides[axis] == 1 && attributes.OutSize(axis, kernel.value, kernel.value) == kernel.value) {
     out.name = input.name;
   } else if (!input.name.empty()) {
-    const int64_t room = attributes.pads[axis] + attributes.pads[axis + 2] - attributes.dilations[axis] * (kernel.value - 1) - 1;
+    const int64_t room =
+        attributes.pads[axis] + attributes.pads[axis + 2] - attributes.dilations[axis] * (kernel.value - 1) - 1;
     out.name = "(" + input.name + (room < 0 ? "" : "+") + std::to_string(room) + ")/" +
                std::to_string(attributes.strides[axis]) + "+1";
   }

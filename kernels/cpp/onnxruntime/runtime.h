@@ -55,8 +55,8 @@ struct Tensor {
   void* data;
 };
 
-// `type`, `name` and the ranks (up to kMaxRank) are what the operator declares; the runtime checks types when it loads a
-// file, not sizes.
+// `type`, `name` and the ranks (up to kMaxRank) are what the operator declares; the runtime checks types when it loads
+// a file, not sizes.
 Tensor ReadTensor(const Site& site, const char* name, ElementType type, size_t least_rank, size_t most_rank,
                   const Value* value);
 inline Tensor ReadTensor(const Site& site, const char* name, ElementType type, size_t rank, const Value* value) {
@@ -107,7 +107,8 @@ struct Dimension {
 // The shape of an input; empty unless it has four dimensions.
 std::vector<Dimension> ReadShape(const Api* api, const ShapeContext* context, size_t index);
 
-// Return false for an attribute that is wrong. Shapes stay unknown then, and the creation of the kernel reports the error.
+// Return false for an attribute that is wrong. Shapes stay unknown then, and the creation of the kernel reports the
+// error.
 bool ReadArrays(const Api* api, const ShapeContext* context, const std::vector<AttributeField>& fields);
 bool ReadConvAttributes(const Api* api, const ShapeContext* context, ConvAttributes* attributes);
 
@@ -143,7 +144,8 @@ class Kernel {
 
 struct Operator;
 
-// A convolution. Its parameters are constants of the graph. If the graph computes one of them, every run reads them anew.
+// A convolution. Its parameters are constants of the graph. If the graph computes one of them, every run reads them
+// anew.
 class LayerKernel : public Kernel {
  public:
   void Compute(KernelContext* context) override;

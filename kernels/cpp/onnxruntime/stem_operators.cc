@@ -21,8 +21,8 @@ constexpr int32_t kByteOfCode = 128;  // the byte of code q is q + 128
 std::vector<AttributeField> Fields(int parts, KernelWindow* conv, KernelWindow* pool) {
   std::vector<AttributeField> fields{{"strides", conv->strides, 2}, {"pads", conv->pads, 4}};
   if ((parts & kPools) != 0) {
-    fields.insert(fields.end(), {{"pool_shape", pool->kernel, 2}, {"pool_strides", pool->strides, 2},
-                                 {"pool_pads", pool->pads, 4}});
+    fields.insert(fields.end(),
+                  {{"pool_shape", pool->kernel, 2}, {"pool_strides", pool->strides, 2}, {"pool_pads", pool->pads, 4}});
   }
   return fields;
 }
@@ -33,9 +33,7 @@ constexpr KernelWindow kDefaultWindow{{0, 0}, {1, 1}, {0, 0, 0, 0}};
 
 class QuantizedConvOp : public Kernel {
  public:
-  enum Input : size_t {
-    kX, kXScale, kXZeroPoint, kW, kWScale, kYScale, kYZeroPoint, kBias, kLowest, kLimit
-  };
+  enum Input : size_t { kX, kXScale, kXZeroPoint, kW, kWScale, kYScale, kYZeroPoint, kBias, kLowest, kLimit };
 
   QuantizedConvOp(const Operator& op, const KernelInfo* info) : Kernel(Site(op.api, op.name.c_str(), info)), op_(op) {
     ReadArrays(site(), info, Fields(op.variant, &conv_, &pool_));
@@ -92,7 +90,8 @@ class QuantizedConvOp : public Kernel {
     return stem;
   }
 
-  Quantization ReadCodes(const char* scale, const Value* scale_value, const char* zero_point, const Value* zero_value) const {
+  Quantization ReadCodes(const char* scale, const Value* scale_value, const char* zero_point,
+                         const Value* zero_value) const {
     const Tensor s = ReadTensor(site(), scale, kFloat, 0, 0, scale_value);
     const Tensor z = ReadTensor(site(), zero_point, kUint8, 0, 0, zero_value);
     return {*static_cast<const float*>(s.data), *static_cast<const uint8_t*>(z.data) - kByteOfCode};

@@ -15,8 +15,7 @@ namespace {
 
 // Computes modulo 2^32: 2 p may leave the range of int32, the sum does not.
 inline int32_t Value(int32_t base, int32_t doubled, int32_t p) {
-  return static_cast<int32_t>(static_cast<uint32_t>(base) +
-                              static_cast<uint32_t>(doubled) * static_cast<uint32_t>(p));
+  return static_cast<int32_t>(static_cast<uint32_t>(base) + static_cast<uint32_t>(doubled) * static_cast<uint32_t>(p));
 }
 
 inline float Scaled(const ConvStrip& strip, int32_t value, int64_t channel) {

@@ -1,5 +1,5 @@
-// PointwiseKernel for instruction sets whose vectors the class `Lanes` describes. A tile is 6 pixels x all channels of a
-// block; a product is one of a broadcast element of the image and a vector of weights. In an unnamed namespace: see
+// PointwiseKernel for instruction sets whose vectors the class `Lanes` describes. A tile is 6 pixels x all channels of
+// a block; a product is one of a broadcast element of the image and a vector of weights. In an unnamed namespace: see
 // output_transform.h.
 #pragma once
 
@@ -61,12 +61,23 @@ void RunPointwise(const PointwiseStrip& run) {
     }
     float* const output = run.output + i * run.out_pixel_step;
     switch (count) {
-      case 1: PointwiseTile<Lanes, kVectors, 1>(run, pixels, output); break;
-      case 2: PointwiseTile<Lanes, kVectors, 2>(run, pixels, output); break;
-      case 3: PointwiseTile<Lanes, kVectors, 3>(run, pixels, output); break;
-      case 4: PointwiseTile<Lanes, kVectors, 4>(run, pixels, output); break;
-      case 5: PointwiseTile<Lanes, kVectors, 5>(run, pixels, output); break;
-      default: PointwiseTile<Lanes, kVectors, 6>(run, pixels, output);
+      case 1:
+        PointwiseTile<Lanes, kVectors, 1>(run, pixels, output);
+        break;
+      case 2:
+        PointwiseTile<Lanes, kVectors, 2>(run, pixels, output);
+        break;
+      case 3:
+        PointwiseTile<Lanes, kVectors, 3>(run, pixels, output);
+        break;
+      case 4:
+        PointwiseTile<Lanes, kVectors, 4>(run, pixels, output);
+        break;
+      case 5:
+        PointwiseTile<Lanes, kVectors, 5>(run, pixels, output);
+        break;
+      default:
+        PointwiseTile<Lanes, kVectors, 6>(run, pixels, output);
     }
   }
 }

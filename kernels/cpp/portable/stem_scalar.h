@@ -1,6 +1,6 @@
 // The parts of a StemKernel that are plain loops, which compilers vectorise. In an unnamed namespace: see
-// output_transform.h. The pool works on vectors of kBytes codes that each instruction set supplies as a class with Load,
-// Store and Max.
+// output_transform.h. The pool works on vectors of kBytes codes that each instruction set supplies as a class with
+// Load, Store and Max.
 #pragma once
 
 #include <algorithm>

@@ -20,8 +20,8 @@
 // Where this does not pay, a window is one tap of row_steps bytes with one point, and y = M[0]: the direct form.
 //
 // An instruction set supplies, as a class Isa,
-//   kMostTiles, the tiles of one round, 6 at most; kVectorBytes; kNeighbours, the bytes of a tap that filters keep together
-//   Widen(bytes, shorts), which widens kWidened bytes
+//   kMostTiles, the tiles of one round, 6 at most; kVectorBytes; kNeighbours, the bytes of a tap that filters keep
+//   together Widen(bytes, shorts), which widens kWidened bytes
 //   Multiply<tiles>(input, tile_step, weights, depth, products), one point of step 3: [tiles][16]
 //   Codes<arithmetic>(requantization, channel), whose Store(sums, codes) is step 4 of stem.h for 16 sums, in vectors.
 #pragma once
@@ -38,8 +38,8 @@ constexpr int64_t kDepthUnit = 2;  // depths are multiples of it
 constexpr int64_t kWidened = 16;
 // The most bytes of a window: 8 * 255 * 128 times as much is below 2^31.
 constexpr int64_t kMostBytes = (int64_t{1} << 31) / (8 * 255 * 128);
-// The least products that a pixel and channel must save. Measured on Zen 3: with 13 saved (3x3, 3 channels to 64) a stem
-// takes 0.90 times as long as in the direct form, with 8 saved (5x5, 1 to 16) 1.11 times.
+// The least products that a pixel and channel must save. Measured on Zen 3: with 13 saved (3x3, 3 channels to 64) a
+// stem takes 0.90 times as long as in the direct form, with 8 saved (5x5, 1 to 16) 1.11 times.
 constexpr int64_t kLeastSaved = 12;
 // The most values of tiles that are made before the first of them is multiplied: half of a first-level cache of 32 KiB.
 constexpr int64_t kMostShorts = int64_t{8} << 10;
@@ -123,8 +123,8 @@ void PackWeights(const int8_t* filter, const StemShape& shape, void* packed) {
 
 // ---- Windows ----
 
-// Scratch holds int16: the widened columns [columns][depth_step], then the tiles [tiles][points][depth_step], unless the
-// columns serve as tiles.
+// Scratch holds int16: the widened columns [columns][depth_step], then the tiles [tiles][points][depth_step], unless
+// the columns serve as tiles.
 int64_t ScratchBytes(int64_t pixels, const StemShape& shape) {
   const ToomCookTiling tiling(shape);
   const int64_t tiles = tiling.TilesAtOnce(pixels), shares = tiling.points > 1 ? tiles * tiling.points : 0;
@@ -152,8 +152,8 @@ inline void StoreVector(void* to, const V& v) {
 
 // Widens taps `first` to `first + count`. Taps behind the row become 0, as only bytes give exact results.
 template <typename Isa>
-__attribute__((noinline)) void WidenColumns(const StemRow& row, const ToomCookTiling& tiling, int64_t first, int64_t count,
-                                            uint16_t* to) {
+__attribute__((noinline)) void WidenColumns(const StemRow& row, const ToomCookTiling& tiling, int64_t first,
+                                            int64_t count, uint16_t* to) {
   static_assert(kWidened <= kStemSlack, "bytes that may be read behind a row");
   const int64_t inside = std::min(count, row.pixels + tiling.taps - 1 - first);
   const int64_t rows = row.rows, row_step = row.row_step, tap_bytes = tiling.tap_bytes, depth_step = tiling.depth_step;
@@ -281,7 +281,8 @@ void Convolve(const StemRow& row) {
     for (int64_t block = 0; block < row.blocks; ++block) {
       const auto* const weights = static_cast<const int16_t*>(row.weights) + block * tiling.BlockWeights();
       const uint16_t* its = input;
-      for (int64_t pixel = first; pixel < end; pixel += round, its += Isa::kMostTiles * tiling.points * tiling.depth_step) {
+      for (int64_t pixel = first; pixel < end;
+           pixel += round, its += Isa::kMostTiles * tiling.points * tiling.depth_step) {
         StemProducts<Isa> products;
         const int64_t pixels = std::min(round, end - pixel);
         MultiplyTiles<Isa, Isa::kMostTiles>(tiling, tiling.Tiles(pixels), its, weights, products);

@@ -1,6 +1,7 @@
 // The tail of a residual block for a row of pixels, written once for all instruction sets, hence the unnamed namespace:
-// see output_transform.h. Each of them supplies a class of lanes, that is a vector of neighbouring channels, with kLanes,
-// Load, Store, Plus, Times, Same (one value in all lanes), PickBelow (a < b ? c : d), Clip, and Below (the bits of a < b).
+// see output_transform.h. Each of them supplies a class of lanes, that is a vector of neighbouring channels, with
+// kLanes, Load, Store, Plus, Times, Same (one value in all lanes), PickBelow (a < b ? c : d), Clip, and Below (the bits
+// of a < b).
 #pragma once
 
 #include <algorithm>
@@ -33,8 +34,8 @@ struct ScalarLanes {
   static uint32_t Below(float a, float b) { return a < b; }
 };
 
-// The tail of one pixel's channels, or of some of them. Its fields are copies, because compilers must assume that a store
-// of floats changes fields that are read through a pointer.
+// The tail of one pixel's channels, or of some of them. Its fields are copies, because compilers must assume that a
+// store of floats changes fields that are read through a pointer.
 template <bool kAddsResidual, bool kActivates, bool kWritesBits>
 struct TailStep {
   const float *residual, *slope, *offset, *limit;

@@ -18,8 +18,7 @@ double RoundToEven(double value) {
 
 class ReferenceStem : public Stem {
  public:
-  ReferenceStem(const StemParams& params, const StemWeights& weights, Tail tail)
-      : p_(params), tail_(std::move(tail)) {
+  ReferenceStem(const StemParams& params, const StemWeights& weights, Tail tail) : p_(params), tail_(std::move(tail)) {
     const int64_t outputs = p_.out_channels;
     filter_.assign(weights.filter, weights.filter + outputs * p_.FanIn());
     scale_.assign(weights.filter_scale, weights.filter_scale + outputs);
@@ -74,8 +73,7 @@ class ReferenceStem : public Stem {
     if (std::isnan(v)) return kLeastCode;
     const double bounded = std::min(std::max(static_cast<double>(v), -1000.0), 1000.0);
     const double whole = p_.arithmetic == Arithmetic::kFloat ? RoundToEven(bounded) : std::round(bounded);
-    return static_cast<int8_t>(
-        std::clamp(static_cast<int64_t>(whole) + p_.source.zero_point, kLeastCode, kMostCode));
+    return static_cast<int8_t>(std::clamp(static_cast<int64_t>(whole) + p_.source.zero_point, kLeastCode, kMostCode));
   }
 
   void Convolve(const StemSize& size, const int8_t* codes, int8_t* out) const {

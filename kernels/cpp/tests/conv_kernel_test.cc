@@ -39,8 +39,8 @@ struct Shape {
   int64_t pixels, channels, run_count, run_words, gap, pixel_step;
   bool nchw;
   int pattern;  // 0 random, 1 all bits differ, 2 none does, 3 half a row each
-  // If not 0, the strip has chained words of windows of so many rows, run_words / chain_height columns each; pixel_step is in columns, and
-  // `gap` columns on either side are outside of the image.
+  // If not 0, the strip has chained words of windows of so many rows, run_words / chain_height columns each; pixel_step
+  // is in columns, and `gap` columns on either side are outside of the image.
   int64_t chain_height = 0;
   int64_t rows = 1;  // of `pixels` pixels, more only for kernels that pair words
   int64_t KWords() const { return run_count * run_words; }
@@ -436,9 +436,8 @@ void TestPacking(const std::string& name, const PackKernel& kernel, int64_t pixe
       limits.As<float>()[c] = c % 2 == 0 ? floats.As<float>()[pixel * channels + c] : AwkwardFloat();
     }
     kernel.pack_nhwc_float_by_channel(floats.As<float>(), limits.As<float>(), pixels, channels, words.As<uint32_t>());
-    CheckWords(name + " pack_nhwc_float_by_channel", &words, pixels, channels, [&](int64_t i, int64_t c) {
-      return floats.As<float>()[i * channels + c] < limits.As<float>()[c];
-    });
+    CheckWords(name + " pack_nhwc_float_by_channel", &words, pixels, channels,
+               [&](int64_t i, int64_t c) { return floats.As<float>()[i * channels + c] < limits.As<float>()[c]; });
   }
   {
     Guarded words(word_bytes);

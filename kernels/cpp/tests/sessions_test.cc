@@ -1,5 +1,5 @@
-// Runs sessions of both plug-ins in several threads. All of them give the same bits as one thread alone, also while batches
-// change, and no inference allocates but the first of a session or of a size.
+// Runs sessions of both plug-ins in several threads. All of them give the same bits as one thread alone, also while
+// batches change, and no inference allocates but the first of a session or of a size.
 //   sessions_test FILE.tflite...     and the nodes below
 // A build with -fsanitize=thread finds data races instead, and counts no allocations.
 #include <algorithm>
@@ -338,8 +338,7 @@ void RunAfterMeeting(void* host, int64_t count, void (*piece)(void* context, int
 }
 
 bool SameBytes(const HostTensor& a, const HostTensor& b) {
-  return a.shape == b.shape &&
-         std::memcmp(a.data.get(), b.data.get(), static_cast<size_t>(a.Bytes(kMostBytes))) == 0;
+  return a.shape == b.shape && std::memcmp(a.data.get(), b.data.get(), static_cast<size_t>(a.Bytes(kMostBytes))) == 0;
 }
 
 void TestOperator(const std::string& op_name, const HostNode& node, int64_t channels) {

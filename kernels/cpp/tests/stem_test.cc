@@ -1,5 +1,6 @@
-// Compares every Stem that this CPU supports with the reference, code by code, float by float and bit by bit, on awkward
-// sizes in both arithmetics, with several threads and any contents of the workspace; then checks what is rejected.
+// Compares every Stem that this CPU supports with the reference, code by code, float by float and bit by bit, on
+// awkward sizes in both arithmetics, with several threads and any contents of the workspace; then checks what is
+// rejected.
 //   stem_test [kernel name]
 #include <algorithm>
 #include <cmath>
@@ -46,8 +47,8 @@ void MakeWindow(int64_t most, const std::vector<int64_t>& strides, KernelWindow*
   }
 }
 
-// Half of the cases have scales that are powers of two and images of multiples of half a step, so that both roundings meet
-// halves.
+// Half of the cases have scales that are powers of two and images of multiples of half a step, so that both roundings
+// meet halves.
 void FillNumbers(Case* c) {
   StemParams& p = c->params;
   const bool exact = Random() % 2 == 0;
@@ -76,8 +77,13 @@ void FillNumbers(Case* c) {
     c->image.push_back(exact ? 0.5f * step * static_cast<float>(static_cast<int32_t>(Random() % 600) - 300)
                              : Uniform(-140.0f * step, 140.0f * step));
   }
-  const float odd[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
-                       -std::numeric_limits<float>::infinity(), -0.0f, 3e38f, -3e38f, 1e-42f};
+  const float odd[] = {std::numeric_limits<float>::quiet_NaN(),
+                       std::numeric_limits<float>::infinity(),
+                       -std::numeric_limits<float>::infinity(),
+                       -0.0f,
+                       3e38f,
+                       -3e38f,
+                       1e-42f};
   for (const float value : odd) c->image[Random() % c->image.size()] = value;
 }
 

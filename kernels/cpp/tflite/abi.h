@@ -1,7 +1,7 @@
 // The part of TensorFlow Lite's C interface that an external delegate meets, declared by hand: this library is built
 // without any of its headers and runs in every interpreter that keeps the layout below (tflite-runtime 2.14,
-// TensorFlow Lite 2.21, ai-edge-litert 1.0 to 2.3). Its policy is to append fields only, so each struct is declared up to
-// the last field that is used here. Structs that this library hands out have room at the end for fields to come.
+// TensorFlow Lite 2.21, ai-edge-litert 1.0 to 2.3). Its policy is to append fields only, so each struct is declared up
+// to the last field that is used here. Structs that this library hands out have room at the end for fields to come.
 #pragma once
 
 #include <cstddef>
@@ -104,8 +104,8 @@ struct Node {
   void* delegate;
 };
 
-// Node.builtin_data points to one of the structs that follow, which the interpreter fills in. They are declared as far as
-// they are read here.
+// Node.builtin_data points to one of the structs that follow, which the interpreter fills in. They are declared as far
+// as they are read here.
 struct ArithmeticParams {  // of ADD, SUB and MUL
   int activation;
 };

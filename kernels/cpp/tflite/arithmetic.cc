@@ -1,5 +1,6 @@
-// ADD, SUB and MUL with broadcasting, PRELU, and clips, alone or as the activation of the others. Every operation rounds
-// once, so that any other implementation has the same results. As in XNNPACK, a clip does not change NaN and -0.0.
+// ADD, SUB and MUL with broadcasting, PRELU, and clips, alone or as the activation of the others. Every operation
+// rounds once, so that any other implementation has the same results. As in XNNPACK, a clip does not change NaN and
+// -0.0.
 #include <algorithm>
 #include <cmath>
 
@@ -39,9 +40,7 @@ class Arithmetic : public PixelwiseOp {
  public:
   Arithmetic(Builtin code, Range range) : code_(code), range_(range) {}
 
-  const char* code() const override {
-    return code_ == Builtin::kMul ? "MUL" : code_ == Builtin::kSub ? "SUB" : "ADD";
-  }
+  const char* code() const override { return code_ == Builtin::kMul ? "MUL" : code_ == Builtin::kSub ? "SUB" : "ADD"; }
 
   void Prepare() override {
     Require(inputs.size() == kOperands && inputs[0] != nullptr && inputs[1] != nullptr,

@@ -1,8 +1,8 @@
 // LceBconv2d, bit for bit in the arithmetic of LCE. Let p be the number of differing bits of a window and
 // K = kh * kw * channels / groups.
 //   1. s = K - 2 p, and a = clamp(s, low, high) by the fused activation, in integers.
-//   2. A float output is y = a * gamma[o] + beta[o], an int8 output is y / scale + zero_point, rounded half away from zero
-//      and saturated.
+//   2. A float output is y = a * gamma[o] + beta[o], an int8 output is y / scale + zero_point, rounded half away from
+//      zero and saturated.
 //   3. A bit of the output is 1 where p > tau[o]; gamma, beta and the activation do not matter.
 //   4. Steps 1 and 2 in one, with v = 2 p = K - s:
 //        clamp(v, K - high, K - low) * (-gamma / scale) + ((beta + K * gamma) / scale + zero_point)
@@ -54,8 +54,10 @@ class BConv : public ConvOp {
     Require(shape.size() == 4, "input must be [N, H, W, words], found " + ShapeText(shape));
     Require(shape[3] == p_.InWords(), std::to_string(p_.channels) + " channels take " + std::to_string(p_.InWords()) +
                                           " words, found input " + ShapeText(shape));
-    const PaddedAxis rows = PaddedAxis::For(shape[1], Extent(p_.kernel_height, p_.dilation_height), p_.stride_height, same_);
-    const PaddedAxis columns = PaddedAxis::For(shape[2], Extent(p_.kernel_width, p_.dilation_width), p_.stride_width, same_);
+    const PaddedAxis rows =
+        PaddedAxis::For(shape[1], Extent(p_.kernel_height, p_.dilation_height), p_.stride_height, same_);
+    const PaddedAxis columns =
+        PaddedAxis::For(shape[2], Extent(p_.kernel_width, p_.dilation_width), p_.stride_width, same_);
     Require(rows.count >= 1 && columns.count >= 1, "the filter does not fit into input " + ShapeText(shape));
     SetSize(shape, {rows.before, rows.after, columns.before, columns.after}, &p_);
     CheckPaddedSize();
@@ -160,7 +162,8 @@ class BConv : public ConvOp {
     const uint32_t* const bits = filter.As<const uint32_t>();
     for (int64_t i = words - 1; i < count; i += words) {
       if (bits[i] >> used == 0) continue;
-      Fail("the filter has bits beyond its " + std::to_string(p_.GroupChannels()) + " channels; export the model again");
+      Fail("the filter has bits beyond its " + std::to_string(p_.GroupChannels()) +
+           " channels; export the model again");
     }
   }
 
@@ -250,8 +253,8 @@ class BConv : public ConvOp {
     return params;
   }
 
-  // Makes the convolution, or resizes it: a prepared convolution serves all sizes with the same padding, which may depend
-  // on the size in SAME.
+  // Makes the convolution, or resizes it: a prepared convolution serves all sizes with the same padding, which may
+  // depend on the size in SAME.
   void Make(const BConv2dParams& params, const OutputTransform& transform, const std::vector<bool>& negated,
             const char* kernel) {
     std::string error;
@@ -279,9 +282,9 @@ class BConv : public ConvOp {
 
   static bool IsSame(const OutputTransform& a, const OutputTransform& b) {
     const Tail &s = a.tail, &t = b.tail;
-    return a.kind == b.kind && a.threshold == b.threshold && s.adds_residual == t.adds_residual &&
-           s.slope == t.slope && s.offset == t.offset && s.low == t.low && s.high == t.high &&
-           s.writes_bits == t.writes_bits && s.limit == t.limit;
+    return a.kind == b.kind && a.threshold == b.threshold && s.adds_residual == t.adds_residual && s.slope == t.slope &&
+           s.offset == t.offset && s.low == t.low && s.high == t.high && s.writes_bits == t.writes_bits &&
+           s.limit == t.limit;
   }
 
   int64_t WorkspaceLimit(const BConv2dParams& p) const {

@@ -79,7 +79,8 @@ bool IsSubsample(const StridedSliceParams& params, const Tensor& input, const Te
 bool IsPointwise(const Graph& graph, const Node& node) {
   const Tensor *const input = graph.At(node.inputs, 0), *const filter = graph.At(node.inputs, 1);
   const int32_t inputs = Count(node.inputs);
-  if (inputs < 2 || inputs > 3 || node.builtin_data == nullptr || !IsFloatMap(input) || !IsFloatMap(filter)) return false;
+  if (inputs < 2 || inputs > 3 || node.builtin_data == nullptr || !IsFloatMap(input) || !IsFloatMap(filter))
+    return false;
   if (Rank(input) != 4 || Rank(filter) != 4) return false;
   const int32_t* const size = filter->dims->data;
   const int32_t filters = size[0], channels = size[3];
@@ -156,8 +157,8 @@ bool AnyIn(const std::vector<int32_t>& items, const std::unordered_set<int32_t>&
   return false;
 }
 
-// Counts how often tensors go from the delegate to the interpreter or back. Partitions of the delegate have odd levels, and
-// operators between them have even ones.
+// Counts how often tensors go from the delegate to the interpreter or back. Partitions of the delegate have odd levels,
+// and operators between them have even ones.
 class Levels {
  public:
   void Write(const GraphNode& node_of_graph) {

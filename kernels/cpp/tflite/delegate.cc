@@ -1,5 +1,6 @@
-// The delegate claims the operators of Larq Compute Engine in a graph, and operators between them (claim.h), and runs them
-// on bnnedge's kernels. So LCE files run in any TensorFlow Lite or LiteRT interpreter that loads external delegates.
+// The delegate claims the operators of Larq Compute Engine in a graph, and operators between them (claim.h), and runs
+// them on bnnedge's kernels. So LCE files run in any TensorFlow Lite or LiteRT interpreter that loads external
+// delegates.
 //
 // Its options are `threads` (default: the interpreter's number) and `kernel` (default: the fastest on this CPU).
 #include <cerrno>
@@ -190,8 +191,7 @@ Options ParseOptions(char** keys, char** values, size_t count) {
 BNNEDGE_PLUGIN void* tflite_plugin_create_delegate(char** keys, char** values, size_t count,
                                                    void (*report_error)(const char*)) {
   try {
-    auto* const delegate =
-        new bnnedge::tflite::BnnedgeDelegate(bnnedge::tflite::ParseOptions(keys, values, count));
+    auto* const delegate = new bnnedge::tflite::BnnedgeDelegate(bnnedge::tflite::ParseOptions(keys, values, count));
     return delegate->abi();
   } catch (const std::exception& error) {
     if (report_error != nullptr) report_error(error.what());

@@ -3,10 +3,11 @@
 //   PAD of bits -> LceBconv2d
 //   LceBconv2d -> [ADD] -> [PRELU] -> [ADD or SUB constants of the channels] -> [clip] -> [LceQuantize]
 //
-// LceQuantize may also read the value before a clip that does not change signs, or the last value shifted by constants of
-// the channels. The results are bit for bit those of the operators one by one, because a convolution's tail (Tail in
-// bnnedge/conv.h) rounds after each step as they do. Where nothing reads the floats, the convolution computes signs alone
-// by comparing integers (signs.h). Denormal numbers are the exception: the sign of a shifted value is that of IEEE 754.
+// LceQuantize may also read the value before a clip that does not change signs, or the last value shifted by constants
+// of the channels. The results are bit for bit those of the operators one by one, because a convolution's tail (Tail in
+// bnnedge/conv.h) rounds after each step as they do. Where nothing reads the floats, the convolution computes signs
+// alone by comparing integers (signs.h). Denormal numbers are the exception: the sign of a shifted value is that of
+// IEEE 754.
 #pragma once
 
 #include <memory>
@@ -27,8 +28,8 @@ class TailBuilder {
   // Adds `factor` times constants [channels].
   bool Shift(const Value& offset, float factor);
   bool Clip(float low, float high);
-  // Takes the signs of the results, or of the results that `shift` shifts. Only steps that do not change these signs can
-  // follow.
+  // Takes the signs of the results, or of the results that `shift` shifts. Only steps that do not change these signs
+  // can follow.
   bool TakeSigns(const TailBuilder* shift = nullptr);
 
   // Whether the only step is a shift.
@@ -50,8 +51,8 @@ struct Fusion {
   const Value* input = nullptr;   // is read instead of inputs[0]
   const int64_t* pads = nullptr;  // {top, bottom, left, right}: pixels of +1 around the input, or nullptr
   TailBuilder steps;
-  Value* output = nullptr;        // the results after these steps; nullptr if nothing reads them
-  Value* bits = nullptr;          // their signs, or nullptr
+  Value* output = nullptr;  // the results after these steps; nullptr if nothing reads them
+  Value* bits = nullptr;    // their signs, or nullptr
 };
 
 class ConvOp : public Op {

@@ -71,14 +71,15 @@ std::vector<const Value*> Op::Reads() const {
 }
 
 void Op::RequireType(const Value& value, const char* role, Type wanted) const {
-  Require(value.Is(wanted), std::string(role) + " must be " + TypeName(static_cast<int>(wanted)) + ", found " +
-                                TypeName(value.type));
+  Require(value.Is(wanted),
+          std::string(role) + " must be " + TypeName(static_cast<int>(wanted)) + ", found " + TypeName(value.type));
 }
 
 void Op::RequireProportion() const {
   int64_t input_bytes = 0;
   for (const Value* input : inputs) input_bytes += input == nullptr ? 0 : Bytes(*input);
-  Require(Bytes(*output) <= ProportionateBytes(input_bytes), "output " + ShapeText(output->shape) + " is out of proportion to the inputs");
+  Require(Bytes(*output) <= ProportionateBytes(input_bytes),
+          "output " + ShapeText(output->shape) + " is out of proportion to the inputs");
 }
 
 int64_t PixelwiseOp::PixelBytes() const {

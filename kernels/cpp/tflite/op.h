@@ -62,14 +62,14 @@ class Op {
   // Reads the shapes of the inputs and writes that of the output. Called again for each new input size. Throws
   // ModelError.
   virtual void Prepare() = 0;
-  // Builds everything that `Run` needs and sets `workspace_bytes`. It is called once all operators are prepared and Fuse
-  // has chosen those that run. Throws ModelError.
+  // Builds everything that `Run` needs and sets `workspace_bytes`. It is called once all operators are prepared and
+  // Fuse has chosen those that run. Throws ModelError.
   virtual void Build(const char* /*kernel*/) {}
   // Allocates nothing and does not fail.
   virtual void Run(const RunContext& context) const = 0;
   // Whether a pixel of the output (all axes but the last) needs no other pixel of those inputs that have as many pixels
-  // as the output. Such an operator computes any range of pixels by `RunPixels`, so that the next operator can read them
-  // while they are in the cache.
+  // as the output. Such an operator computes any range of pixels by `RunPixels`, so that the next operator can read
+  // them while they are in the cache.
   virtual bool IsPixelwise() const { return false; }
   virtual void RunPixels(int64_t /*first*/, int64_t /*count*/) const {}
 
@@ -159,8 +159,8 @@ inline int64_t SliceLength(int64_t cost) {
   return cost >= kSliceBytes ? 1 : kSliceBytes / (cost > 0 ? cost : 1);
 }
 
-// Calls body(first, count) for parts of [0, total), one part a thread if `total * cost` is worth it. All operators that go
-// over the rows of a map in order get the same parts, so that a thread finds in its cache what it wrote before.
+// Calls body(first, count) for parts of [0, total), one part a thread if `total * cost` is worth it. All operators that
+// go over the rows of a map in order get the same parts, so that a thread finds in its cache what it wrote before.
 template <typename Body>
 void ForParts(const Parallel& parallel, int64_t total, int64_t cost, const Body& body) {
   const int64_t worth = total / SliceLength(cost);

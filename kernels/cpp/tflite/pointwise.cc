@@ -43,8 +43,8 @@ class Pointwise : public Op {
 
   void Run(const RunContext& context) const override {
     const int64_t images = output->shape[0], pixels = output->shape[1] * output->shape[2];
-    // A thread that gets a block of channels shares its weights with no other. If there are more threads than blocks, the
-    // pixels are cut into stripes too.
+    // A thread that gets a block of channels shares its weights with no other. If there are more threads than blocks,
+    // the pixels are cut into stripes too.
     const int64_t most_stripes = (pixels + kLeastPixels - 1) / kLeastPixels;
     const int64_t stripes = std::min(most_stripes, (context.parallel.threads - 1) / (images * Blocks()) + 1);
     const int64_t cost = pixels / stripes * inputs[0]->Channels() * kernel_->block / kMacsPerByte;

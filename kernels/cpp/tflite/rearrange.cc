@@ -105,9 +105,8 @@ class Pad : public Rearrange {
   const int64_t* PadsBits() const override { return pads_bits_ ? pads_ : nullptr; }
 
   void Run(const RunContext& context) const override {
-    ForParts(context.parallel, output->Elements(), sizeof(uint32_t), [this](int64_t first, int64_t count) {
-      std::fill_n(output->As<uint32_t>() + first, count, 0u);
-    });
+    ForParts(context.parallel, output->Elements(), sizeof(uint32_t),
+             [this](int64_t first, int64_t count) { std::fill_n(output->As<uint32_t>() + first, count, 0u); });
     copy_.Run(context.parallel, inputs[0]->As<const uint32_t>(), output->As<uint32_t>() + start_);
   }
 
@@ -147,8 +146,8 @@ class Subsample : public Rearrange {
   BoxCopy copy_;
 };
 
-// GATHER: slices along one axis in the order of a list. The result of a constant input is kept, and `Run` has nothing to do
-// unless the interpreter reads the result too.
+// GATHER: slices along one axis in the order of a list. The result of a constant input is kept, and `Run` has nothing
+// to do unless the interpreter reads the result too.
 class Gather : public Rearrange {
  public:
   explicit Gather(int axis) : axis_(axis) {}

@@ -55,7 +55,8 @@ struct Class {
 
 class SignFinder {
  public:
-  SignFinder(const BConv2dParams& params, const uint32_t* filter, const OutputTransform& transform, const TailBuilder& steps)
+  SignFinder(const BConv2dParams& params, const uint32_t* filter, const OutputTransform& transform,
+             const TailBuilder& steps)
       : p_(params), filter_(filter), transform_(transform), tail_(steps.tail()), has_map_(steps.residual() != nullptr) {
     if (has_map_) map_ = Map(*steps.residual());
   }
@@ -138,7 +139,8 @@ class SignFinder {
     return y < (tail_.limit.empty() ? 0.0f : tail_.limit[o]);
   }
 
-  // The smallest q in [0, end) for which IsNegative is `wanted`, which it is for all larger q too; `end` if there is none.
+  // The smallest q in [0, end) for which IsNegative is `wanted`, which it is for all larger q too; `end` if there is
+  // none.
   int64_t FirstNegative(int64_t first_v, float map, size_t o, bool wanted, int64_t end) const {
     int64_t low = 0, high = end;
     while (low < high) {
@@ -198,8 +200,8 @@ class SignFinder {
 
 }  // namespace
 
-bool FindSigns(const BConv2dParams& params, const uint32_t* filter, const OutputTransform& transform, const TailBuilder& steps,
-               Signs* signs) {
+bool FindSigns(const BConv2dParams& params, const uint32_t* filter, const OutputTransform& transform,
+               const TailBuilder& steps, Signs* signs) {
   const Value* const residual = steps.residual();
   if (residual != nullptr && (!residual->is_constant || residual->shape.size() > 4)) return false;
   return SignFinder(params, filter, transform, steps).Find(signs);

@@ -111,8 +111,8 @@ class StemFinder {
     return ReadCodes(chain->quantized, &chain->params.source);
   }
 
-  // The only reader of *tensor. If that is a PAD, *tensor becomes its output, and the reader of that is returned. Pads are
-  // top, left, bottom, right.
+  // The only reader of *tensor. If that is a PAD, *tensor becomes its output, and the reader of that is returned. Pads
+  // are top, left, bottom, right.
   const Step* BehindPad(int32_t* tensor, const Quantization& codes, int64_t* pads, StemChain* chain) const {
     const Step* const pad = OnlyReader(*tensor);
     if (!Is(pad, static_cast<int>(Builtin::kPad), 2, 2)) return pad;
@@ -151,7 +151,9 @@ class StemFinder {
     StemParams& p = chain->params;
     int32_t source = chain->quantized;
     const Step* const conv = BehindPad(&source, p.source, p.conv.pads, chain);
-    if (!Is(conv, static_cast<int>(Builtin::kConv2d), 3, 3) || Input(*conv, 0) != source || conv->node->builtin_data == nullptr) return false;
+    if (!Is(conv, static_cast<int>(Builtin::kConv2d), 3, 3) || Input(*conv, 0) != source ||
+        conv->node->builtin_data == nullptr)
+      return false;
     chain->filter = Input(*conv, 1);
     chain->bias = Input(*conv, 2);
     chain->convolved = Output(*conv);

@@ -2,13 +2,13 @@
 //
 //   [SPACE_TO_DEPTH by 2] -> QUANTIZE -> [PAD] -> CONV_2D -> [[PAD] -> MAX_POOL_2D] -> [DEQUANTIZE]
 //
-// from a float image to int8 codes, or to floats again. Nothing else reads the tensors between these operators. A PAD adds
-// rows and columns of the zero point, which before a pool is the lowest code. The chain ends with DEQUANTIZE, or where
-// nothing reads its codes; int8 networks begin in the same way, and are left to the interpreter. Operators that follow
-// are fused as they are with a convolution (fuse.h).
+// from a float image to int8 codes, or to floats again. Nothing else reads the tensors between these operators. A PAD
+// adds rows and columns of the zero point, which before a pool is the lowest code. The chain ends with DEQUANTIZE, or
+// where nothing reads its codes; int8 networks begin in the same way, and are left to the interpreter. Operators that
+// follow are fused as they are with a convolution (fuse.h).
 //
-// Results are those of TensorFlow Lite's reference kernels (Arithmetic::kFixedPoint in bnnedge/stem.h). Its faster kernels
-// differ from these by one code where a value is next to a tie.
+// Results are those of TensorFlow Lite's reference kernels (Arithmetic::kFixedPoint in bnnedge/stem.h). Its faster
+// kernels differ from these by one code where a value is next to a tie.
 #pragma once
 
 #include <cstdint>
@@ -31,9 +31,7 @@ struct StemChain {
   bool conv_is_same = false, pool_is_same = false;
   std::vector<float> filter_scale;  // [O]
 
-  int32_t Output() const {
-    return floats != kOptionalTensor ? floats : pooled != kOptionalTensor ? pooled : convolved;
-  }
+  int32_t Output() const { return floats != kOptionalTensor ? floats : pooled != kOptionalTensor ? pooled : convolved; }
 };
 
 // Finds the stems among `nodes`, which are in the order of execution. Throws ModelError for a node that cannot be read.

@@ -22,8 +22,8 @@ inline __m512i RunningXor(__m512i x) {
 
 // Stores [3][16] as [16][3].
 inline void StoreInterleaved(const __m512i (&rows)[3], uint32_t* to) {
-  // Word 16 q + l of the result is column (16 q + l) / 3 of row (16 q + l) % 3. One permutation picks the lanes of rows 0
-  // and 1, where row 1 counts from 16; a second one puts the lanes of row 2 over them.
+  // Word 16 q + l of the result is column (16 q + l) / 3 of row (16 q + l) % 3. One permutation picks the lanes of rows
+  // 0 and 1, where row 1 counts from 16; a second one puts the lanes of row 2 over them.
   alignas(64) static constexpr int32_t kColumns[3][16] = {
       {0, 16, 0, 1, 17, 1, 2, 18, 2, 3, 19, 3, 4, 20, 4, 5},
       {21, 5, 6, 22, 6, 7, 23, 7, 8, 24, 8, 9, 25, 9, 10, 26},

@@ -4,8 +4,8 @@
 // order.
 //
 // The counts start at a value and run down, so that the value to be compared or scaled at the end needs no addition. It
-// is b - p for kBits, whose sign is the output bit, half_base - p for kFloat and kInt8 where there is a half_base, and -p
-// in all other cases.
+// is b - p for kBits, whose sign is the output bit, half_base - p for kFloat and kInt8 where there is a half_base, and
+// -p in all other cases.
 //
 // Registers at 14 x 32: 28 counts, 2 filter vectors, 2 temporaries = 32. A tile of chained words (bnnedge/chain.h) is 8
 // pixels x 16 channels, computed twice: 8 counts and 8 last words, 2 filter vectors, 2 temporaries, and the 8 counts of
@@ -14,8 +14,8 @@
 
 #include <cstring>
 
-#include "bnnedge/conv_kernel.h"
 #include "../cpu_features.h"
+#include "bnnedge/conv_kernel.h"
 #include "chain_avx512.h"
 #include "store_avx512.h"
 

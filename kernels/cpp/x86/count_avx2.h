@@ -1,20 +1,20 @@
 // The popcounts of 2 pixels x up to 64 output channels by table, for AVX2, which has no instruction that counts bits.
 //   1. A shuffle looks up one entry of a table of 16 in each byte; a byte is an output channel. For one nibble a of an
 //      input pixel, the table t[w] = popcount(a ^ w) turns the channels' weight nibbles into counts of 0 to 4.
-//   2. Two pixels share a look-up: t[w] = popcount(a ^ w) + 16 popcount(b ^ w). Three such bytes add up without overflow
-//      (at most 12 in either half) to a sum x.
+//   2. Two pixels share a look-up: t[w] = popcount(a ^ w) + 16 popcount(b ^ w). Three such bytes add up without
+//      overflow (at most 12 in either half) to a sum x.
 //   3. Two totals of the sums x are kept modulo 256:
 //        T = sum of x        H = sum of (x >> 4): the second pixel's counts
 //      For 63 nibbles at most, H and the first pixel's counts L fit a byte, and L = T - 16 H modulo 256.
 //   4. There is no shift of bytes, and on many cores shifts take the pipes of shuffles. So H is made of averages:
-//      y = x & 0xf0 is a multiple of 16 up to 192, so that the average of two is exact, that of two averages too, and so
-//      on. The average of 16 sums, which are a group of 48 nibbles, is H itself. A group takes 127 operations; with a
-//      shift, a mask and an addition for each sum it would take 144.
+//      y = x & 0xf0 is a multiple of 16 up to 192, so that the average of two is exact, that of two averages too, and
+//      so on. The average of 16 sums, which are a group of 48 nibbles, is H itself. A group takes 127 operations; with
+//      a shift, a mask and an addition for each sum it would take 144.
 //
-// The 256 possible tables take 4 KiB. The image that the kernel reads consists of places of tables (PairWords), 16 bits a
-// nibble, made once for all taps, output rows and blocks that read it. Loads are nearly as scarce as operations: a table
-// serves both vectors of 64 channels, and one load gives four places. K is cut into chunks whose weights stay in the
-// first-level cache for all pixels of a strip. In an unnamed namespace: see portable/output_transform.h.
+// The 256 possible tables take 4 KiB. The image that the kernel reads consists of places of tables (PairWords), 16 bits
+// a nibble, made once for all taps, output rows and blocks that read it. Loads are nearly as scarce as operations: a
+// table serves both vectors of 64 channels, and one load gives four places. K is cut into chunks whose weights stay in
+// the first-level cache for all pixels of a strip. In an unnamed namespace: see portable/output_transform.h.
 #pragma once
 
 #include <immintrin.h>
@@ -59,8 +59,8 @@ int64_t Vectors(int64_t channels) { return CeilDiv(channels, kLanes); }
 
 int64_t PackedBytes(int64_t channels, int64_t k_words) { return k_words * kWordNibbles * Vectors(channels) * kLanes; }
 
-// Packs to [nibbles][vectors][32], one nibble a byte; lanes behind the last channel are 0. The order of a word's nibbles,
-// here and in the image, is 0 4 1 5 2 6 3 7.
+// Packs to [nibbles][vectors][32], one nibble a byte; lanes behind the last channel are 0. The order of a word's
+// nibbles, here and in the image, is 0 4 1 5 2 6 3 7.
 void PackWeights(const uint32_t* filter, int64_t channels, int64_t k_words, void* packed) {
   const int64_t lanes = Vectors(channels) * kLanes;
   uint8_t* to = static_cast<uint8_t*>(packed);
@@ -200,8 +200,8 @@ BNNEDGE_INLINE Bytes AddSums(Source* look_ups, Totals<kVectors>* to) {
   }
 }
 
-// Where the count of a channel is among the kBlock counts of a pixel, which have 16 bits. Unpacking leaves the channels of
-// a vector in the order 0-7, 16-23, 8-15, 24-31.
+// Where the count of a channel is among the kBlock counts of a pixel, which have 16 bits. Unpacking leaves the channels
+// of a vector in the order 0-7, 16-23, 8-15, 24-31.
 constexpr int64_t CountsOf(int64_t channel) {
   const int64_t eights = channel / 8 % 4;
   return channel - channel % kLanes + (eights % 2 * 16 + eights / 2 * 8) + channel % 8;
@@ -288,8 +288,8 @@ int64_t CountedPixels(int64_t pixels) { return (pixels + 1) / 2 * 2; }
 int64_t CountBytes(int64_t pixels) { return CountedPixels(pixels) * kBlock * int64_t{sizeof(uint16_t)}; }
 int64_t ScratchBytes(int64_t pixels, int64_t k_words) { return CountBytes(pixels) * (k_words > kNarrowWords ? 3 : 1); }
 
-// Counts a chunk of K. In a row with an odd number of pixels, the last one is paired with the next row's first; the last
-// pixel of the strip may be alone.
+// Counts a chunk of K. In a row with an odd number of pixels, the last one is paired with the next row's first; the
+// last pixel of the strip may be alone.
 template <int kVectors>
 void CountChunk(const ConvStrip& strip, Place at, const __m256i* weights, int64_t nibbles, bool fresh,
                 uint16_t* counts) {

@@ -135,7 +135,8 @@ void ConvolveTo(const StemRow& row) {
                         std::min<int64_t>(2, row.blocks - block)};
       const auto multiply = round.pixels > kTilePixels
                                 ? round.blocks == 2 ? Multiply<true, true> : Multiply<true, false>
-                                : round.blocks == 2 ? Multiply<false, true> : Multiply<false, false>;
+                            : round.blocks == 2 ? Multiply<false, true>
+                                                : Multiply<false, false>;
       FinishStores();
       multiply(windows + first * window_bytes, window_bytes, weights, block_bytes, depth, sums);
       FinishStores();

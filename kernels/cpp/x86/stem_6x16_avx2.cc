@@ -33,9 +33,9 @@ class FloatCodes {
   __m256 low_, high_, multiplier_[kVectors];
 };
 
-// The same as FixedPointCode. The products with m have 64 bits and are computed for the even lanes and for the odd ones.
-// Bits 31 to 62 of a product are in the low half after a shift to the right by 31, and in the high half after a shift to
-// the left by 1.
+// The same as FixedPointCode. The products with m have 64 bits and are computed for the even lanes and for the odd
+// ones. Bits 31 to 62 of a product are in the low half after a shift to the right by 31, and in the high half after a
+// shift to the left by 1.
 class FixedPointCodes {
  public:
   FixedPointCodes(const Requantization& to, int64_t channel)

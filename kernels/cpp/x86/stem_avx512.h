@@ -85,8 +85,15 @@ struct FixedPointCodes {
   Block For(int64_t channel) const {
     const __m512i m = _mm512_loadu_si512(to.mantissa + channel), right = _mm512_loadu_si512(to.right_shift + channel);
     const __m512i one = _mm512_set1_epi32(1), mask = _mm512_sub_epi32(_mm512_sllv_epi32(one, right), one);
-    return {m,    _mm512_srli_epi64(m, 32), _mm512_loadu_si512(to.left_shift + channel),
-            right, mask, _mm512_srli_epi32(mask, 1), low, high, zero};
+    return {m,
+            _mm512_srli_epi64(m, 32),
+            _mm512_loadu_si512(to.left_shift + channel),
+            right,
+            mask,
+            _mm512_srli_epi32(mask, 1),
+            low,
+            high,
+            zero};
   }
 };
 

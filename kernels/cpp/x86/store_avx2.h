@@ -113,9 +113,8 @@ void StoreTailPixels(const ConvStrip& strip, int64_t first, const ValuesOf& valu
 
 void StoreTail(const ConvStrip& strip, const uint16_t* counts, int64_t first) {
   if (strip.half_base == nullptr) {
-    StoreTailPixels(strip, first, [&](int64_t i, float* values) {
-      StoreFloats(strip, i, counts + i * kBlock, values);
-    });
+    StoreTailPixels(strip, first,
+                    [&](int64_t i, float* values) { StoreFloats(strip, i, counts + i * kBlock, values); });
   } else if (strip.tail->residual != nullptr) {
     const auto store = strip.tail->bits != nullptr ? StoreTailRow<true, true> : StoreTailRow<true, false>;
     store(strip, counts, first);

@@ -1,6 +1,6 @@
-// The output transform of a tile's counts, AVX-512; bnnedge/conv_kernel.h says what is stored. The counts are start - p,
-// where start is base for kBits, half_base where there is one, and 0 in all other cases. In an unnamed namespace: see
-// portable/output_transform.h.
+// The output transform of a tile's counts, AVX-512; bnnedge/conv_kernel.h says what is stored. The counts are start -
+// p, where start is base for kBits, half_base where there is one, and 0 in all other cases. In an unnamed namespace:
+// see portable/output_transform.h.
 #pragma once
 
 #include <immintrin.h>
@@ -92,7 +92,8 @@ inline void StoreTransposed(const float* from, int64_t row_step, float* to, int6
   // 128-bit part q of t[4 i + j] holds column 4 q + j of rows 4 i to 4 i + 3.
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
-    const __m512 low01 = _mm512_shuffle_f32x4(t[j], t[4 + j], 0x44), high01 = _mm512_shuffle_f32x4(t[j], t[4 + j], 0xee);
+    const __m512 low01 = _mm512_shuffle_f32x4(t[j], t[4 + j], 0x44),
+                 high01 = _mm512_shuffle_f32x4(t[j], t[4 + j], 0xee);
     const __m512 low23 = _mm512_shuffle_f32x4(t[8 + j], t[12 + j], 0x44);
     const __m512 high23 = _mm512_shuffle_f32x4(t[8 + j], t[12 + j], 0xee);
     r[j] = _mm512_shuffle_f32x4(low01, low23, 0x88);
@@ -116,8 +117,8 @@ __attribute__((always_inline)) inline void StoreTailAs(const ConvStrip& strip, i
   const int64_t pixel_step = tail.pixel_step, bits_step = tail.bits_step, first = first_pixel * pixel_step;
   const int32_t* offset = strip.base_offset + first_pixel;
   uint32_t* bits = tail.bits + (kWritesBits ? first_pixel * bits_step : 0);
-  TailStep<kAddsResidual, false, kWritesBits> step{tail.residual, nullptr, nullptr, tail.limit, tail.output + first,
-                                                   tail.low,      tail.high};
+  TailStep<kAddsResidual, false, kWritesBits> step{tail.residual,       nullptr,  nullptr,  tail.limit,
+                                                   tail.output + first, tail.low, tail.high};
   if (kAddsResidual) step.residual += first;
   const Scale<kHalves> scale[2] = {{strip, 0}, {strip, kLanes}};
 #pragma GCC unroll 14
@@ -229,7 +230,8 @@ __attribute__((always_inline)) inline void StoreSums(const ConvStrip& strip, int
   for (int i = 0; i < kPixels; ++i, out += strip.out_pixel_step) {
 #pragma GCC unroll 2
     for (int z = 0; z < kVectors; ++z) {
-      _mm512_mask_storeu_epi32(out + z * kLanes, masks.lanes[z], Value(adds, base + offset[i] + z * kLanes, count[i][z]));
+      _mm512_mask_storeu_epi32(out + z * kLanes, masks.lanes[z],
+                               Value(adds, base + offset[i] + z * kLanes, count[i][z]));
     }
   }
 }

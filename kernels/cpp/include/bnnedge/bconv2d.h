@@ -27,7 +27,7 @@ struct BConv2dParams {
   int64_t groups;
 
   int64_t GroupChannels() const { return channels / groups; }
-  int64_t InWords() const { return WordsFor(channels); }          // per pixel
+  int64_t InWords() const { return WordsFor(channels); }             // per pixel
   int64_t FilterWords() const { return WordsFor(GroupChannels()); }  // per tap
   int64_t OutHeight() const {
     return OutputSize(in_height, kernel_height, stride_height, dilation_height, pad_top + pad_bottom);

@@ -1,9 +1,9 @@
 // Chained words give the same popcounts with half as many popcount instructions, and with 5 operations a pair of words
 // instead of 6.
 //
-// Let x_1 .. x_n be the words of (input xor filter) of one output, n even, s_0 any word and s_k = s_0 ^ x_1 ^ .. ^ x_k. A
-// full adder of s_(2j), x_(2j+1), x_(2j+2) has s_(2j+2) for its sum, and its carry is the majority of the three, which
-// is s_(2j+1) ? ~s_(2j+2) : s_(2j). Sum and carry keep the number of ones, the carry counting twice, so
+// Let x_1 .. x_n be the words of (input xor filter) of one output, n even, s_0 any word and s_k = s_0 ^ x_1 ^ .. ^ x_k.
+// A full adder of s_(2j), x_(2j+1), x_(2j+2) has s_(2j+2) for its sum, and its carry is the majority of the three,
+// which is s_(2j+1) ? ~s_(2j+2) : s_(2j). Sum and carry keep the number of ones, the carry counting twice, so
 //   popcount(x_1) + .. + popcount(x_n) = 2 sum_j popcount(carry_j) + popcount(s_n) - popcount(s_0)
 // And s_k is one xor as well, if both operands are stored as running xors: s_k = a_k ^ w_k, where w_k is the xor of the
 // filter's first k words, and a_k that of the window's first k words and of s_0.

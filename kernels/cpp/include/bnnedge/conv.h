@@ -42,9 +42,9 @@ enum class Layout { kNhwc, kNchw };
 // The tail of a residual block: steps that a kFloat value y in NHWC goes through before it is stored, in this order,
 // each rounded by itself.
 struct Tail {
-  bool adds_residual = false;  // y += residual, at the same place
-  std::vector<float> slope;    // [O] or empty: y = y < 0 ? slope[o] * y : y
-  std::vector<float> offset;   // [O] or empty: y += offset[o]
+  bool adds_residual = false;                           // y += residual, at the same place
+  std::vector<float> slope;                             // [O] or empty: y = y < 0 ? slope[o] * y : y
+  std::vector<float> offset;                            // [O] or empty: y += offset[o]
   float low = -std::numeric_limits<float>::infinity();  // y = min(max(y, low), high); a NaN stays
   float high = std::numeric_limits<float>::infinity();
   bool writes_bits = false;  // stores uint32 [N, OH, OW, words(O)] as well: bit 1 where y < limit[o]
@@ -72,14 +72,15 @@ struct ConvTensors {
   uint32_t* bits = nullptr;         // if the tail writes them
 };
 
-// A convolution is immutable after Create, but for Resize: Run may be called from several threads at once with separate workspaces.
+// A convolution is immutable after Create, but for Resize: Run may be called from several threads at once with separate
+// workspaces.
 class Conv {
  public:
   // `filter` [O, kh, kw, FilterWords] is copied and repacked. `kernel` as in SelectConvKernel. Returns nullptr and one
   // sentence in `error` if the parameters, the transform or the kernel's name are wrong. The batch, height
   // and width of `params` are only the first ones: Run takes others.
-  static std::unique_ptr<Conv> Create(const BConv2dParams& params, const uint32_t* filter, const OutputTransform& transform,
-                                      const char* kernel, std::string* error);
+  static std::unique_ptr<Conv> Create(const BConv2dParams& params, const uint32_t* filter,
+                                      const OutputTransform& transform, const char* kernel, std::string* error);
   virtual ~Conv() = default;
 
   // Checks another input size. Returns an empty string, or what is wrong with it.
@@ -87,7 +88,8 @@ class Conv {
   virtual const BConv2dParams& params() const = 0;
   virtual const char* kernel_name() const = 0;
 
-  // Bytes that Run needs at `workspace` (64-byte aligned) for the current size. Runs do not need what others left there.
+  // Bytes that Run needs at `workspace` (64-byte aligned) for the current size. Runs do not need what others left
+  // there.
   virtual int64_t WorkspaceBytes() const = 0;
 
   // Does not allocate.

@@ -13,8 +13,9 @@
 //   kFloat          y = float(clamp(v)) * multiplier[c] + bias[c], product and sum rounded apart
 //   kInt8           y rounded half away from zero, saturated to [-128, 127]
 // at output[i * out_pixel_step + c * out_channel_step], in elements of the kind's type (words for kBits).
-// base, multiplier and bias can be read up to the block's full width. Behind the last channel they hold padding, and the
-// bits of p > b are 0 there. A kernel writes nothing but these outputs, and reads no input or filter beyond its words.
+// base, multiplier and bias can be read up to the block's full width. Behind the last channel they hold padding, and
+// the bits of p > b are 0 there. A kernel writes nothing but these outputs, and reads no input or filter beyond its
+// words.
 #pragma once
 
 #include <cstdint>

@@ -9,8 +9,8 @@ namespace bnnedge {
 
 struct PackKernel {
   // float [pixels, channels] -> words [pixels, words(channels)], with one limit for all values.
-  void (*pack_nhwc_float)(const float* values, float limit, int64_t pixels, int64_t channels, uint32_t* words) =
-      nullptr;
+  void (*pack_nhwc_float)(const float* values, float limit, int64_t pixels, int64_t channels,
+                          uint32_t* words) = nullptr;
   // The same with one limit for each channel, limits [channels].
   void (*pack_nhwc_float_by_channel)(const float* values, const float* limits, int64_t pixels, int64_t channels,
                                      uint32_t* words) = nullptr;

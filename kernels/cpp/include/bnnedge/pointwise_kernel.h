@@ -1,8 +1,8 @@
-// Float convolutions with a kernel of one pixel, one table an instruction set, listed in select.cc. Only instruction sets
-// that multiply and add with one rounding have them.
+// Float convolutions with a kernel of one pixel, one table an instruction set, listed in select.cc. Only instruction
+// sets that multiply and add with one rounding have them.
 //
-// Such convolutions stand between the binary ones, on the shortcuts of networks for large images. If another library ran
-// them, the network would fall into pieces that wait for each other's threads and pass float images through memory.
+// Such convolutions stand between the binary ones, on the shortcuts of networks for large images. If another library
+// ran them, the network would fall into pieces that wait for each other's threads and pass float images through memory.
 #pragma once
 
 #include <cstdint>

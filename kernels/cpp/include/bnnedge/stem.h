@@ -11,9 +11,9 @@
 // Runtimes differ in how steps 2 and 4 round: see Arithmetic.
 //
 // The steps are fused. Codes are bytes u = q + 128 in an image with a border of zero_point + 128, so that the sum needs
-// no care for borders: a = sum of u * filter + (bias[o] - (zero_point + 128) * sum of filter). A filter on a folded image is one of
-// twice the size and stride on the image itself; taps around it that are 0 for all outputs are left out. The rows of
-// steps 3 to 6 are made as the pool needs them and stay in the first cache.
+// no care for borders: a = sum of u * filter + (bias[o] - (zero_point + 128) * sum of filter). A filter on a folded
+// image is one of twice the size and stride on the image itself; taps around it that are 0 for all outputs are left
+// out. The rows of steps 3 to 6 are made as the pool needs them and stay in the first-level cache.
 #pragma once
 
 #include <cstdint>
@@ -26,8 +26,8 @@
 namespace bnnedge {
 
 enum class Arithmetic {
-  // As ONNX Runtime: halves are rounded to even in both steps, multiplier = input scale * weight scale / output scale in
-  // float32, and float(a) * multiplier is rounded to float32.
+  // As ONNX Runtime: halves are rounded to even in both steps, multiplier = input scale * weight scale / output scale
+  // in float32, and float(a) * multiplier is rounded to float32.
   kFloat,
   // As TensorFlow Lite: step 2 rounds halves away from 0. multiplier = m 2^-31 2^shift with m in [2^30, 2^31), made of
   // the quotient of the scales in double. a 2^max(shift, 0) m 2^-31 is rounded with halves up, then multiplied by
@@ -98,8 +98,8 @@ std::string FitStem(const StemParams& params, StemSize* size);
 // A stem is immutable: Run may be called from several threads at once with separate workspaces.
 class Stem {
  public:
-  // Everything is copied. `kernel` names the instruction set, as in SelectConvKernel. Returns nullptr and one sentence in
-  // `error` if anything is wrong.
+  // Everything is copied. `kernel` names the instruction set, as in SelectConvKernel. Returns nullptr and one sentence
+  // in `error` if anything is wrong.
   static std::unique_ptr<Stem> Create(const StemParams& params, const StemWeights& weights, const Tail& tail,
                                       const char* kernel, std::string* error);
   virtual ~Stem() = default;

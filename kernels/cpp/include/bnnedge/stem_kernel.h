@@ -18,10 +18,10 @@ constexpr int64_t kStemSlack = 64;
 // How sums become codes (step 4 of stem.h). Arrays have an element for each padded channel. The codes are signed.
 struct Requantization {
   Arithmetic arithmetic;
-  const float* multiplier;      // kFloat
-  const int32_t* mantissa;      // kFixedPoint: m
-  const int32_t* left_shift;    // max(shift, 0)
-  const int32_t* right_shift;   // max(-shift, 0)
+  const float* multiplier;     // kFloat
+  const int32_t* mantissa;     // kFixedPoint: m
+  const int32_t* left_shift;   // max(shift, 0)
+  const int32_t* right_shift;  // max(-shift, 0)
   int32_t zero_point;
   int32_t low_code, high_code;
 };
