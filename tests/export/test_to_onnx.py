@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from bnnedge.errors import DataError, ExportError
 from bnnedge.export import graph as g
 from bnnedge.export.runtimes.ort import OnnxRuntime
-from bnnedge.export.targets import onnx_functions
-from bnnedge.export.targets.onnx_file import load_model
-from bnnedge.export.targets.to_onnx import OnnxTarget
+from bnnedge.export.targets.onnx import functions as onnx_functions
+from bnnedge.export.targets.onnx.reader import load_model
+from bnnedge.export.targets.onnx.target import OnnxTarget
 
 ROUND_OFF = 2.0**-24
 """Unit round-off u of float32."""

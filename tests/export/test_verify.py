@@ -75,7 +75,7 @@ def check(
     target: str, model: nn.Module, images: NDArray[np.float32], damage: Callable[[Node], Node] = lambda n: n
 ) -> Verification:
     """Verify the file of a graph in which ``damage`` has replaced nodes."""
-    graph = optimize(trace(model, torch.from_numpy(images[:2])))
+    graph = optimize(trace(deploy(model), torch.from_numpy(images[:2])))
     damaged: Graph = replace(graph, nodes=[damage(node) for node in graph.nodes])
     return verify(deploy(model), graph, TARGETS.load(target)().write(damaged), judge(target), images)
 

@@ -23,13 +23,15 @@ from bnnedge.export.passes import optimize
 from bnnedge.export.runtimes import lce as lce_module
 from bnnedge.export.runtimes.lce import Lce
 from bnnedge.export.runtimes.litert import LiteRt
-from bnnedge.export.targets.tflite_reader import parse_model
-from bnnedge.export.targets.tflite_writer import ABSENT, TfliteWriter, schema, serialize
-from bnnedge.export.targets.to_lce import LceTarget, bmaxpool2d_options
+from bnnedge.export.targets.tflite.bit_forms import bmaxpool2d_options
+from bnnedge.export.targets.tflite.reader import parse_model
+from bnnedge.export.targets.tflite.target import LceTarget
+from bnnedge.export.targets.tflite.writer import ABSENT, TfliteWriter, schema, serialize
 from bnnedge.export.trace import trace
 from bnnedge.kernels import native, plugins
 from bnnedge.kernels.layout import WORD_BITS, pack, words_for
 from bnnedge.kernels.plugins import litert_delegate
+from bnnedge.layers.deploy import deploy
 from bnnedge.methods import METHODS
 from bnnedge.models import MODELS
 from bnnedge.models.create import create_model
@@ -583,7 +585,7 @@ def network(request: pytest.FixtureRequest) -> bytes:
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.weight.normal_()
                 module.bias.normal_()
-    return LceTarget().write(optimize(trace(model, torch.zeros(2, 3, 32, 32))))
+    return LceTarget().write(optimize(trace(deploy(model), torch.zeros(2, 3, 32, 32))))
 
 
 @needs_lce
@@ -1087,7 +1089,7 @@ def test_networks_are_the_same_fused_and_not(name: str) -> None:
     model = create_model(name, num_classes=10, in_channels=3, image_size=32)
     method = METHODS.load("ste")
     method(method.Options()).attach(model)
-    data = LceTarget().write(optimize(trace(model, torch.zeros(2, 3, 32, 32))))
+    data = LceTarget().write(optimize(trace(deploy(model), torch.zeros(2, 3, 32, 32))))
     raw = parse_model(data).raw
     inner = [int(op.outputs[0]) for op in raw.subgraphs[0].operators[:-4]]
     raw.subgraphs[0].outputs = [*raw.subgraphs[0].outputs, *inner]
@@ -1153,7 +1155,7 @@ def test_residual_networks_are_one_partition() -> None:
         model = create_model(name, num_classes=10, in_channels=3, image_size=size)
         method = METHODS.load("ste")
         method(method.Options()).attach(model)
-        assert partitions_of(LceTarget().write(optimize(trace(model, torch.zeros(2, 3, size, size))))) == 1
+        assert partitions_of(LceTarget().write(optimize(trace(deploy(model), torch.zeros(2, 3, size, size))))) == 1
 
 
 def multiplies_in_float() -> bool:

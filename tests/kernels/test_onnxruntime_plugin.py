@@ -23,8 +23,8 @@ import bnnedge
 from bnnedge.errors import ExportError, MissingDependencyError
 from bnnedge.export.runtimes.ort import OnnxRuntime
 from bnnedge.export.runtimes.ort_bnnedge import OnnxRuntimeBnnedge
-from bnnedge.export.targets import onnx_functions
-from bnnedge.export.targets.onnx_file import binary_nodes
+from bnnedge.export.targets.onnx import functions as onnx_functions
+from bnnedge.export.targets.onnx.reader import binary_nodes
 from bnnedge.kernels import native, plugins
 from bnnedge.methods import METHODS
 from bnnedge.models import MODELS
