@@ -1,5 +1,7 @@
-// 2 pixels x up to 64 output channels by table, for AVX2: count_avx2.h counts, store_avx2.h stores.
+// 2 pixels x up to 64 output channels by table, for AVX2: pair_avx2.h makes the image, count_avx2.h counts,
+// store_avx2.h stores.
 #include "count_avx2.h"
+#include "pair_avx2.h"
 #include "store_avx2.h"
 
 namespace bnnedge {

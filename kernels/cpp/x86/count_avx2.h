@@ -11,10 +11,10 @@
 //      so on. The average of 16 sums, which are a group of 48 nibbles, is H itself. A group takes 127 operations; with
 //      a shift, a mask and an addition for each sum it would take 144.
 //
-// The 256 possible tables take 4 KiB. The image that the kernel reads consists of places of tables (PairWords), 16 bits
-// a nibble, made once for all taps, output rows and blocks that read it. Loads are nearly as scarce as operations: a
-// table serves both vectors of 64 channels, and one load gives four places. K is cut into chunks whose weights stay in
-// the first-level cache for all pixels of a strip. In an unnamed namespace: see portable/output_transform.h.
+// The 256 possible tables take 4 KiB. The image that the kernel reads consists of places of tables (pair_avx2.h), 16
+// bits a nibble, made once for all taps, output rows and blocks that read it. Loads are nearly as scarce as operations:
+// a table serves both vectors of 64 channels, and one load gives four places. K is cut into chunks whose weights stay
+// in the first-level cache for all pixels of a strip. In an unnamed namespace: see portable/output_transform.h.
 #pragma once
 
 #include <immintrin.h>
@@ -71,45 +71,6 @@ void PackWeights(const uint32_t* filter, int64_t channels, int64_t k_words, void
       for (int64_t c = 0; c < channels; ++c) to[c] = static_cast<uint8_t>(filter[c * k_words + k] >> (4 * nibble) & 15);
     }
   }
-}
-
-// ---- The image: for each nibble a of a pixel and b of its partner, the place of their table, a << 4 | b << 8 ----
-
-// Makes the places of 8 words. 16-bit lanes shifted by 4 j hold nibbles j and 4 + j; a transposition of 32-bit lanes
-// brings the four pairs of each word together.
-void PairEightWords(const uint32_t* first, const uint32_t* second, __m128i* places) {
-  const __m256i a_place = _mm256_set1_epi16(0x00f0), b_place = _mm256_set1_epi16(0x0f00);
-  const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(first));
-  const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(second));
-  const auto place = [&](__m256i its_a, __m256i its_b) {
-    return _mm256_or_si256(_mm256_and_si256(its_a, a_place), _mm256_and_si256(its_b, b_place));
-  };
-  const __m256i pair0 = place(_mm256_slli_epi16(a, 4), _mm256_slli_epi16(b, 8));
-  const __m256i pair1 = place(a, _mm256_slli_epi16(b, 4));
-  const __m256i pair2 = place(_mm256_srli_epi16(a, 4), b);
-  const __m256i pair3 = place(_mm256_srli_epi16(a, 8), _mm256_srli_epi16(b, 4));
-  const __m256i even01 = _mm256_unpacklo_epi32(pair0, pair1), odd01 = _mm256_unpackhi_epi32(pair0, pair1);
-  const __m256i even23 = _mm256_unpacklo_epi32(pair2, pair3), odd23 = _mm256_unpackhi_epi32(pair2, pair3);
-  const __m256i words[4] = {_mm256_unpacklo_epi64(even01, even23), _mm256_unpackhi_epi64(even01, even23),
-                            _mm256_unpacklo_epi64(odd01, odd23), _mm256_unpackhi_epi64(odd01, odd23)};
-  for (int i = 0; i < 4; ++i) {
-    _mm_storeu_si128(places + i, _mm256_castsi256_si128(words[i]));
-    _mm_storeu_si128(places + 4 + i, _mm256_extracti128_si256(words[i], 1));
-  }
-}
-
-void PairWords(const uint32_t* first, const uint32_t* second, int64_t count, uint32_t* pairs) {
-  constexpr int64_t kStep = 8;
-  for (; count >= kStep; count -= kStep, first += kStep, second += kStep, pairs += kStep * kPairWords) {
-    PairEightWords(first, second, reinterpret_cast<__m128i*>(pairs));
-  }
-  if (count == 0) return;
-  uint32_t rest[2][kStep] = {};
-  __m128i places[kStep];
-  std::copy(first, first + count, rest[0]);
-  std::copy(second, second + count, rest[1]);
-  PairEightWords(rest[0], rest[1], places);
-  std::memcpy(pairs, places, static_cast<size_t>(count * kPairWords) * sizeof(*pairs));
 }
 
 // ---- Counting ----
