@@ -16,7 +16,7 @@ from bnnedge.benchmarks.rows import BenchmarkRow, append_rows, check_appendable
 from bnnedge.data.info import DatasetInfo
 from bnnedge.data.preprocessing import Preprocessing
 from bnnedge.errors import BenchmarkError, BnnedgeError, DataError
-from bnnedge.export.evaluate import choose_runtime
+from bnnedge.export.runtimes.choose import choose_runtime
 from bnnedge.export.targets.target import Target, read_file, target_of
 
 if TYPE_CHECKING:

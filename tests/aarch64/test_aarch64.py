@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from bnnedge.benchmarks.bench import open_device
 from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkSettings, ModelFile
 from bnnedge.data.info import DatasetInfo
 from bnnedge.data.preprocessing import Preprocessing
-from bnnedge.export.graph import Graph, Reshape, TensorSpec
+from bnnedge.export import graph as g
 from tests.exact_network import check_results, expected, network, write_files
 
 Run = Callable[..., str]
@@ -66,13 +66,6 @@ def test_plugins_in_the_stock_runtimes(
     check_results(graph, images, tmp_path)
 
 
-def flattened(graph: Graph, count: int) -> Graph:
-    """``graph`` with its output [C, H, W] as a vector of ``count`` numbers."""
-    reshape = Reshape(name="flatten", inputs=graph.outputs, output="flat", shape=(count,))
-    tensors = {**graph.tensors, "flat": TensorSpec((1, count))}
-    return dataclasses.replace(graph, nodes=[*graph.nodes, reshape], tensors=tensors, outputs=("flat",))
-
-
 @pytest.mark.slow
 def test_bench_on_a_device(stage: Path, emulated_python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``bench --device ssh://``, but for the network: the agent runs on an AArch64 machine that has no torch."""
@@ -89,22 +82,21 @@ def test_bench_on_a_device(stage: Path, emulated_python: Path, tmp_path: Path, m
     monkeypatch.setenv("BNNEDGE_SSH", str(login))
     monkeypatch.setenv("BNNEDGE_PYTHONPATH", str(stage))
     graph, images = network(np.random.default_rng(12))
-    logits = expected(graph, images).reshape(len(images), -1)
-    write_files(flattened(graph, logits.shape[1]), images, tmp_path)
-    # Dividing by powers of two is exact, so the record gives the images as they are.
-    record = Preprocessing(33, 11, 11, scale=2.0, mean=(0.0,) * 33, std=(0.5,) * 33)
-    info = DatasetInfo("noise", "classification", logits.shape[1], ("a", "b"), record)
-    metadata = {"input_shape": [33, 11, 11], **info.to_metadata()}
+    labels = expected(graph, images).mean((2, 3)).argmax(axis=1)
+    mean = g.Mean(name="mean", inputs=graph.outputs, output="means", axes=(2, 3), keepdims=False)
+    tensors = {**graph.tensors, "means": g.TensorSpec((1, 21))}
+    classifier = replace(graph, nodes=[*graph.nodes, mean], outputs=("means",), tensors=tensors)
+    write_files(classifier, images, tmp_path)
+    record = Preprocessing(33, 11, 11, 1.0, (0.0,) * 33, (1.0,) * 33)
+    info = DatasetInfo("noise", "classification", 21, tuple(map(str, range(21))), record)
     files = [
-        ModelFile(name, (tmp_path / name).read_bytes(), runtime, metadata)
+        ModelFile(name, (tmp_path / name).read_bytes(), runtime, {"input_shape": [33, 11, 11]})
         for name, runtime in (("net.tflite", "litert+bnnedge"), ("net.onnx", "onnxruntime+bnnedge"))
     ]
     with open_device(f"ssh://pi@board{python}") as device:
         assert [device.unavailable(file.runtime) for file in files] == [None, None]
         assert "larq-compute-engine is not installed" in str(device.unavailable("lce"))
-        data = BenchmarkInput("noise", images, logits.argmax(axis=1), info)
-        rows = device.measure(files, data, BenchmarkSettings(warmup=1, runs=2))
+        rows = device.measure(files, BenchmarkInput("noise", images, labels, info), BenchmarkSettings(warmup=1, runs=2))
     for row in rows:
-        assert (row.device, row.environment["machine"]) == ("ssh://pi@board", "aarch64")
-        assert (row.scores["top1"], row.samples) == (1.0, len(images))
+        assert (row.device, row.environment["machine"], row.scores["top1"]) == ("ssh://pi@board", "aarch64", 1.0)
         assert "torch" not in row.environment["versions"]

@@ -29,9 +29,10 @@ from bnnedge.errors import (
     UnknownNameError,
 )
 from bnnedge.export.api import export as export_model
-from bnnedge.export.evaluate import choose_runtime, evaluate_file
+from bnnedge.export.evaluate import evaluate_file
 from bnnedge.export.graph import Conv2d, Graph, TensorSpec
 from bnnedge.export.runtimes import RUNTIMES
+from bnnedge.export.runtimes.choose import choose_runtime
 from bnnedge.export.targets.onnx.target import OnnxTarget
 from bnnedge.export.targets.tflite.target import LceTarget
 from bnnedge.methods import METHODS
@@ -297,7 +298,7 @@ class Copy(Task):
     def soft_loss(self, outputs: Any, teacher_outputs: Any, temperature: float) -> Any:
         raise NotImplementedError
 
-    def average(self, outputs: Any, how: Any) -> Any:
+    def average(self, outputs: Any, how: str) -> Any:
         raise NotImplementedError
 
     def agreement(self, found: Any, expected: Any) -> float:

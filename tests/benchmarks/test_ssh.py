@@ -131,9 +131,8 @@ def test_a_request_arrives_as_it_was_sent(dtype: str, digits: Dataset) -> None:
         assert (arrived.data.name, arrived.data.info) == ("a test", info)
         assert arrived.data.images.dtype == np.dtype(dtype).newbyteorder("<")
         assert np.array_equal(arrived.data.images, images)
-        if targets is None:
-            assert arrived.data.targets is None
-        else:
+        assert (arrived.data.targets is None) == (targets is None)
+        if targets is not None:
             assert arrived.data.targets is not None and np.array_equal(arrived.data.targets, targets)
 
 

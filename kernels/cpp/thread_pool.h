@@ -1,4 +1,4 @@
-// Threads of one delegate. The interpreter offers none to delegates.
+// Threads for hosts that offer none, such as the interpreters that load delegates.
 #pragma once
 
 #include <atomic>
@@ -10,12 +10,13 @@
 
 #include "bnnedge/conv.h"
 
-namespace bnnedge::tflite {
+namespace bnnedge {
 
-// The caller is one of the threads; the others start at the first job that has use for them. Between jobs they spin for
-// a while, as the next operator is mostly microseconds away, then sleep. Several interpreters may share a pool: while
-// one has it, the jobs of the others run on their own threads. All round as the caller does: some interpreters flush
-// denormal numbers to zero, and a result must not depend on the thread that computes it.
+// The caller is one of the threads; the others start at the first job that can use them. Between jobs they spin for a
+// while, as the next operator mostly comes within microseconds, and then sleep. Several interpreters may share a pool:
+// while one of them runs a job, the jobs of the others run on their own threads. All threads round as the caller does,
+// because some interpreters flush denormal numbers to zero, and a result must not depend on the thread that computes
+// it.
 class ThreadPool {
  public:
   explicit ThreadPool(int threads) : threads_(threads) {}
@@ -55,4 +56,4 @@ class ThreadPool {
   std::atomic<bool> stop_{false};
 };
 
-}  // namespace bnnedge::tflite
+}  // namespace bnnedge

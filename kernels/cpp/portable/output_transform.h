@@ -1,6 +1,7 @@
-// What becomes of the popcounts of one pixel, one value at a time: bnnedge/conv_kernel.h says what is stored. The
-// unnamed namespace is on purpose: each file that includes this gets its own code, so that none compiled for a newer
-// CPU is linked into another.
+// The output transform of one pixel's popcounts, one value at a time; bnnedge/conv_kernel.h says what is stored.
+//
+// The unnamed namespace is on purpose, here and in other headers of kernels: each file that includes one gets its own
+// copy of the code, so that a copy that was compiled for a newer CPU is never linked into another file.
 #pragma once
 
 #include <algorithm>
@@ -12,10 +13,9 @@
 namespace bnnedge {
 namespace {
 
-// Modulo 2^32: with 2 p beyond int32 the sum is back in range.
+// Computes modulo 2^32: 2 p may leave the range of int32, the sum does not.
 inline int32_t Value(int32_t base, int32_t doubled, int32_t p) {
-  return static_cast<int32_t>(static_cast<uint32_t>(base) +
-                              static_cast<uint32_t>(doubled) * static_cast<uint32_t>(p));
+  return static_cast<int32_t>(static_cast<uint32_t>(base) + static_cast<uint32_t>(doubled) * static_cast<uint32_t>(p));
 }
 
 inline float Scaled(const ConvStrip& strip, int32_t value, int64_t channel) {
@@ -28,7 +28,7 @@ inline int8_t ToInt8(float value) {
   return static_cast<int8_t>(std::min(std::max(std::round(value), -128.0f), 127.0f));
 }
 
-// p: popcounts of the strip's channels at that pixel.
+// Stores a pixel. `p` holds the popcounts of the strip's channels there.
 inline void StorePixel(const ConvStrip& strip, int64_t pixel, const int32_t* p) {
   const int32_t* base = strip.base + strip.base_offset[pixel];
   const int64_t first = pixel * strip.out_pixel_step;

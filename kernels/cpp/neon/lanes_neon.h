@@ -1,11 +1,22 @@
-// Lanes for the tail of a residual block; see portable/tail.h.
+// Four vectors of 4 floats, NEON: lanes as portable/tail.h wants them. In an unnamed namespace: see
+// portable/output_transform.h.
 #pragma once
 
-#include "../portable/tail.h"
-#include "pack_neon.h"
+#include <arm_neon.h>
+
+#include <cstdint>
 
 namespace bnnedge {
 namespace {
+
+// The bits of 32 bytes that have all bits set or none, in order.
+inline uint32_t MaskWord(uint8x16_t low, uint8x16_t high) {
+  const uint8x16_t weight = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
+  uint8x16_t bits = vpaddq_u8(vandq_u8(low, weight), vandq_u8(high, weight));
+  bits = vpaddq_u8(bits, bits);
+  bits = vpaddq_u8(bits, bits);
+  return vgetq_lane_u32(vreinterpretq_u32_u8(bits), 0);
+}
 
 struct NeonLanes {
   struct Floats {

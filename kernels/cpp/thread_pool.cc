@@ -1,8 +1,8 @@
 // A job is published in one atomic ticket, (job number, pieces, next piece), and a piece is taken by advancing it. So a
 // thread that wakes late finds no piece left and touches nothing: the caller waits for pieces, never for threads.
 //
-// `piece_`, `context_` and `float_mode_` are read between a look at the ticket and the exchange that takes a piece. They change only
-// while no piece is left, hence a successful exchange proves that what was read belongs to that ticket.
+// `piece_`, `context_` and `float_mode_` are read between a look at the ticket and the exchange that takes a piece.
+// They change only while no piece is left, hence a successful exchange proves that the values belong to that ticket.
 #include "thread_pool.h"
 
 #include <algorithm>
@@ -13,7 +13,7 @@
 #include <xmmintrin.h>
 #endif
 
-namespace bnnedge::tflite {
+namespace bnnedge {
 namespace {
 
 constexpr int kCountBits = 20;
@@ -32,7 +32,7 @@ void Pause() {
 #endif
 }
 
-// The thread's rounding and treatment of denormal numbers.
+// The rounding mode of the thread and its treatment of denormal numbers.
 uint64_t FloatMode() {
 #if defined(__x86_64__) || defined(_M_X64)
   return _mm_getcsr();
@@ -47,7 +47,7 @@ uint64_t FloatMode() {
 
 void SetFloatMode(uint64_t mode) {
 #if defined(__x86_64__) || defined(_M_X64)
-  constexpr uint64_t kStickyFlags = 0x3f;  // of exceptions that have happened: no part of the mode
+  constexpr uint64_t kStickyFlags = 0x3f;  // exceptions that have happened, which are no part of the mode
   _mm_setcsr(static_cast<unsigned>(mode & ~kStickyFlags));
 #elif defined(__aarch64__) && defined(__GNUC__)
   asm volatile("msr fpcr, %0" : : "r"(mode));
@@ -113,7 +113,7 @@ void ThreadPool::StartWorkers() {
     workers_.reserve(static_cast<size_t>(threads_ - 1));
     while (workers_.size() < static_cast<size_t>(threads_ - 1)) workers_.emplace_back([this] { Work(); });
   } catch (const std::exception&) {
-    // The system gives no more threads: the job is done by those that there are, if need be by the caller alone.
+    // The system gives no more threads. Those that exist do the job, if need be the caller alone.
   }
 }
 
@@ -125,9 +125,11 @@ void ThreadPool::RunJob(int64_t count, Piece piece, void* context) {
   done_.store(0, std::memory_order_relaxed);
   const uint64_t job = Job(ticket_.load(std::memory_order_relaxed)) + 1;
   ticket_.store(job << (2 * kCountBits) | static_cast<uint64_t>(count) << kCountBits);
-  // Sequentially consistent with the look at the ticket in WaitForPieces: one of the two sees the other.
+  // This is sequentially consistent with the look at the ticket in WaitForPieces: one of the two sees the other.
   if (sleepers_.load() > 0) {
-    { const std::lock_guard<std::mutex> lock(sleep_); }
+    {
+      const std::lock_guard<std::mutex> lock(sleep_);
+    }
     wake_.notify_all();
   }
   TakePieces(false);
@@ -148,7 +150,7 @@ bool ThreadPool::HasPieces() const {
   return Next(ticket) < Count(ticket);
 }
 
-// Whether it found any.
+// Returns whether it found any.
 bool ThreadPool::TakePieces(bool adopts_float_mode) {
   bool any = false;
   uint64_t ticket = ticket_.load();
@@ -160,10 +162,12 @@ bool ThreadPool::TakePieces(bool adopts_float_mode) {
     if (adopts_float_mode) SetFloatMode(mode);
     piece(context, static_cast<int64_t>(Next(ticket)));
     any = true;
-    // The job outlives this piece only until the count is full; the caller may be gone right after.
+    // The caller may be gone as soon as the last piece is counted.
     const auto count = static_cast<int64_t>(Count(ticket));
     if (done_.fetch_add(1) + 1 == count && caller_sleeps_.load()) {
-      { const std::lock_guard<std::mutex> lock(sleep_); }
+      {
+        const std::lock_guard<std::mutex> lock(sleep_);
+      }
       finished_.notify_one();
     }
     ticket = ticket_.load();
@@ -186,4 +190,4 @@ void ThreadPool::Work() {
   }
 }
 
-}  // namespace bnnedge::tflite
+}  // namespace bnnedge

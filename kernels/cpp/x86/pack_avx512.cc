@@ -1,43 +1,57 @@
-// Packing and unpacking, AVX-512: 16 comparisons an instruction.
-#pragma once
-
+// Packing and unpacking with AVX-512: 16 comparisons an instruction.
 #include <immintrin.h>
 
 #include <algorithm>
 
-#include "bnnedge/conv_kernel.h"
-#include "store_avx512.h"
+#include "bnnedge/layout.h"
+#include "bnnedge/pack_kernel.h"
 
 namespace bnnedge {
 namespace {
 
+constexpr int64_t kLanes = 16;
+
 __mmask16 Lanes(int64_t count) { return static_cast<__mmask16>((1u << std::min<int64_t>(count, kLanes)) - 1u); }
 
-// A comparison, not the sign bit: -0.0 and NaN are +1.
-uint32_t Below(const float* values, __m512 limit, __mmask16 lanes) {
-  return _mm512_mask_cmp_ps_mask(lanes, _mm512_maskz_loadu_ps(lanes, values), limit, _CMP_LT_OQ);
+uint32_t Below(const float* values, __m512 limits, __mmask16 lanes) {
+  return _mm512_mask_cmp_ps_mask(lanes, _mm512_maskz_loadu_ps(lanes, values), limits, _CMP_LT_OQ);
 }
 
-// Bytes. The CPU's own prefetching stops at every end of a page, and here that comes each few hundred cycles.
+// Bytes that are fetched ahead. The CPU's own prefetching stops at the end of every page, which here comes every few
+// hundred cycles.
 constexpr int64_t kAhead = 8192;
 
-void PackNhwcFloat(const float* values, float zero, int64_t pixels, int64_t channels, uint32_t* words) {
-  const __m512 limit = _mm512_set1_ps(zero);
-  if (channels % kWordBits == 0) {  // pixels have no edges then
+void PackNhwcFloat(const float* values, float limit, int64_t pixels, int64_t channels, uint32_t* words) {
+  const __m512 limits = _mm512_set1_ps(limit);
+  if (channels % kWordBits == 0) {  // the pixels are one long row
     for (const uint32_t* end = words + pixels * channels / kWordBits; words < end; ++words, values += kWordBits) {
       _mm_prefetch(reinterpret_cast<const char*>(values) + kAhead, _MM_HINT_T0);
       _mm_prefetch(reinterpret_cast<const char*>(values) + kAhead + 64, _MM_HINT_T0);
-      *words = Below(values, limit, 0xffff) | Below(values + kLanes, limit, 0xffff) << kLanes;
+      *words = Below(values, limits, 0xffff) | Below(values + kLanes, limits, 0xffff) << kLanes;
     }
     return;
   }
   for (int64_t i = 0; i < pixels; ++i) {
     for (int64_t c = 0; c < channels; c += kWordBits) {
       const int64_t bits = std::min<int64_t>(kWordBits, channels - c);
-      uint32_t word = Below(values, limit, Lanes(bits));
-      if (bits > kLanes) word |= Below(values + kLanes, limit, Lanes(bits - kLanes)) << kLanes;
+      uint32_t word = Below(values, limits, Lanes(bits));
+      if (bits > kLanes) word |= Below(values + kLanes, limits, Lanes(bits - kLanes)) << kLanes;
       *words++ = word;
       values += bits;
+    }
+  }
+}
+
+void PackNhwcFloatByChannel(const float* values, const float* limits, int64_t pixels, int64_t channels,
+                            uint32_t* words) {
+  for (int64_t i = 0; i < pixels; ++i, values += channels) {
+    for (int64_t c = 0; c < channels; c += kWordBits) {
+      uint32_t word = 0;
+      for (int64_t b = 0; b < std::min<int64_t>(kWordBits, channels - c); b += kLanes) {
+        const __mmask16 lanes = Lanes(channels - c - b);
+        word |= Below(values + c + b, _mm512_maskz_loadu_ps(lanes, limits + c + b), lanes) << b;
+      }
+      *words++ = word;
     }
   }
 }
@@ -54,7 +68,7 @@ void PackNhwcInt8(const int8_t* values, int32_t zero_point, int64_t pixels, int6
   }
 }
 
-// Lanes are pixels: each channel ors its bit into the words of 16 (or 4 x 16) pixels.
+// Lanes are pixels: each channel sets its bit in the words of 16 (or 4 x 16) pixels.
 template <int kVectors>
 __attribute__((always_inline)) inline void PackNchwTile(const float* row, int64_t row_step, int64_t bits,
                                                         __mmask16 last, uint32_t* words, int64_t word_step) {
@@ -107,4 +121,15 @@ void UnpackNhwcFloat(const uint32_t* words, int64_t pixels, int64_t channels, fl
 }
 
 }  // namespace
+
+constexpr PackKernel kPackAvx512 = [] {
+  PackKernel kernel;
+  kernel.pack_nhwc_float = PackNhwcFloat;
+  kernel.pack_nhwc_float_by_channel = PackNhwcFloatByChannel;
+  kernel.pack_nhwc_int8 = PackNhwcInt8;
+  kernel.pack_nchw_float = PackNchwFloat;
+  kernel.unpack_nhwc = UnpackNhwcFloat;
+  return kernel;
+}();
+
 }  // namespace bnnedge
