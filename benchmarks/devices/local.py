@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkSettings, Device, ModelFile
@@ -94,9 +95,9 @@ class OpenFile:
                 f"{file.label}: expected output {[1, *described.output_shape]}, as task {described.task.name} has with "
                 f"{described.info.outputs} outputs, found {list(output.shape)}"
             )
-        if not np.isfinite(output).all():
-            raise BenchmarkError(f"{file.label}: the output is not finite; the file or {file.runtime} is broken")
-        return cls(file, session, data)
+        opened = cls(file, session, data)
+        opened._check_finite(output)
+        return opened
 
     def contender(self) -> Contender:
         """The file as a contender that is timed on one sample a run."""
@@ -113,8 +114,16 @@ class OpenFile:
         tally, count = Tally(described.task), len(self.data.images)
         for i in shown(range(count), f"scores of {self.file.label}", count, console):
             inputs, targets = self.data.samples(self.file, slice(i, i + 1))
-            tally.add(self.session.run(inputs), targets)
+            outputs = self.session.run(inputs)
+            self._check_finite(outputs)
+            tally.add(outputs, targets)
         return {"task": task, "scores": tally.scores, "samples": tally.samples}
+
+    def _check_finite(self, outputs: NDArray[np.float32]) -> None:
+        if not np.isfinite(outputs).all():
+            raise BenchmarkError(
+                f"{self.file.label}: an output is not finite; the file or {self.file.runtime} is broken"
+            )
 
 
 def _given(file: ModelFile, data: BenchmarkInput, settings: BenchmarkSettings) -> dict[str, Any]:

@@ -432,6 +432,24 @@ def test_outputs_that_are_not_finite_are_not_timed(tmp_path: Path, digits_classi
         bench([path], data="digits")
 
 
+def test_an_output_that_is_not_finite_has_no_scores(
+    tmp_path: Path, digits: Dataset, digits_classifier: Classifier
+) -> None:
+    """The first image passes the check before anything is timed; a brighter one overflows float32."""
+    graph = digits_classifier[0]
+    flatten, linear = graph.nodes
+    record = dataclasses.replace(digits.info.preprocessing, std=(0.01,))
+    pixels = np.abs(record.normalize(digits.raw_arrays("test")[0]).reshape(-1, 64).astype(np.float64))
+    pixel = int((pixels.max(0) - pixels[0]).argmax())
+    weight = np.zeros((10, 64))
+    weight[0, pixel] = np.finfo(np.float32).max / ((pixels[0, pixel] + pixels[:, pixel].max()) / 2)
+    huge = replace(linear, weight=weight, bias=np.zeros(10))  # type: ignore[call-arg]
+    path = write_onnx(replace(graph, nodes=[flatten, huge]), tmp_path / "a.onnx", preprocessing=record.to_dict())
+    with pytest.raises(BenchmarkError, match=r"a\.onnx: an output is not finite"):
+        bench([path], data="digits", **QUICK)
+    assert bench([path], data="digits", images=1, **QUICK)[0].samples == 1
+
+
 def test_every_device_can_be_loaded() -> None:
     for name in DEVICES:
         device = DEVICES.load(name)
