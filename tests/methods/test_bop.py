@@ -91,7 +91,7 @@ def test_trajectory(options: dict[str, Any]) -> None:
 
 
 def test_ties_zeros_and_groups() -> None:
-    """Exact in binary floating point; two groups with values of their own."""
+    """All values are exact in binary floating point, and two groups have values of their own."""
     tau = 0.25
     above, below = math.nextafter(tau, 1), math.nextafter(tau, 0)
     weights = [1.0, 1.0, 1.0, -1.0, -1.0, -1.0, 1.0, 1.0, -1.0, -1.0]

@@ -21,7 +21,7 @@ from tests.methods.slow_dense import Array, TwoLayers, example, gradients, sgn
 def slow_step(
     w: Array, m: Array, v: Array, g: Array, *, threshold: float, gamma: float, sigma: float, unbiased: bool
 ) -> int:
-    """In place; returns the number of flips."""
+    """One step from the formulas alone, in place; returns the number of flips."""
     flips = 0
     for index in np.ndindex(*w.shape):
         m[index] = (1 - gamma) * m[index] + gamma * g[index]
@@ -112,7 +112,7 @@ def test_ties_zeros_and_groups() -> None:
 
 
 def test_the_first_step_flips_half_of_the_weights_with_the_published_values() -> None:
-    """Biased: abs(u) = gamma / sqrt(sigma) = 3.2e-6; above tau = 1e-6, below tau = 1e-5. Unbiased: 1, above both."""
+    """In the first step abs(u) is gamma / sqrt(sigma) = 3.2e-6 if biased, between the two tau, and 1 if unbiased."""
     random = torch.Generator().manual_seed(0)
     cases: list[tuple[Variant, float, bool]] = [
         ("biased", 1e-6, True),
