@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bnnedge.binarization.sign import sign
+from bnnedge.binarization.standardize import standardize, standardized_sign
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear
-from bnnedge.methods import rbnn
-from bnnedge.methods.rbnn import Rbnn, RbnnBinarizer, RbnnOptions, kronecker_factors, standardize, surrogate_schedule
+from bnnedge.methods.rbnn import Rbnn, RbnnBinarizer, RbnnOptions, kronecker_factors, surrogate_schedule
 
 Array = NDArray[np.float64]
 
@@ -423,7 +423,7 @@ def test_channels_last_activations_stay_in_one_compiled_graph() -> None:
     """An argument ``out=`` in that format would split the graph, and Inductor fails at the sizes of its pieces."""
     torch._dynamo.reset()
     x = torch.randn(3, 5, 4, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
-    compiled = torch.compile(rbnn.standardized_sign, fullgraph=True, backend="aot_eager")
-    found = [torch.autograd.grad(f(x, 1.0).pow(3).sum(), x)[0] for f in (rbnn.standardized_sign, compiled)]
+    compiled = torch.compile(standardized_sign, fullgraph=True, backend="aot_eager")
+    found = [torch.autograd.grad(f(x, 1.0).pow(3).sum(), x)[0] for f in (standardized_sign, compiled)]
     assert torch.equal(*found)
     torch._dynamo.reset()
