@@ -19,7 +19,7 @@ from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear, binary_layers
 from bnnedge.methods import bayesbinn
 from bnnedge.methods.bayesbinn import Bayesbinn, BayesbinnOptions
-from bnnedge.methods.method import Plan
+from bnnedge.methods.method import PhaseSize
 from bnnedge.tasks.classification import Classification
 from bnnedge.train.assemble import make_state
 from bnnedge.train.checkpoint import read_checkpoint
@@ -98,7 +98,7 @@ def test_trajectory(options: dict[str, Any]) -> None:
     layers = binary_layers(model)
     start = {n: layer.weight.detach().numpy().copy() for n, layer in layers.items()}
     method.start_phase(model, 0)
-    optimizer = method.make_optimizer(model, Plan(epochs=4, steps_per_epoch=2, train_images=17))
+    optimizer = method.make_optimizer(model, PhaseSize(epochs=4, steps_per_epoch=2, train_images=17))
     lam = start if chosen.prior == "init" else {n: chosen.lambda_init * sgn(w) for n, w in start.items()}
     prior = {n: v if chosen.prior == "init" else np.zeros_like(v) for n, v in lam.items()}
     previous, momentum = dict(lam), {n: np.zeros_like(v) for n, v in lam.items()}

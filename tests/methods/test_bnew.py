@@ -14,7 +14,7 @@ from torch import nn
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear, binary_layers
 from bnnedge.methods.bnew import Bnew, BnewOptions, rho_of_epoch
-from bnnedge.methods.method import Plan
+from bnnedge.methods.method import PhaseSize
 from tests.methods.slow_dense import Adam, Array, TwoLayers, example, gradients, sgn
 
 
@@ -72,7 +72,7 @@ def test_trajectory_through_all_phases(regularizer: str, placement: str, a32: bo
         method.start_phase(model, index)
         trainable = [p for p in model.parameters() if p.requires_grad]
         optimizer, slow = torch.optim.Adam(trainable, lr=0.1) if trainable else None, Adam(0.1)
-        method.make_optimizer(model, Plan(epochs, 2, 12))
+        method.make_optimizer(model, PhaseSize(epochs, 2, 12))
         for epoch in range(epochs):
             method.start_epoch(model, epoch, epochs)
             for _ in range(2):
@@ -128,7 +128,7 @@ def test_rho_left_out_is_the_published_one_at_the_published_length() -> None:
     model = nn.Sequential(layer)
     method.attach(model)
     method.start_phase(model, 0)
-    method.make_optimizer(model, Plan(epochs=1000, steps_per_epoch=352, train_images=45_000))
+    method.make_optimizer(model, PhaseSize(epochs=1000, steps_per_epoch=352, train_images=45_000))
     method.start_epoch(model, 500, 1000)
     model.double()
     with torch.no_grad():

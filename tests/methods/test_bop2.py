@@ -14,7 +14,7 @@ from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import binary_layers
 from bnnedge.methods import bop2
 from bnnedge.methods.bop2 import Bop2, Bop2Optimizer, Bop2Options, Variant
-from bnnedge.methods.method import Plan
+from bnnedge.methods.method import PhaseSize
 from tests.methods.slow_dense import Array, TwoLayers, example, gradients, sgn
 
 
@@ -58,7 +58,7 @@ def test_trajectory(variant: Variant, options: dict[str, Any]) -> None:
     w: dict[str, Array] = {n: sgn(layer.weight.detach().numpy()) for n, layer in binary_layers(model).items()}
     m, v = ({n: np.zeros_like(a) for n, a in w.items()} for _ in range(2))
     method.start_phase(model, 0)
-    optimizer = method.make_optimizer(model, Plan(epochs=4, steps_per_epoch=3, train_images=18))
+    optimizer = method.make_optimizer(model, PhaseSize(epochs=4, steps_per_epoch=3, train_images=18))
     x, target = example()
     x[:, 4] = 0.0
     x[3:, 4] = -1.0  # some gradients of the first layer are exactly 0 with three images of each sign
