@@ -21,7 +21,7 @@ help:
 	@echo "make test-aarch64  kernels and plug-ins on emulated AArch64 (needs g++-aarch64-linux-gnu, qemu-user-static)"
 	@echo "make fuzz       FUZZ_SECONDS=600 of fuzzing each plug-in, with sanitizers (needs clang)"
 	@echo "make wheels     x86-64 and AArch64 wheels for any Linux since 2014 into dist/, tested (needs qemu-user-static)"
-	@echo "make lint       ruff and mypy"
+	@echo "make lint       ruff, clang-format and mypy"
 	@echo "make clean      remove the environment, caches and build products (runs/ stays)"
 
 $(INSTALLED): pyproject.toml $(CPP)
@@ -68,6 +68,7 @@ fuzz: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(filter %.cc %.h,$(CPP))
 	$(BIN)/mypy
 
 clean:

@@ -70,7 +70,8 @@ def fake_file(monkeypatch: pytest.MonkeyPatch) -> str:
     runtimes = Registry("runtime", [("absent", "fake:Absent"), ("oracle", "fake:Oracle")])
     monkeypatch.setitem(sys.modules, "fake", sys.modules[__name__])
     monkeypatch.setattr("bnnedge.export.targets.target.TARGETS", targets)
-    monkeypatch.setattr("bnnedge.export.evaluate.RUNTIMES", runtimes)
+    for module in ("evaluate", "runtimes.choose"):
+        monkeypatch.setattr(f"bnnedge.export.{module}.RUNTIMES", runtimes)
     Path("net.json").write_text(json.dumps({"dataset": load_dataset("digits", 8).info.to_dict()}))
     return "net.json"
 
