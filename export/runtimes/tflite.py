@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from bnnedge.errors import ExportError
 from bnnedge.export import graph as g
 from bnnedge.export.runtimes.runtime import FileSession, Images, Inputs, Outputs, VerifyingRuntime
-from bnnedge.export.targets.tflite.reader import BinaryLayer, Model, binary_layers, parse_model
+from bnnedge.export.targets.tflite.layers import BinaryLayer, binary_layers
+from bnnedge.export.targets.tflite.reader import Model, parse_model
 from bnnedge.export.targets.tflite.target import LceTarget
 from bnnedge.export.targets.tflite.writer import serialize
 from bnnedge.export.window import Windows

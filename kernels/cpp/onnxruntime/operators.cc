@@ -1,5 +1,5 @@
 // The operators of the ONNX domain "bnnedge", version 1, for ONNX Runtime's CPU provider, as
-// export/targets/onnx_functions.py defines them. A file carries them as functions of standard operators too; ONNX
+// export/targets/onnx/functions.py defines them. A file carries them as functions of standard operators too; ONNX
 // Runtime leaves a node alone that some provider has a kernel for, and inlines the function of any other.
 #include <cstdio>
 #include <deque>
