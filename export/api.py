@@ -36,19 +36,19 @@ from bnnedge.layers.deploy import deploy
 VERIFY_IMAGES = 64
 """Random images that ``export`` verifies with when it is given none."""
 STEMS = ("fp32", "int8")
-"""Arithmetic of what stands before the first binary layer."""
+"""The arithmetic of the stem, which is the part of the network before the first binary layer."""
 
 
 @dataclass(frozen=True)
 class Int8Stem:
-    """What the int8 stem did to the network. None where it was not measured."""
+    """What an int8 stem changed in the network. A value that was not measured is None."""
 
     first_signs_changed: float | None
-    """Share of the signs that enter the first binary layer, against the checkpoint's; in [0, 1]."""
+    """Share of the signs entering the first binary layer that are not the checkpoint's, in [0, 1]."""
     top1: float | None = None
-    """Of the file, on the labelled images."""
+    """Accuracy of the file on the labelled images, in [0, 1]."""
     top1_fp32: float | None = None
-    """Of the checkpoint."""
+    """Accuracy of the checkpoint on the same images, in [0, 1]."""
     top1_images: int = 0
 
     def __str__(self) -> str:
@@ -69,15 +69,15 @@ class ExportReport:
     float32_bytes: int
     """Size of all weights and parameters in float32."""
     rows: list[LayerRow]
-    """As read back from the file, with the reason why a layer is not binary."""
+    """The layers as read back from the file, with the reason why a layer is not binary."""
     verification: Verification | None
     not_verified: str = ""
     """Why there is no verification."""
     stem: Int8Stem | None = None
-    """None for a float stem."""
+    """The effect of an int8 stem; None for a float stem."""
 
     def table(self) -> Table:
-        """The layers: binary or float, why float, bytes; the total against float32."""
+        """A row for every layer with its precision, its bytes and why it is float, and the total against float32."""
         ratio = self.float32_bytes / self.file_bytes
         caption = (
             f"{escape(str(self.path))}: {format_bytes(self.file_bytes)}, "
@@ -172,7 +172,7 @@ def export(
 
 
 def _of_two(example: Tensor) -> Tensor:
-    """At least two samples: PyTorch takes a size of 1 for fixed."""
+    """``example`` with at least two samples, since PyTorch takes a batch of 1 for a fixed size."""
     return example if len(example) > 1 else example.repeat(2, *[1] * (example.dim() - 1))
 
 

@@ -1,4 +1,4 @@
-"""The float32 network of the same topology: what binarizing is measured against."""
+"""The float32 network of the same topology, which a binary network is compared with."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def watched(model: nn.Module, look: Callable[[str, Tensor], None]) -> Iterator[N
 
 
 def _names_of_calls(layer: str) -> Iterator[str]:
-    """What the nodes of a layer's first, second, .. call are named."""
+    """The names of the graph nodes of a layer's first, second, ... call."""
     return (layer if call == 1 else f"{layer}#{call}" for call in count(1))
 
 
@@ -96,7 +96,7 @@ class Replay:
                 return outputs_of(exact, self.graph, inputs, torch.float64)
         finally:
             for layer in layers.values():
-                del layer.forward  # the class's own is seen again
+                del layer.forward  # uncovers the method of the class
 
     def _forward(self, name: str, layer: DeployedLayer) -> Callable[[Tensor], Tensor]:
         names = _names_of_calls(name)

@@ -49,7 +49,7 @@ def same_arg_max(found: NDArray[np.float32], expected: NDArray[np.float32]) -> f
 
 @dataclass(frozen=True)
 class StemChange:
-    """The first signs with the file's int8 stem against those with the checkpoint's own."""
+    """How many of the first signs the file's int8 stem changes, against the checkpoint's own stem."""
 
     layer: str
     """The first binary layer."""
@@ -69,13 +69,13 @@ class Verification:
     images: int
     binary_layers: int
     integers: int
-    """Integer sums compared, all equal."""
+    """Number of integer sums that were compared; all were equal."""
     flips: int
-    """Signs that rounding turned."""
+    """Number of signs that rounding turned."""
     signs: int
-    """Signs compared."""
+    """Number of signs that were compared."""
     max_flip_distance: float
-    """Largest |pre-activation| at such a sign."""
+    """Largest |pre-activation| at a sign that rounding turned."""
     max_output_difference: float
     """Largest difference of any output between file and checkpoint, each running freely in float32."""
     agreement: float

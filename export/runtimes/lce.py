@@ -1,4 +1,4 @@
-"""Larq Compute Engine's own interpreter: the judge of LCE files.
+"""Larq Compute Engine's own interpreter, which exported LCE files are verified in.
 
 Its Python package imports TensorFlow, its interpreter extension does not; so that extension is loaded by its path.
 """

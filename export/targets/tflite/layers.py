@@ -55,7 +55,7 @@ def _row(model: Model, op: Operator) -> LayerRow | None:
     elif op.code in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
         macs = math.prod(weights) * math.prod(output_shape[1:])
     int8 = macs > 0 and not binary and model.is_int8(op.inputs[1])
-    # Of an int8 layer: the scales of the weights, which are no tensor, and the bias in their steps.
+    # An int8 layer has two float parameters a channel: the scale of its weights, which is no tensor, and the bias.
     floats = [op.inputs[2], op.inputs[2]] if int8 else [i for i in parameters if not model.is_int32(i)]
     return LayerRow(
         name=model.name(named[0]).rpartition("/")[0] if named else model.name(op.outputs[0]),
@@ -117,18 +117,18 @@ class BinaryLayer:
 
     name: str
     signs: int
-    """The packed tensor that enters it, before any padding."""
+    """The packed tensor that the layer reads, before any padding."""
     channels: int
     weight: NDArray[np.int8]
-    """{-1, +1}, [O, I/groups, kh, kw]."""
+    """Values -1 and +1 of shape [O, I/groups, kh, kw]."""
     stride: Pair
     dilation: Pair
     groups: int
     padding: Pair = (0, 0)
     in_float: bool = False
-    """Whether it runs as a float convolution of the signs."""
+    """Whether the layer runs as a float convolution of the signs."""
     is_torch: bool = True
-    """Whether ``padding`` zeros on both sides give the windows of the file; not so for SAME of other writers."""
+    """Whether ``padding`` zeros on both sides give the windows of the file. SAME of another writer may have others."""
 
 
 def binary_layers(model: Model) -> Iterator[BinaryLayer]:

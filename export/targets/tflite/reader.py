@@ -55,7 +55,7 @@ def parse_model(data: bytes) -> Model:
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator: its name (a builtin's in capitals, else the custom code), tensors and options."""
+    """One operator. ``code`` is a builtin operator's name in capitals, or the code of a custom operator."""
 
     code: str
     inputs: list[int]
@@ -98,12 +98,12 @@ class Model:
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """What the inputs are called: as in the signature, or without one as their tensors."""
+        """The names of the inputs in the signature; without a signature those of their tensors."""
         return self._signature_names("inputs", self.inputs)
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """What the outputs are called: as in the signature, or without one as their tensors."""
+        """The names of the outputs in the signature; without a signature those of their tensors."""
         return self._signature_names("outputs", self.outputs)
 
     def _signature_names(self, side: str, tensors: list[int]) -> tuple[str, ...]:
@@ -112,7 +112,7 @@ class Model:
         return tuple(named.get(tensor) or self.name(tensor) for tensor in tensors)
 
     def tap(self, tensors: list[int]) -> None:
-        """Let ``tensors`` be the outputs, without the signature, which would no longer fit."""
+        """Make ``tensors`` the outputs, and remove the signature, which no longer fits."""
         self.subgraph.outputs = tensors
         self.raw.signatureDefs = None
 
@@ -206,11 +206,11 @@ def _check_lce(op: Operator) -> None:
 
 
 def channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Stored shape without the batch dimension, [C, H, W] for a map."""
+    """The shape [C, H, W] or [C] of a tensor that is stored as [N, H, W, C] or [N, C]."""
     return (shape[3], shape[1], shape[2]) if len(shape) == 4 else shape[1:]
 
 
 def metadata_of(model: Model) -> dict[str, Any]:
-    """The metadata that bnnedge stored; of another writer's file, such as LCE's converter's, only ``input_shape``."""
+    """The metadata that bnnedge stored. For a file of another writer, such as LCE's converter, it is ``input_shape``."""
     metadata = model.metadata(METADATA_NAME)
     return {"input_shape": list(channels_first(model.shape(model.inputs[0])))} if metadata is None else metadata
