@@ -115,7 +115,7 @@ def _binary_conv2d(node: g.BinaryConv2d, low: Lowering) -> None:
 
 
 def _reachable(threshold: NDArray[np.int32], fan_in: int) -> NDArray[np.int64]:
-    """Thresholds clipped to [-K, K + 1], the range in which they decide anything, so that float32 holds them exactly."""
+    """Thresholds clipped to [-K, K + 1], beyond which they decide alike, so that float32 holds them."""
     return np.clip(threshold.astype(np.int64), -fan_in, fan_in + 1)
 
 

@@ -211,6 +211,6 @@ def channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def metadata_of(model: Model) -> dict[str, Any]:
-    """The metadata that bnnedge stored. For a file of another writer, such as LCE's converter, it is ``input_shape``."""
+    """The metadata that bnnedge stored. For another writer's file, such as LCE's converter's, it is ``input_shape``."""
     metadata = model.metadata(METADATA_NAME)
     return {"input_shape": list(channels_first(model.shape(model.inputs[0])))} if metadata is None else metadata
