@@ -18,7 +18,7 @@ from bnnedge.export.targets.target import LayerRow, read_file
 from bnnedge.export.trace import trace
 from bnnedge.layers.deploy import deploy
 from bnnedge.models.create import create_model
-from bnnedge.train.run import load_run
+from bnnedge.train.load import load_run
 
 
 def graph_rows(graph: Graph) -> list[LayerRow]:
@@ -61,7 +61,7 @@ def summarize(source: str, *, num_classes: int = 10, in_channels: int = 3, image
     if path.suffix != ".py" and (path.exists() or ("/" in source and ".py:" not in source)):
         loaded = load_run(path)
         info = loaded.dataset
-        return _model_rows(loaded.model, (info.in_channels, info.image_size, info.image_size))
+        return _model_rows(loaded.model, info.preprocessing.input_shape)
     model = create_model(source, num_classes=num_classes, in_channels=in_channels, image_size=image_size)
     return _model_rows(model, (in_channels, image_size, image_size))
 
