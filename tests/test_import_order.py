@@ -61,6 +61,7 @@ PARTS: dict[str, list[set[str]]] = {
         {"replay"},
         {"verify"},
         {"summary", "evaluate"},
+        {"stem_effect"},
         {"api", "float_twin"},
         {"run"},
         {"__init__"},
