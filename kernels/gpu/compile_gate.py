@@ -33,6 +33,7 @@ OPS = (
     "bnnedge.kernels.gpu.int8_dot",
     "bnnedge.kernels.gpu.xnor_gemm",
     "bnnedge.kernels.gpu.bconv2d",
+    "bnnedge.kernels.gpu.conv_launch",
     "bnnedge.kernels.gpu.pack",
     "bnnedge.kernels.gpu.bn_statistics",
     "bnnedge.kernels.gpu.bn_clip_pack",

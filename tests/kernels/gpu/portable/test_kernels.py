@@ -13,6 +13,7 @@ from bnnedge.kernels.gpu import (
     bn_clip_pack,
     bn_gradient,
     bn_statistics,
+    conv_launch,
     int8_dot,
     pack,
     reference,
@@ -314,7 +315,7 @@ def test_bconv2d_in_floats(
 
 def test_border_table_of_the_usual_convolution_has_nine_rows() -> None:
     g = GEOMETRIES["3x3"]
-    classes, table = bconv2d.border_table(g, torch.zeros(g.out_channels, 3, 3, dtype=torch.int32))
+    classes, table = conv_launch.border_table(g, torch.zeros(g.out_channels, 3, 3, dtype=torch.int32))
     assert table.shape == (9, g.out_channels) and classes.shape == (g.out_height * g.out_width,)
     inside = classes.view(g.out_height, g.out_width)[1:-1, 1:-1]
     assert len(inside.unique()) == 1 and (table[inside[0, 0]] == 9 * g.channels).all()
