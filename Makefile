@@ -7,8 +7,8 @@ RUN := runs/demo
 MODEL := $(RUN)/resnet18_1w1a
 FUZZ_SECONDS ?= 600
 
-# The install is editable: Python changes are live, a change of these needs a re-install.
-CPP := $(shell find kernels/cpp -type f)
+# The install is editable: changes of Python files are live, C++ and a module that becomes a package need a new install.
+CPP := $(shell find kernels/cpp -type f) $(shell find bnnedge kernels export benchmarks -name __init__.py)
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -21,7 +21,7 @@ help:
 	@echo "make test-aarch64  kernels and plug-ins on emulated AArch64 (needs g++-aarch64-linux-gnu, qemu-user-static)"
 	@echo "make fuzz       FUZZ_SECONDS=600 of fuzzing each plug-in, with sanitizers (needs clang)"
 	@echo "make wheels     x86-64 and AArch64 wheels for any Linux since 2014 into dist/, tested (needs qemu-user-static)"
-	@echo "make lint       ruff and mypy"
+	@echo "make lint       ruff, clang-format and mypy"
 	@echo "make clean      remove the environment, caches and build products (runs/ stays)"
 
 $(INSTALLED): pyproject.toml $(CPP)
@@ -68,6 +68,7 @@ fuzz: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(filter %.cc %.h,$(CPP))
 	$(BIN)/mypy
 
 clean:

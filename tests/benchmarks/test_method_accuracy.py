@@ -10,12 +10,12 @@ from bnnedge.benchmarks.methods import accuracy
 from bnnedge.benchmarks.methods.accuracy import SHORT_RUNS, Trial, short_run
 from bnnedge.config import RunConfig
 from bnnedge.errors import ConfigError
-from bnnedge.train.run import resolve
+from bnnedge.train.resolve import resolve
 
 
 def config(method: str, seed: int = 0, epochs: int = 1) -> RunConfig:
     return RunConfig(
-        method, "resnet20_1w1a", image_size=8, epochs=epochs, batch_size=700, seed=seed, device="cpu", threads=1
+        method, "resnet20_1w1a", image_size=(8,), epochs=epochs, batch_size=700, seed=seed, device="cpu", threads=1
     )
 
 

@@ -11,16 +11,20 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bnnedge.config import RunConfig
 from bnnedge.data.dataset import load_dataset
 from bnnedge.errors import ConfigError
-from bnnedge.layers.binary_layers import BinaryLinear, binary_layers
+from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear, binary_layers
 from bnnedge.methods import bayesbinn
 from bnnedge.methods.bayesbinn import Bayesbinn, BayesbinnOptions
 from bnnedge.methods.method import Plan
-from bnnedge.train import run as runs
+from bnnedge.tasks.classification import Classification
+from bnnedge.train.assemble import make_state
 from bnnedge.train.checkpoint import read_checkpoint
+from bnnedge.train.resolve import resolve
+from bnnedge.train.start import start_run
 from tests.methods.slow_dense import Array, TwoLayers, example, gradients, sgn
 
 NETWORK = """
@@ -228,6 +232,35 @@ def test_evaluation_by_samples() -> None:
     torch.testing.assert_close(probabilities, stacked.softmax(-1).mean(0), rtol=0, atol=1e-6)
 
 
+def test_the_task_averages() -> None:
+    """The classes of a mask are its channels, which are not the last axis; a task of one's own is asked instead."""
+    method = Bayesbinn(BayesbinnOptions(a32=True, lambda_init=0.3, evaluate_steps=5))
+    layer = BinaryConv2d(3, 4, 3)
+    model = nn.Sequential(layer)
+    method.attach(model)
+    method.start_phase(model, 0)
+    model.eval()
+    x = torch.randn(2, 3, 6, 5)
+    generator = torch.Generator().manual_seed(0)
+    outputs = []
+    for _ in range(5):
+        u = torch.rand(layer.weight.shape, generator=generator)
+        drawn = torch.where(u < bayesbinn.positive_probability(layer.weight.detach()), 1.0, -1.0)
+        outputs.append(F.conv2d(x, drawn))
+    stacked = torch.stack(outputs)
+    assert torch.equal(method.predict(model, x), Classification(4).average(stacked, "probabilities"))
+    # The float32 sums of 4 exponentials are off by less than 1e-6 of their value, and so are the probabilities.
+    torch.testing.assert_close(method.predict(model, x).exp().sum(1), torch.ones(2, 4, 3), rtol=0, atol=2e-6)
+
+    class Largest(Classification):
+        def average(self, outputs: Tensor, how: Any) -> Tensor:
+            assert how == "probabilities"
+            return outputs.amax(0)
+
+    method.task = Largest(4)
+    assert torch.equal(method.predict(model, x), stacked.amax(0))
+
+
 def test_evaluation_by_the_mean() -> None:
     output, lam, x = evaluated({"evaluate_mean": True})
     expected = (x @ lam.tanh().T).log_softmax(-1)
@@ -253,18 +286,18 @@ def config(tmp_path: Path) -> Callable[..., RunConfig]:
 
 
 def test_the_first_task_s_posterior_is_the_second_one_s_prior(config: Any, tmp_path: Path) -> None:
-    runs.start_run(config(), tmp_path / "task1")
+    start_run(config(), tmp_path / "task1")
     posterior = read_checkpoint(tmp_path / "task1" / "last.ckpt").model["2.weight"]
     second = config(init=str(tmp_path / "task1"), options={"prior": "init"})
-    state = runs.make_state(runs.resolve(second), load_dataset("digits", 8), fresh=True)
+    state = make_state(resolve(second), load_dataset("digits", 8), fresh=True)
     layer = binary_layers(state.model)["2"]
     assert torch.equal(layer.weight, posterior) and torch.equal(layer.binarizer.prior, posterior)  # type: ignore[arg-type]
-    runs.start_run(second, tmp_path / "task2")
+    start_run(second, tmp_path / "task2")
     last = read_checkpoint(tmp_path / "task2" / "last.ckpt").model
     assert torch.equal(last["2.binarizer.prior"], posterior)
     assert not torch.equal(last["2.weight"], posterior)
     third = config(init=str(tmp_path / "task2"), options={"prior": "init"})
-    state = runs.make_state(runs.resolve(third), load_dataset("digits", 8), fresh=True)
+    state = make_state(resolve(third), load_dataset("digits", 8), fresh=True)
     assert torch.equal(binary_layers(state.model)["2"].binarizer.prior, last["2.weight"])  # type: ignore[arg-type]
 
 
@@ -274,10 +307,10 @@ def test_a_prior_needs_a_posterior(source: str, config: Any, tmp_path: Path) -> 
     words = "needs --init with a run of bayesbinn; none was given"
     if source == "another method":
         other = dataclasses.replace(config(), method="ste", method_options={})
-        runs.start_run(other, tmp_path / "ste")
+        start_run(other, tmp_path / "ste")
         settings["init"], words = str(tmp_path / "ste"), "ste is of another method"
     with pytest.raises(ConfigError, match=words):
-        runs.start_run(config(**settings), tmp_path / "run")
+        start_run(config(**settings), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -17,7 +17,7 @@ from bnnedge.layers.binary_layers import BinaryLinear, binary_layers
 from bnnedge.methods.bop import Bop, BopOptimizer, BopOptions
 from bnnedge.methods.bop2 import Bop2Options
 from bnnedge.methods.method import Plan
-from bnnedge.train.run import start_run
+from bnnedge.train.start import start_run
 from tests.methods.slow_dense import Array, TwoLayers, example, gradients, sgn
 from tests.methods.test_registry import EPOCHS, NETWORKS, check_resume
 
@@ -167,7 +167,7 @@ def test_schedules_resume_exactly(method: str, tmp_path: Path, monkeypatch: pyte
     config = RunConfig(
         method=method,
         model=f"{tmp_path / 'networks.py'}:mlp",
-        image_size=8,
+        image_size=(8,),
         epochs=EPOCHS,
         device="cpu",
         threads=1,

@@ -21,7 +21,7 @@ from bnnedge.methods import METHODS
 from bnnedge.train import loop
 from bnnedge.train.checkpoint import Checkpoint, read_checkpoint
 from bnnedge.train.distributed import Group
-from bnnedge.train.run import resume_run, start_run
+from bnnedge.train.start import resume_run, start_run
 
 JOBS = Path(__file__).with_name("distributed_jobs.py")
 
@@ -108,7 +108,7 @@ def assert_close(found: Path, expected: Path) -> None:
     """Both runs' last weights and best epochs; binary weights and integers exactly."""
     for name in ("last.ckpt", "best.ckpt"):
         a, b = (read_checkpoint(run / name) for run in (found, expected))
-        assert (a.epoch, a.best_epoch, a.best_val_top1) == (b.epoch, b.best_epoch, b.best_val_top1)
+        assert (a.epoch, a.best_epoch, a.best_score) == (b.epoch, b.best_epoch, b.best_score)
         assert list(a.model) == list(b.model)
         for key, weight in b.model.items():
             if not weight.is_floating_point() or bool((weight.abs() == 1).all()):
@@ -218,13 +218,13 @@ def test_batches_too_small_to_share_are_refused(size: int, pieces: int, sync: bo
     if fits:
         Group(0, size).check_sizes([100, 8], pieces, sync)
     else:
-        with pytest.raises(ConfigError, match=rf"a batch of 8 images .* processes \({size}\)"):
+        with pytest.raises(ConfigError, match=rf"a batch of 8 samples .* {size} processes"):
             Group(0, size).check_sizes([100, 8], pieces, sync)
 
 
 def test_an_epochs_last_batch_counts(net: str, tmp_path: Path, tiny_config: Callable[..., RunConfig]) -> None:
     # 1259 images: the last batch of 629 is one single image, which is left out; that of 628 has 3.
     start_run(tiny_config(batch_size=629, accumulate=2, epochs=1), tmp_path / "fits")
-    with pytest.raises(ConfigError, match=r"a batch of 3 images .* of 1 with accumulate 2, but needs 2 images"):
+    with pytest.raises(ConfigError, match=r"a batch of 3 samples .* of 1 with accumulate 2, but needs 2 samples"):
         start_run(tiny_config(batch_size=628, accumulate=2, epochs=1), tmp_path / "run")
     assert not (tmp_path / "run").exists()

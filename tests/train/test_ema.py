@@ -18,10 +18,12 @@ from bnnedge.layers.binary_layers import binary_layers
 from bnnedge.layers.deploy import deploy, deployed_layers
 from bnnedge.methods import METHODS
 from bnnedge.train import loop
+from bnnedge.train.build import make_model
 from bnnedge.train.checkpoint import read_checkpoint
 from bnnedge.train.ema import Ema
+from bnnedge.train.load import load_run
 from bnnedge.train.metrics import evaluate
-from bnnedge.train.run import load_run, make_model, resume_run, start_run
+from bnnedge.train.start import resume_run, start_run
 
 Config = Callable[..., RunConfig]
 
@@ -104,8 +106,8 @@ def test_evaluation_and_deploy_form_are_of_the_average(tiny_config: Config, tmp_
     loaded = load_run(tmp_path / "run", "last")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     dataset, cpu = load_dataset("digits", 8), torch.device("cpu")
-    assert evaluate(loaded.model, dataset, "val", cpu).top1 == rows[-1]["val_top1"]
-    assert evaluate(load_run(tmp_path / "run").model, dataset, "test", cpu).top1 == result["test_top1"]
+    assert evaluate(loaded.model, dataset, "val", cpu).scores["top1"] == rows[-1]["val_top1"]
+    assert evaluate(load_run(tmp_path / "run").model, dataset, "test", cpu).scores["top1"] == result["test_top1"]
     saved = read_checkpoint(tmp_path / "run" / "last.ckpt")
     deployed = deployed_layers(deploy(loaded.model))["conv"]
     assert torch.equal(deployed.weight > 0, saved.model["conv.weight"] >= 0)

@@ -20,8 +20,8 @@ from bnnedge.errors import CheckpointError, ConfigError
 from bnnedge.files import write_atomically
 from bnnedge.train import loop
 from bnnedge.train.checkpoint import Checkpoint, read_checkpoint
-from bnnedge.train.run import resume_run, start_run
 from bnnedge.train.run_folder import RunFolder
+from bnnedge.train.start import resume_run, start_run
 
 Config = Callable[..., RunConfig]
 
@@ -182,7 +182,7 @@ def test_resume_refuses_another_models_checkpoint(tiny_config: Config, tmp_path:
 def command(config: RunConfig, run: Path) -> list[str]:
     settings = ["--method", config.method, "--model", config.model, "--epochs", str(config.epochs)]
     return [
-        *(sys.executable, "-m", "bnnedge.cli", "train", *settings, "--image-size", "8", "--device", "cpu"),
+        *(sys.executable, "-m", "bnnedge", "train", *settings, "--image-size", "8", "--device", "cpu"),
         *("--set", "threads=1", "--out", str(run)),
     ]
 

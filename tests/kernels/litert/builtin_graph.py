@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from bnnedge.export.targets.tflite_writer import ABSENT, TfliteWriter
+from bnnedge.export.targets.tflite.writer import ABSENT, TfliteWriter
 from bnnedge.kernels.layout import pack
 from bnnedge.kernels.plugins import litert_delegate
 from tests.kernels.litert.convolution import Case, Parameters, conv_options, doubled_popcounts, expected

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bnnedge.export.targets.tflite_writer import ABSENT, TfliteWriter
-from bnnedge.export.targets.to_lce import bmaxpool2d_options
+from bnnedge.export.targets.tflite.bit_forms import bmaxpool2d_options
+from bnnedge.export.targets.tflite.writer import ABSENT, TfliteWriter
 from bnnedge.kernels.layout import pack
 from tests.kernels.litert.convolution import Case, conv_options
 from tests.kernels.litert.running import Array

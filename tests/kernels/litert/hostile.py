@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from bnnedge.export.targets.tflite_reader import parse_model
-from bnnedge.export.targets.tflite_writer import schema, serialize
-from bnnedge.export.targets.to_lce import bmaxpool2d_options
+from bnnedge.export.targets.tflite.bit_forms import bmaxpool2d_options
+from bnnedge.export.targets.tflite.reader import parse_model
+from bnnedge.export.targets.tflite.writer import schema, serialize
 from bnnedge.kernels.layout import pack
 from tests.kernels.litert.builtin_graph import BuiltinGraph
 from tests.kernels.litert.chain import chain, image

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bnnedge.export.targets.tflite_writer import TfliteWriter
+from bnnedge.export.targets.tflite.writer import TfliteWriter
 from tests.kernels.litert.builtin_graph import SPECIAL, BuiltinGraph
 from tests.kernels.litert.convolution import CHANNELS
 from tests.kernels.litert.running import Array, interpreter, invoke, needs_delegate, unavailable

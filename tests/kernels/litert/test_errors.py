@@ -10,8 +10,8 @@ import pytest
 
 from bnnedge.errors import ConfigError, MissingDependencyError
 from bnnedge.export.runtimes.litert import LiteRt
-from bnnedge.export.targets.tflite_reader import parse_model
-from bnnedge.export.targets.tflite_writer import schema, serialize
+from bnnedge.export.targets.tflite.reader import parse_model
+from bnnedge.export.targets.tflite.writer import schema, serialize
 from bnnedge.kernels import plugins
 from bnnedge.kernels.plugins import litert_delegate
 from tests.kernels.litert.chain import chain

@@ -14,12 +14,13 @@ from bnnedge.export.passes import optimize
 from bnnedge.export.runtimes import lce as lce_module
 from bnnedge.export.runtimes.lce import Lce
 from bnnedge.export.runtimes.litert import LiteRt
-from bnnedge.export.targets.tflite_reader import parse_model
-from bnnedge.export.targets.tflite_writer import serialize
-from bnnedge.export.targets.to_lce import LceTarget
+from bnnedge.export.targets.tflite.reader import parse_model
+from bnnedge.export.targets.tflite.target import LceTarget
+from bnnedge.export.targets.tflite.writer import serialize
 from bnnedge.export.trace import trace
 from bnnedge.kernels.layout import pack
 from bnnedge.kernels.plugins import litert_delegate
+from bnnedge.layers.deploy import deploy
 from bnnedge.methods import METHODS
 from bnnedge.models import MODELS
 from bnnedge.models.create import create_model
@@ -118,7 +119,7 @@ def network(request: pytest.FixtureRequest) -> bytes:
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.weight.normal_()
                 module.bias.normal_()
-    return LceTarget().write(optimize(trace(model, torch.zeros(2, 3, 32, 32))))
+    return LceTarget().write(optimize(trace(deploy(model), torch.zeros(2, 3, 32, 32))))
 
 
 @needs_lce
@@ -126,7 +127,8 @@ def test_networks_agree_with_lce_in_every_layer(network: bytes) -> None:
     """LCE's float operators are built-in kernels, LiteRT's are XNNPACK's: a sign near zero may turn, and what follows
     it then differs. So integers are compared layer by layer for the same signs."""
     x = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
-    output, signs = LiteRt.tap(network, x)
+    outputs, signs = LiteRt.tap(network, x)
+    (output,) = outputs.values()
     np.testing.assert_array_equal(output, LiteRt.open(network, threads=2).run(x))
     _, others = Lce.tap(network, x)
     assert list(signs) == list(others) and len(signs) >= 5
@@ -143,7 +145,7 @@ def test_networks_are_the_same_fused_and_not(name: str) -> None:
     model = create_model(name, num_classes=10, in_channels=3, image_size=32)
     method = METHODS.load("ste")
     method(method.Options()).attach(model)
-    data = LceTarget().write(optimize(trace(model, torch.zeros(2, 3, 32, 32))))
+    data = LceTarget().write(optimize(trace(deploy(model), torch.zeros(2, 3, 32, 32))))
     raw = parse_model(data).raw
     inner = [int(op.outputs[0]) for op in raw.subgraphs[0].operators[:-4]]
     raw.subgraphs[0].outputs = [*raw.subgraphs[0].outputs, *inner]
@@ -165,4 +167,4 @@ def test_residual_networks_are_one_partition() -> None:
         model = create_model(name, num_classes=10, in_channels=3, image_size=size)
         method = METHODS.load("ste")
         method(method.Options()).attach(model)
-        assert partitions_of(LceTarget().write(optimize(trace(model, torch.zeros(2, 3, size, size))))) == 1
+        assert partitions_of(LceTarget().write(optimize(trace(deploy(model), torch.zeros(2, 3, size, size))))) == 1

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bnnedge.export.targets.to_lce import bmaxpool2d_options
+from bnnedge.export.targets.tflite.bit_forms import bmaxpool2d_options
 from bnnedge.kernels.layout import pack
 from bnnedge.kernels.plugins import litert_delegate
 from tests.kernels.litert.convolution import CHANNELS, edges

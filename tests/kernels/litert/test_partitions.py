@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bnnedge.export.targets.tflite_writer import TfliteWriter
+from bnnedge.export.targets.tflite.writer import TfliteWriter
 from tests.kernels.litert.builtin_graph import BuiltinGraph
 from tests.kernels.litert.running import entering, needs_delegate, partitions_of
 from tests.kernels.litert.writing import NONE, RELU6, RELU_N1_TO_1, TANH

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from bnnedge.export.targets.tflite_reader import parse_model
-from bnnedge.export.targets.tflite_writer import ABSENT, TfliteWriter, schema, serialize
+from bnnedge.export.targets.tflite.reader import parse_model
+from bnnedge.export.targets.tflite.writer import ABSENT, TfliteWriter, schema, serialize
 from tests.kernels.litert.running import Array
 
 SAME, VALID = 0, 1

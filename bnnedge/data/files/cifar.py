@@ -1,0 +1,174 @@
+"""Readers of the two published forms of CIFAR: the binary version and the Python version.
+
+Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images"; https://www.cs.toronto.edu/~kriz/cifar.html.
+Both hold images as 3,072 bytes: 1,024 red, 1,024 green, 1,024 blue, each row by row.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bnnedge.data.augmentation import CropAndFlip
+from bnnedge.data.files.folders import find_folder
+from bnnedge.data.samples import MemorySamples
+from bnnedge.data.source import Source, own_validation
+from bnnedge.errors import DataError
+
+IMAGE_BYTES = 3 * 32 * 32
+SPLIT_SEED = 45_000
+"""Fixes which training images are held out for validation, whatever the run's seed."""
+
+Samples = tuple[NDArray[np.uint8], NDArray[np.int64]]
+"""Images [N, 3, 32, 32] and labels [N]."""
+
+
+@dataclass(frozen=True)
+class CifarLayout:
+    """File and field names of one of the two data sets."""
+
+    name: str
+    num_classes: int
+    binary_folder: str
+    binary_train: tuple[str, ...]
+    binary_test: str
+    binary_names: str
+    label_bytes: int
+    """Bytes before each image; the last one is the label."""
+    python_folder: str
+    python_train: tuple[str, ...]
+    python_test: str
+    python_meta: str
+    label_key: bytes
+    names_key: bytes
+
+
+def load_cifar(layout: CifarLayout, data_root: Path | None) -> Source:
+    """The binary version if it is there, else the Python version, under ``data_root`` or ``$BNNEDGE_DATA``.
+
+    A tenth of each class of the published training set is held out for validation. Training images are padded by 4
+    pixels, cropped and mirrored at random. Raises ``DataError`` naming the folder or file that is missing or damaged.
+    """
+    train, test, names = _read(layout, data_root)
+    return Source(
+        name=layout.name,
+        train=MemorySamples(*map(torch.from_numpy, train)),
+        test=MemorySamples(*map(torch.from_numpy, test)),
+        size=(32, 32),
+        channels=3,
+        classes=names,
+        validation=own_validation(train[1], 0.1, SPLIT_SEED),
+        split_seed=SPLIT_SEED,
+        augmentation=CropAndFlip(),
+    )
+
+
+def _read(layout: CifarLayout, data_root: Path | None) -> tuple[Samples, Samples, tuple[str, ...]]:
+    folder = find_folder(layout.name, data_root, (layout.binary_folder, layout.python_folder))
+    return (_read_binary if folder.name == layout.binary_folder else _read_python)(layout, folder)
+
+
+def _read_binary(layout: CifarLayout, folder: Path) -> tuple[Samples, Samples, tuple[str, ...]]:
+    train = _join([_binary_samples(layout, folder / name) for name in layout.binary_train])
+    test = _binary_samples(layout, folder / layout.binary_test)
+    lines = _read_bytes(layout, folder / layout.binary_names).decode("ascii", "replace").split("\n")
+    return train, test, _class_names(layout, [s.strip() for s in lines if s.strip()], folder / layout.binary_names)
+
+
+def _binary_samples(layout: CifarLayout, path: Path) -> Samples:
+    data = _read_bytes(layout, path)
+    record = layout.label_bytes + IMAGE_BYTES
+    if not data or len(data) % record:
+        raise DataError(f"{path} holds {len(data)} bytes; expected a multiple of {record}: unpack the archive again")
+    rows = np.frombuffer(data, np.uint8).reshape(-1, record)
+    return _samples(layout, rows[:, layout.label_bytes :], rows[:, layout.label_bytes - 1], path)
+
+
+def _read_python(layout: CifarLayout, folder: Path) -> tuple[Samples, Samples, tuple[str, ...]]:
+    train = _join([_python_samples(layout, folder / name) for name in layout.python_train])
+    test = _python_samples(layout, folder / layout.python_test)
+    meta = folder / layout.python_meta
+    names = _field(_unpickle(layout, meta), layout.names_key, list, meta)
+    return train, test, _class_names(layout, [n.decode() if isinstance(n, bytes) else str(n) for n in names], meta)
+
+
+def _python_samples(layout: CifarLayout, path: Path) -> Samples:
+    contents = _unpickle(layout, path)
+    images = _field(contents, b"data", np.ndarray, path)
+    labels = _field(contents, layout.label_key, list, path)
+    if images.dtype != np.uint8 or images.shape != (len(labels), IMAGE_BYTES) or not labels:
+        raise DataError(
+            f"{path}: expected uint8 data of shape ({len(labels)}, {IMAGE_BYTES}), got {images.dtype} {images.shape}"
+        )
+    return _samples(layout, images, np.asarray(labels), path)
+
+
+def _samples(layout: CifarLayout, pixels: NDArray[np.uint8], labels: NDArray[Any], path: Path) -> Samples:
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= layout.num_classes:
+        raise DataError(f"{path}: expected labels from 0 to {layout.num_classes - 1}; unpack the archive again")
+    return pixels.reshape(-1, 3, 32, 32).copy(), labels.astype(np.int64)
+
+
+def _join(parts: Sequence[Samples]) -> Samples:
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+
+def _class_names(layout: CifarLayout, names: list[str], path: Path) -> tuple[str, ...]:
+    if len(names) != layout.num_classes:
+        raise DataError(f"{path}: expected {layout.num_classes} class names, got {len(names)}")
+    return tuple(names)
+
+
+def _read_bytes(layout: CifarLayout, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{layout.name}: expected the file {path}: {error.strerror}") from error
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickles built-in containers and NumPy arrays and nothing else: a pickle may otherwise run any code."""
+
+    ALLOWED = frozenset(
+        {
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("_codecs", "encode"),
+        }
+    )
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        if (module_name, global_name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}")
+        if global_name == "_reconstruct":
+            # The module's name depends on the NumPy version; the function is the same.
+            return np.ndarray.__reduce__(np.empty(0))[0]
+        return super().find_class(module_name, global_name)
+
+
+def _unpickle(layout: CifarLayout, path: Path) -> dict[Any, Any]:
+    data = _read_bytes(layout, path)
+    try:
+        contents = _ArrayUnpickler(io.BytesIO(data), encoding="bytes").load()
+    except Exception as error:  # a damaged pickle can raise anything
+        raise DataError(f"{path} is not a file of the Python version of {layout.name}: {error}") from error
+    if not isinstance(contents, dict):
+        raise DataError(f"{path}: expected a dictionary, got a {type(contents).__name__}")
+    return contents
+
+
+def _field(contents: dict[Any, Any], key: bytes, kind: type[Any], path: Path) -> Any:
+    value = contents.get(key, contents.get(key.decode()))
+    if not isinstance(value, kind):
+        raise DataError(f"{path}: expected a {kind.__name__} under {key.decode()!r}, got a {type(value).__name__}")
+    return value
