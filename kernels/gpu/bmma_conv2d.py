@@ -34,7 +34,7 @@ from bnnedge.kernels.gpu.conv_launch import ConvCall, conv_launcher, positions
 from bnnedge.kernels.gpu.gluon_compat import async_load, barrier, commit_group, wait_group
 
 GROUP = 8
-"""Tiles of pixels that walk down the channels together."""
+"""Number of tiles of pixels that walk down the channels together, so that the filters stay in L2."""
 
 MOST_NARROW_WORDS = gl.constexpr(16383 // 32)
 """Up to this K a thread's sum of squares, 8 rows of at most K squared, fits into int32."""
@@ -202,7 +202,7 @@ def bconv2d(c: ConvCall) -> None:
 def _case(
     config: Config, targets: tuple[int, ...], channels: int, out: str = "bf16", kernel: int = 3, stride: int = 1
 ) -> CompileCase:
-    """As a training step launches it (alpha, sums for BatchNorm), or, with ``out`` i32, the bare integers."""
+    """The launch of a training step, with alpha and the sums for BatchNorm, or, with ``out`` i32, of bare integers."""
     vector, trained = gcd(4, channels // 32), out != "i32"
     ones = ("dilation_y", "dilation_x", *(("stride_y", "stride_x") if stride == 1 else ()))
     numbers = ("pixels", "out_channels", "steps", "height", "width", "out_height", "out_width", "pad_y", "pad_x")

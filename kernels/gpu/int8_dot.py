@@ -25,7 +25,7 @@ TILE = {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_BYTES": 64}
 NUM_WARPS, NUM_STAGES = 8, 3
 
 FP8_CAPABILITIES = ((10, 3),)
-"""Where int8 has no fast instruction but e4m3 has; elsewhere int8, whose sums are exact whatever the hardware."""
+"""Compute capabilities with a fast instruction for e4m3 and none for int8, whose sums are exact on all hardware."""
 
 # Shift and AND on four bytes at once, where shifts of int8 would be widened one by one. What a shift brings from the
 # neighbouring byte is masked away. 56 is the code of 1.0 in e4m3.
@@ -193,7 +193,7 @@ def xnor_gemm(
     alpha: Tensor | None = None,
     out_dtype: torch.dtype = torch.int32,
 ) -> Tensor:
-    """``reference.xnor_gemm``."""
+    """``reference.xnor_gemm`` on 8-bit tensor cores."""
     check_gemm(a, b, k, a_counts, b_counts, alpha, out_dtype)
     rows, columns = a.shape[0], b.shape[0]
     out = a.new_empty((rows, columns), dtype=out_dtype)
@@ -248,7 +248,7 @@ def operand_kind(device: torch.device) -> dict[str, bool]:
     return {"FP8": torch.cuda.get_device_capability(device) in FP8_CAPABILITIES, "ASM": True}
 
 
-_PRODUCTS = {  # instruction and its number in the loop: 8 planes of 128 x 128 x 64 products
+_PRODUCTS = {  # The instruction and its number in the loop, which computes 8 planes of 128 x 128 x 64 products.
     (80, False): ("IMMA.16832.S8.S8", 256),
     (89, False): ("IMMA.16832.S8.S8", 256),
     (89, True): ("QMMA.16832", 256),
