@@ -132,7 +132,8 @@ def verify(
     if len(arrays) != len(graph.inputs):
         raise VerificationError(f"images are needed for the inputs {', '.join(graph.inputs)}, found {len(arrays)}")
     inputs = dict(zip(graph.inputs, arrays, strict=True))
-    found, signs = runtime.tap(data, inputs)
+    outputs, signs = runtime.tap(data, inputs)
+    found = dict(zip(graph.outputs, outputs.values(), strict=True))
     exact = copy.deepcopy(model).double()
     stem = QuantizedStem.of(graph)
     behind_stem = None

@@ -32,11 +32,10 @@ def merge(
         METHODS.check(typed["method"])
     found = {} if file is None else _read(file, typed.get("method"))
     settings = {**found, **typed}
-    if check_options:
-        options = [name for name in settings if name not in _of_runs()]
-        _check(options, str(settings.get("method", RunConfig.method)))
     given = {name: value for name, value in settings.items() if name in _of_runs()}
     options = {name: value for name, value in settings.items() if name not in given}
+    if check_options:
+        _check(list(options), str(settings.get("method", RunConfig.method)))
     return {**given, "method_options": options} if options else given
 
 

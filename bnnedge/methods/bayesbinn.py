@@ -193,7 +193,7 @@ class NaturalGradient(torch.optim.Optimizer):
 
 
 class Bayesbinn(Method[BayesbinnOptions]):
-    """A mean-field posterior over binary weights: ``q(w = +1) = sigmoid(2 lambda)``, with mean ``mu = tanh(lambda)``.
+    """Learns a posterior over binary weights: ``q(w = +1) = sigmoid(2 lambda)``, with mean ``mu = tanh(lambda)``.
 
     With N the number of training images times ``train_set_scale``, tau the temperature, S = ``mc_steps`` and L the mean
     loss of an image, a step is

@@ -104,7 +104,7 @@ class BmdBinarizer(ActivationBinarizer):
 
 
 class Bmd(Method[BmdOptions]):
-    """Mirror descent in its numerically stable form, MD-tanh-S or MD-softmax-S, with binary activations.
+    """Trains by mirror descent in its numerically stable form, MD-tanh-S or MD-softmax-S, with binary activations.
 
     The optimizer updates dual weights. In each step, with g the gradient at the primal weight u,
 

@@ -145,7 +145,7 @@ class BnewBinarizer(ActivationBinarizer):
 
 
 class Bnew(Method[BnewOptions]):
-    """Training without latent weights, in three phases, each with a new Adam optimizer.
+    """Trains without latent weights in three phases, each with a new Adam optimizer.
 
     The learning rate of each falls linearly to 0.
 

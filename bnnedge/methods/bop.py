@@ -164,7 +164,7 @@ class BopOptimizer(torch.optim.Optimizer):
 
 
 class Bop(Method[BopOptions]):
-    """Binary optimizer: the weights are -1 and +1 from the first step on, with no latent copy.
+    """Flips weights that are -1 and +1 from the first step on, and have no latent copy.
 
     In each step, with g the gradient at the binary weight w (algorithm 1),
 

@@ -64,7 +64,7 @@ class Bop2Optimizer(BopOptimizer):
 
 
 class Bop2(Bop):
-    """Second-order binary optimizer: binary weights without a latent copy, as in ``Bop``.
+    """Flips binary weights without a latent copy as ``Bop`` does, by a second-order rule.
 
     In each step, with g the gradient at the binary weight w and m = v = 0 at the start,
 

@@ -47,7 +47,7 @@ class Defaults:
     optimizer: str = "adam"
     lr: float = 1e-3
     momentum: float = 0.9
-    """Momentum of SGD; other optimizers ignore it."""
+    """Momentum of SGD; the other optimizers have none."""
     weight_decay: float = 0.0
     lr_type: str = "cos"
     lr_every: str = "epoch"

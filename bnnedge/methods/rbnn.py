@@ -263,7 +263,7 @@ class RbnnBinarizer(Binarizer):
 
 
 class Rbnn(Method[RbnnOptions]):
-    """The rotated binary network.
+    """Rotates latent weights before their sign is taken, which brings them closer to the binary weights.
 
     Forward, for a layer with weight w [O, ...] and input x [N, ...]:
 

@@ -52,7 +52,7 @@ class ReactnetBinarizer(ActivationBinarizer):
 
 
 class Reactnet(Method[ReactnetOptions]):
-    """Training in two steps, each with a new Adam optimizer and a learning rate that falls linearly to 0.
+    """Trains in two steps, each with a new Adam optimizer and a learning rate that falls linearly to 0.
 
     1. ``y = conv(sign(x), w)`` with float weights w. Weight decay applies to the weights of convolutions alone.
     2. ``y = conv(sign(x), alpha_o sign(w))`` with ``alpha_o = mean abs(w_o)``, from the weights of the first step

@@ -1,4 +1,4 @@
-"""STE: binary weights and activations trained by the straight-through estimator."""
+"""STE: the straight-through estimator for binary weights and activations."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class SteBinarizer(ActivationBinarizer):
 
 
 class Ste(Method[SteOptions]):
-    """Straight-through estimator on latent float weights.
+    """Trains latent float weights, whose signs are the binary weights, by the straight-through estimator.
 
     Forward: ``y = conv(sign(x), sign(w))``. Backward: the gradient passes each sign multiplied by the surrogate's
     m(x) (``bnnedge/binarization/surrogate.py``). A step is

@@ -59,7 +59,7 @@ class XnorBinarizer(ActivationBinarizer):
 
 
 class Xnor(Method[XnorOptions]):
-    """Scaled binary convolutions.
+    """Multiplies binary convolutions by the mean magnitude of the float weights, and on request by that of the inputs.
 
     Forward: ``y = conv(sign(x), alpha_o sign(w))`` with ``alpha_o = mean abs(w_o)`` (eq. 6). With ``pixel_scale``, y is
     multiplied by K, the mean of abs(x) over the channels and the kernel's taps (section 3.2). Backward, for filters of

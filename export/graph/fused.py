@@ -61,10 +61,10 @@ class Block(Node):
         return self.conv.summands(inputs[:1]) + 2 * sum(steps)
 
     def reads(self, given: Dtypes) -> Dtypes:
-        return ("bits", "float32")[: len(given)]
+        return ("bits",) if len(given) == 1 else ("bits", "float32")
 
     def writes(self, given: Dtypes) -> Dtypes:
-        return ("float32", "bits")[: len(self.outputs)]
+        return ("float32",) if self.signs is None else ("float32", "bits")
 
 
 @dataclass(kw_only=True)
@@ -83,7 +83,7 @@ class BinarizeBelow(Node):
         return 0
 
     def reads(self, given: Dtypes) -> Dtypes:
-        return ("float32",) * len(given)
+        return tuple("float32" for _ in given)
 
     def writes(self, given: Dtypes) -> Dtypes:
         return ("bits",)
@@ -134,4 +134,4 @@ class Stem(Node):
         return ("float32",)
 
     def writes(self, given: Dtypes) -> Dtypes:
-        return ("float32", "bits")[: len(self.outputs)]
+        return ("float32",) if self.signs is None else ("float32", "bits")

@@ -87,7 +87,7 @@ class FloatNode(Node):
     """A node that reads and writes float32 tensors only."""
 
     def reads(self, given: Dtypes) -> Dtypes:
-        return ("float32",) * len(given)
+        return tuple("float32" for _ in given)
 
     def writes(self, given: Dtypes) -> Dtypes:
         return ("float32",)

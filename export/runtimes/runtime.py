@@ -67,12 +67,12 @@ class FileSession(Session):
 
     def inputs_of(self, images: Inputs) -> dict[str, Images]:
         """``images`` by name, in the order of ``input_names``. Raises ``DataError`` as ``prepare`` does."""
-        if not isinstance(images, Mapping) and len(self.input_names) == 1:
-            return {self.input_names[0]: images}
-        found = sorted(images) if isinstance(images, Mapping) else "one array"
-        if found != sorted(self.input_names):
-            raise DataError(f"the file has the inputs {', '.join(self.input_names)}; give all of them by name")
-        return {name: images[name] for name in self.input_names}  # type: ignore[index]
+        given = images if isinstance(images, Mapping) else {self.input_names[0]: images}
+        if sorted(given) != sorted(self.input_names):
+            found = ", ".join(images) if isinstance(images, Mapping) else "one array without a name"
+            expected = ", ".join(self.input_names)
+            raise DataError(f"the file has the inputs {expected}, found {found}; give all of them by name")
+        return {name: given[name] for name in self.input_names}
 
 
 class Runtime(ABC):

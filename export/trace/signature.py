@@ -22,12 +22,12 @@ def named_inputs(model: nn.Module, given: T | Sequence[T] | Mapping[str, T]) -> 
     ``given`` is one tensor, a tuple or list of them in order, or a mapping by the names of forward's arguments. A
     single tensor is called ``input``. Raises ``ExportError`` if forward does not take them.
     """
+    positional: tuple[Any, ...] = ()
+    named: dict[str, Any] = {}
     if isinstance(given, Mapping):
-        positional, named = (), dict(given)
-    elif isinstance(given, tuple | list):
-        positional, named = tuple(given), {}
+        named = dict(given)
     else:
-        positional, named = (given,), {}
+        positional = tuple(given) if isinstance(given, tuple | list) else (given,)
     if len(positional) == 1:
         return {ONLY_INPUT: positional[0]}
     try:
@@ -35,9 +35,9 @@ def named_inputs(model: nn.Module, given: T | Sequence[T] | Mapping[str, T]) -> 
     except TypeError as error:
         raise ExportError(f"the inputs given do not fit forward of {type(model).__name__}: {error}") from error
     if bound.kwargs or not bound.args:
-        names = ", ".join(bound.kwargs) or "none"
+        keywords = ", ".join(bound.kwargs) or "none"
         raise ExportError(
-            f"forward of {type(model).__name__} must take the inputs by position; it takes by keyword alone: {names}"
+            f"forward of {type(model).__name__} must take the inputs by position; it takes by keyword alone: {keywords}"
         )
     names = list(bound.arguments)
     if len(names) != len(bound.args):  # forward(self, *tensors)
@@ -53,9 +53,7 @@ def output_names(spec: pytree.TreeSpec) -> tuple[str | None, ...]:
     result = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)  # the model's result with numbers for tensors
     tensors = output_tensors(result)
     if not tensors or not all(isinstance(tensor, int) for tensor in tensors):
-        raise ExportError(
-            "a model must return a tensor, or a tuple, list or dict of tensors, with nothing nested in it"
-        )
+        raise ExportError("a model must return a tensor, or a tuple, list or dict of tensors that is not nested")
     if isinstance(result, Mapping):
         return tuple(map(str, result))
     return (None,) if len(tensors) == 1 else tuple(f"output_{index}" for index in range(len(tensors)))

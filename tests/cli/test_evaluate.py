@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, ClassVar
@@ -68,7 +70,8 @@ def fake_file(monkeypatch: pytest.MonkeyPatch) -> str:
     runtimes = Registry("runtime", [("absent", "fake:Absent"), ("oracle", "fake:Oracle")])
     monkeypatch.setitem(sys.modules, "fake", sys.modules[__name__])
     monkeypatch.setattr("bnnedge.export.targets.target.TARGETS", targets)
-    monkeypatch.setattr("bnnedge.export.evaluate.RUNTIMES", runtimes)
+    for module in ("evaluate", "runtimes.choose"):
+        monkeypatch.setattr(f"bnnedge.export.{module}.RUNTIMES", runtimes)
     Path("net.json").write_text(json.dumps({"dataset": load_dataset("digits", 8).info.to_dict()}))
     return "net.json"
 
@@ -86,3 +89,29 @@ def test_an_exported_file_that_cannot_run_is_one_line(fake_file: str, capsys: Ca
     fails(["evaluate", fake_file, "--runtime", "nope"], "unknown runtime 'nope'; known: absent, oracle", capsys)
     Path(fake_file).write_text("{}")
     fails(["evaluate", fake_file], "does not name its data set", capsys)
+
+
+def test_a_full_disk_leaves_the_old_result_or_none(
+    fake_file: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    Path("old.json").write_text("old")
+    before = sorted(Path().iterdir())
+    monkeypatch.setattr("bnnedge.files.os.fsync", full)
+    for name in ("old.json", "new.json"):
+        fails(["evaluate", fake_file, "--json", name], f"No space left on device: {name}", capsys, code=1)
+    assert sorted(Path().iterdir()) == before
+    assert Path("old.json").read_text() == "old"
+
+
+def test_a_pipe_is_written_to_and_stays_a_pipe(fake_file: str, capsys: Capture) -> None:
+    os.mkfifo("pipe")
+    os.symlink("pipe", "link")
+    for name in ("pipe", "link"):
+        reader = os.open(name, os.O_RDONLY | os.O_NONBLOCK)
+        assert main(["evaluate", fake_file, "--json", name]) == 0
+        assert json.loads(os.read(reader, 1 << 16))["runtime"] == "oracle"
+        os.close(reader)
+    assert Path("pipe").is_fifo() and Path("link").is_symlink()

@@ -73,10 +73,7 @@ def test_a_file_without_settings_is_a_run_of_defaults() -> None:
         ("method: bop\nmc_steps: 3", "c.yaml: method bop has no option 'mc_steps'; its options: surrogate"),
         ("method_options: {tmin: 1, mc_steps: 3}", "c.yaml: method rbnn has no option 'mc_steps'"),
         ("method_options: {tmin: small}", "c.yaml: tmin must be a finite number, got 'small'"),
-        (
-            "method_options: {epochs: 3}",
-            "c.yaml: epochs is a setting of every run; it must stand outside method_options",
-        ),
+        ("method_options: {epochs: 3}", "c.yaml: epochs is a setting of every run; it must stand outside"),
         ("method_options: {tmin: 1}\ntmin: 2", "c.yaml: tmin is given twice, under method_options and outside"),
         ("method_options: [tmin]", "c.yaml: method_options must be a mapping, got ['tmin']"),
         ("- epochs", "c.yaml should hold a setting a line, `name: value`, but holds a list"),

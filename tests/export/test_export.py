@@ -176,7 +176,7 @@ def test_float_twin_has_the_topology_and_no_bits(runs: dict[tuple[str, str], Pat
     run = runs["rbnn", "resnet20_1w1a"]
     metadata = TARGETS.load("onnx")().read_metadata(export_run(run, "onnx", check=False).path.read_bytes())
     binary = summarize(str(run))
-    for name, data in float_twin_files(metadata):
+    for name, data in float_twin_files(metadata, "net.onnx"):
         target = TARGETS.load("onnx" if name.endswith(".onnx") else "lce")()
         rows = [r for r in target.describe(data) if r.kind.startswith(("conv", "linear"))]
         assert sum(r.binary_weights for r in rows) == 0

@@ -161,8 +161,8 @@ def test_thresholds(channels: int, name: str, rng: np.random.Generator, build: B
     data = TARGET.write(graph)
     for runtime in KERNELS:
         np.testing.assert_array_equal(runtime.open(data).run(x), expected["t2"])
-    output, signs = Lce.tap(data, x)
-    np.testing.assert_array_equal(output, expected["t2"])
+    outputs, signs = Lce.tap(data, x)
+    np.testing.assert_array_equal(outputs["t2"], expected["t2"])
     np.testing.assert_array_equal(signs["n2"], expected["t1"])
     np.testing.assert_array_equal(Lce.integers(data, "n2", signs["n2"]), expected["t2"])
 
@@ -401,13 +401,13 @@ def test_network(build: Build, rng: np.random.Generator, evaluate: Evaluate) -> 
     x = np.clip(np.round(8 * rng.standard_normal((3, 3, 12, 12))) / 8, -2, 2).astype(np.float32)
     data = TARGET.write(graph)
     expected = evaluate(graph, x)
-    output, signs = Lce.tap(data, x)
+    outputs, signs = Lce.tap(data, x)
     assert list(signs) == ["n2", "n4", "n5"]
     for layer, tensor in (("n2", "t1"), ("n4", "t3"), ("n5", "t4")):
         np.testing.assert_array_equal(signs[layer], expected[tensor])
-    np.testing.assert_array_equal(output, Lce.open(data).run(x))
+    np.testing.assert_array_equal(outputs[graph.output], Lce.open(data).run(x))
     # Some 400 terms of at most 300 reach a logit, each in fewer than 50 roundings; 1e-3 is far from one sign's weight.
-    np.testing.assert_allclose(output, expected[graph.output], rtol=0, atol=1e-3)
+    np.testing.assert_allclose(outputs[graph.output], expected[graph.output], rtol=0, atol=1e-3)
 
 
 @needs_lce

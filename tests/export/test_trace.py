@@ -148,6 +148,11 @@ def test_what_cannot_be_exported_is_named(model: nn.Module, message: str, capfd:
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_model_that_is_not_deployed_is_refused() -> None:
+    with pytest.raises(ExportError, match=r"^1: the layer is not in its deploy form; trace deploy\(model\)"):
+        trace(nn.Sequential(nn.ReLU(), BinaryConv2d(2, 2, 1)), torch.zeros(2, 2, 3, 3))
+
+
 def test_padding_by_name(evaluate: Evaluate) -> None:
     x = torch.randn(3, 2, 7, 9)
     model = nn.Sequential(

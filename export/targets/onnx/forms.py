@@ -136,9 +136,8 @@ def _binary_conv2d(node: g.BinaryConv2d, out: OnnxWriter) -> None:
         out.add_packed(functions.BINARY_CONV, node.name, inputs, [(node.output, "plain")], **attributes)
         return
     threshold = out.parameter(node, "threshold", node.threshold.astype(np.int32))
-    op_type, form = functions.BINARY_CONV_THRESHOLD, "plain"
-    if packs(node):
-        op_type, form = functions.PACKED_CONV_THRESHOLD, "bits"
+    form: Form = "bits" if packs(node) else "plain"
+    op_type = functions.PACKED_CONV_THRESHOLD if packs(node) else functions.BINARY_CONV_THRESHOLD
     inputs = [out.read(node.inputs[0], form), weight, threshold]
     out.add_packed(op_type, node.name, inputs, [(node.output, form)], **attributes)
 
@@ -280,9 +279,9 @@ def _reshape(node: g.Reshape, out: OnnxWriter) -> None:
     # The order of the values is the same in both forms of an image of one pixel. 0 keeps the batch dimension.
     single = out.graph.tensors[x].shape[2:] == (1, 1) and out.has(x, "nhwc")
     source = out.read(x, "nhwc" if single else "plain")
-    shape, form = node.shape, "plain"
-    if len(shape) == 3 and shape[1:] == (1, 1):
-        shape, form = (1, 1, shape[0]), "nhwc"
+    pixel = len(node.shape) == 3 and node.shape[1:] == (1, 1)
+    shape = (1, 1, node.shape[0]) if pixel else node.shape
+    form: Form = "nhwc" if pixel else "plain"
     out.add("Reshape", node, [source, out.shared("shape", (0, *shape), np.int64)], form=form)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ from torch.utils.checkpoint import checkpoint
 from bnnedge.binarization.surrogate import clipped_identity
 from bnnedge.errors import ConfigError
 from bnnedge.kernels import native
-from bnnedge.layers import packed_ops
 from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear, binary_layers, use_kernels
+from bnnedge.layers.packed.conv import packed_conv2d
+from bnnedge.layers.packed.linear import packed_linear
+from bnnedge.layers.packed.operators import flat
 from bnnedge.methods import METHODS
 
 CONVOLUTIONS: dict[str, dict[str, Any]] = {
@@ -68,7 +71,7 @@ def test_convolution_and_gradients_are_plain_autograds_to_the_bit(name: str, bin
         inputs = x.clone().requires_grad_(), latent.clone().requires_grad_()
         weight = scaled_sign(inputs[1]) if binary else inputs[1]
         if packed:
-            y = packed_ops.packed_conv2d(inputs[0], weight, *arguments(name, 0.75, binary, x.dtype))[0]
+            y = packed_conv2d(inputs[0], weight, *arguments(name, 0.75, binary, x.dtype))[0]
         else:
             y = plain(inputs[0], weight, name, 0.75)
         y.backward(torch.linspace(-1, 1, y.numel()).view(y.shape))
@@ -85,7 +88,7 @@ def test_dense_layer_and_gradients_are_plain_autograds_to_the_bit(binary: bool) 
         inputs = x.clone().requires_grad_(), latent.clone().requires_grad_()
         weight = scaled_sign(inputs[1]) if binary else inputs[1]
         if packed:
-            y = packed_ops.packed_linear(inputs[0], weight, 1.0, binary, x.dtype, "auto")[0]
+            y = packed_linear(inputs[0], weight, 1.0, binary, x.dtype, "auto")[0]
         else:
             y = F.linear(clipped_identity(inputs[0]), weight)
         y.backward(torch.linspace(-1, 1, y.numel()).view(y.shape))
@@ -101,7 +104,7 @@ def test_gradient_in_float64_against_finite_differences() -> None:
     rest = arguments("3x3", math.inf, False, torch.float64)
 
     def convolve(w: Tensor) -> Tensor:
-        y: Tensor = packed_ops.packed_conv2d(x, w, *rest)[0]
+        y: Tensor = packed_conv2d(x, w, *rest)[0]
         return y
 
     assert torch.autograd.gradcheck(convolve, weight[:2].clone().requires_grad_())
@@ -120,7 +123,7 @@ def test_gradient_in_float64_against_finite_differences() -> None:
 def test_nan_counts_as_plus_one_and_passes_no_gradient_if_clipped(clip: float) -> None:
     x = torch.tensor([[math.nan, -1.0, 1.0]], requires_grad=True)
     weight = torch.tensor([[1.0, -1.0, 1.0]])
-    y = packed_ops.packed_linear(x, weight, clip, True, x.dtype, "auto")[0]
+    y = packed_linear(x, weight, clip, True, x.dtype, "auto")[0]
     assert y.item() == 3
     y.backward()
     assert x.grad is not None and x.grad.tolist() == [[0.0 if clip == 1 else 1.0, -1.0, 1.0]]
@@ -135,19 +138,19 @@ def test_stash_is_a_quarter_byte_an_element() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        packed_ops.packed_conv2d(x, weight, *arguments("3x3", 1.0, True, x.dtype))
+        packed_conv2d(x, weight, *arguments("3x3", 1.0, True, x.dtype))
     sizes = sum(tensor.numel() * tensor.element_size() for tensor in kept)
     assert sizes == x.numel() / 4 + weight.numel() / 8 + 32 * 4
 
 
-OPERATORS = [("packed_conv2d", name) for name in ("3x3", "groups")] + [("packed_linear", "")]
+OPERATORS = [(packed_conv2d, name) for name in ("3x3", "groups")] + [(packed_linear, "")]
 
 
 @pytest.mark.parametrize(("operator", "name"), OPERATORS)
 @pytest.mark.parametrize("binary", [False, True])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_opcheck(operator: str, name: str, binary: bool, channels_last: bool) -> None:
-    if operator == "packed_conv2d":
+def test_opcheck(operator: Any, name: str, binary: bool, channels_last: bool) -> None:
+    if operator is packed_conv2d:
         x, weight = tensors(name)
         rest = arguments(name, 1.0, binary, torch.float32)
         if channels_last:
@@ -157,7 +160,49 @@ def test_opcheck(operator: str, name: str, binary: bool, channels_last: bool) ->
         rest = (1.0, binary, torch.float32, "auto")
     weight = scaled_sign(weight) if binary else weight
     arguments_ = (x.requires_grad_(), weight.detach().requires_grad_(), *rest)
-    torch.library.opcheck(getattr(packed_ops, operator), arguments_)
+    torch.library.opcheck(operator, arguments_)
+
+
+SCHEMAS = {
+    "packed_conv2d": "(Tensor x, Tensor weight, float clip, bool binary_weight, SymInt[] stride, SymInt[] padding, "
+    "SymInt[] dilation, SymInt groups, ScalarType out_dtype, str kernels, Tensor? signs=None, Tensor? counts=None, "
+    "bool bn_sums=False) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "packed_conv2d_backward": "(Tensor g, Tensor signs, Tensor mask, Tensor filters, Tensor scale, Tensor? weight, "
+    "SymInt[] x_shape, bool x_channels_last, ScalarType x_dtype, SymInt[] weight_shape, ScalarType weight_dtype, "
+    "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, bool needs_x, bool needs_weight, "
+    "str kernels) -> (Tensor, Tensor)",
+    "packed_linear": "(Tensor x, Tensor weight, float clip, bool binary_weight, ScalarType out_dtype, str kernels) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "packed_linear_backward": "(Tensor g, Tensor signs, Tensor mask, Tensor filters, Tensor scale, Tensor? weight, "
+    "SymInt[] x_shape, bool x_channels_last, ScalarType x_dtype, SymInt[] weight_shape, ScalarType weight_dtype, "
+    "bool needs_x, bool needs_weight, str kernels) -> (Tensor, Tensor)",
+}
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_schemas_are_those_that_saved_programs_hold(name: str) -> None:
+    assert str(getattr(torch.ops.bnnedge, name).default._schema) == f"bnnedge::{name}{SCHEMAS[name]}"
+
+
+@dataclass(frozen=True)
+class _Some:
+    x: Tensor
+    sizes: list[int]
+    kind: str = "auto"
+
+
+def _echo(a: _Some) -> tuple[Tensor, Tensor]:
+    return a  # type: ignore[return-value]
+
+
+def test_arguments_one_by_one_are_the_fields_of_their_dataclass() -> None:
+    x, taken = torch.zeros(1), flat(_echo)
+    assert taken(x, [1, 2]) == _Some(x, [1, 2]) and taken(x, sizes=[3], kind="torch") == _Some(x, [3], "torch")
+    assert taken(*vars(_Some(x, [4], "triton")).values()) == _Some(x, [4], "triton")
+    schema = torch.library.infer_schema(taken, mutates_args=())
+    assert schema == '(Tensor x, SymInt[] sizes, str kind="auto") -> (Tensor, Tensor)'
+    with pytest.raises(TypeError):
+        taken(x)
 
 
 class Net(nn.Module):
@@ -212,7 +257,7 @@ def test_frozen_side_gets_no_gradient(frozen: str) -> None:
     inputs = {"input": x, "weight": weight}
     for name, tensor in inputs.items():
         tensor.requires_grad_(name != frozen)
-    packed_ops.packed_conv2d(x, weight, *arguments("3x3", 1.0, False, x.dtype))[0].sum().backward()
+    packed_conv2d(x, weight, *arguments("3x3", 1.0, False, x.dtype))[0].sum().backward()
     assert {name for name, tensor in inputs.items() if tensor.grad is None} == {frozen}
 
 
