@@ -100,7 +100,7 @@ def main(
     config = RunConfig(
         "bayesbinn",
         f"{Path(__file__).resolve()}:network",
-        image_size=8,
+        image_size=(8,),
         epochs=epochs,
         batch_size=64,
         seed=seed,

@@ -460,19 +460,19 @@ def _evaluate_run(run: Path, split: Split, device: str, data_root: Path | None) 
 
 
 def _details(entry: Any) -> list[str]:
-    """For people: the first sentence of an entry's docstring, and of a method its paper, recipe and options."""
+    """For people: the first sentence of an entry's docstring, and of a method its paper, defaults and options."""
     import dataclasses
     import inspect
 
-    from bnnedge.config import field_docs
+    from bnnedge.options import field_docs
 
     lines = [(inspect.getdoc(entry) or "").split("\n\n")[0].replace("\n", " ")]
     if inspect.ismethod(getattr(entry, "unavailable", None)):  # a runtime's; a device is asked about one
         reason = entry.unavailable()
         lines.append("available" if reason is None else f"not available: {reason}")
     if hasattr(entry, "paper"):
-        recipe = ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(entry.recipe).items())
-        lines += [f"paper: {entry.paper}", f"recipe: {recipe}"]
+        defaults = ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(entry.defaults).items())
+        lines += [f"paper: {entry.paper}", f"defaults: {defaults}"]
         docs = field_docs(entry.Options)
         lines += [
             f"--{f.name.replace('_', '-')} {_text(f.default)}  {docs.get(f.name, '')}"

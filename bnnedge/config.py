@@ -1,31 +1,27 @@
-"""A run's settings: a dataclass, its YAML form, and the one function that fills any options dataclass from text.
+"""The settings of a training run: each with its sentence, group and default, their checks, and their YAML form.
 
-A value comes from the user (flag, ``--set`` or file) or, where the user gave none, from the method's recipe.
+The flags of ``bnnedge train`` and its help are made from ``RunConfig``. A value comes from the user (a flag or a file)
+or, where the user gave none, from the default here; a default of None stands for the method's, the data set's or the
+machine's own value, which ``resolve`` and the training code fill in.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
-import math
-import textwrap
-import types
-import typing
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 import yaml
 
 from bnnedge.errors import ConfigError
-
-T = TypeVar("T")
+from bnnedge.options import fill, plain
 
 
 class TrainingDefaults(Protocol):
-    """The part of a method's recipe that a run can take over; see ``Recipe`` in ``bnnedge/methods/method.py``."""
+    """The settings that a method brings along; see ``bnnedge/methods/method.py``."""
 
     @property
     def optimizer(self) -> str: ...
@@ -43,87 +39,135 @@ class TrainingDefaults(Protocol):
     def warm_up(self) -> int: ...
 
 
+def _shown(group: str, *, unset: str = "", kind: str = "", metavar: str = "") -> dict[str, str]:
+    """Return a field's metadata: how the help of ``bnnedge train`` shows it, beside the sentence under the field.
+
+    ``group`` is the heading, ``unset`` what None stands for, ``kind`` the list (``bnnedge list KIND``) that the value
+    is a name from, ``metavar`` the placeholder of the value.
+    """
+    return {"group": group, "unset": unset, "kind": kind, "metavar": metavar}
+
+
 @dataclass(frozen=True)
 class RunConfig:
-    """Settings of one training run. None means: the method's recipe, or the data set's or machine's own value."""
+    """Settings of one training run. Raises ``ConfigError`` for values that are out of range or at odds."""
 
-    method: str = "rbnn"
-    """Name of the training method."""
-    model: str = "resnet20_1w1a"
-    """Name of the network, or path/to/file.py:ClassOrFactory."""
-    dataset: str = "digits"
-    """Name of the data set."""
-    image_size: int | None = None
-    """Height and width in pixels to which images are resized."""
-    epochs: int = 30
-    """Passes over the training split."""
-    batch_size: int = 128
-    """Images in one optimizer step, on all processes together."""
-    accumulate: int = 1
-    """Micro-batches in which a step's images are passed forward and backward; batch normalisation sees one at a time.
-    """
-    ema: float | None = None
-    """Decay of a moving average of the weights, which is then evaluated and exported; None: none."""
-    lr: float | None = None
-    """Peak learning rate."""
-    optimizer: Literal["sgd", "adam", "adamw"] | None = None
-    """Rule that updates all parameters, save those that the method updates itself."""
-    momentum: float | None = None
-    """Momentum of sgd, from 0 to below 1."""
-    weight_decay: float | None = None
-    """L2 penalty (adamw: decoupled decay) on all parameters."""
-    lr_type: Literal["cos", "step", "poly", "exp", "constant"] | None = None
-    """Learning-rate schedule of a phase: cosine to lr_end, a factor at each of lr_steps, polynomial to lr_end, a factor
-    every lr_decay_epochs, or none."""
-    lr_every: Literal["epoch", "step"] | None = None
-    """How often the learning rate changes."""
-    lr_end: float = 0.0
-    """Learning rate that the cos and poly schedules come to."""
-    lr_power: float = 1.0
-    """Power of the poly schedule; 1 is linear."""
-    lr_steps: tuple[int, ...] = ()
-    """Epochs, counted from 0, at whose start the step schedule multiplies the learning rate by lr_gamma."""
-    lr_decay_epochs: int | None = None
-    """Epochs between two factors lr_gamma of the exp schedule."""
-    lr_gamma: float = 0.1
-    """Factor of the step and exp schedules."""
-    warm_up: int | None = None
-    """Epochs of linear learning-rate warm-up."""
-    seed: int = 0
+    method: str = field(default="rbnn", metadata=_shown("Run", kind="methods"))
+    """Training method."""
+    model: str = field(
+        default="resnet20_1w1a", metadata=_shown("Run", kind="models", metavar="NAME|FILE.py:CLASS_OR_FUNCTION")
+    )
+    """Network to train: a registered one, or one of your own from a Python file."""
+    dataset: str = field(default="digits", metadata=_shown("Run", kind="datasets"))
+    """Data set to train on."""
+    epochs: int = field(default=30, metadata=_shown("Run"))
+    """Passes over the training images."""
+    batch_size: int = field(default=128, metadata=_shown("Run"))
+    """Images in one optimizer step, counted over all processes together."""
+    seed: int = field(default=0, metadata=_shown("Run"))
     """Seed of initialization, data order and augmentation; the split of the data does not depend on it."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    data_root: str | None = field(default=None, metadata=_shown("Data", unset="$BNNEDGE_DATA", metavar="FOLDER"))
+    """Folder of the data sets that are read from files."""
+    image_size: tuple[int, ...] | None = field(
+        default=None, metadata=_shown("Data", unset="the data set's", metavar="PIXELS|HEIGHTxWIDTH")
+    )
+    """Size of the network's input images in pixels: one number for square images, or height and width."""
+    preprocess: str | None = field(default=None, metadata=_shown("Data", unset="the data set's", kind="preprocessings"))
+    """Preprocessing that turns pixels into the network's input (resizing, scale, mean, standard deviation); it is saved
+    in the checkpoint and in exported files."""
+    augment: str = field(default="own", metadata=_shown("Data", kind="augmentations"))
+    """Random changes of the training images: an augmentation by name, own for the data set's, or none."""
+    validation_split: Literal["own", "none"] | float = field(default="own", metadata=_shown("Data"))
+    """Fraction of the training images that is held out for validation, above 0 and below 1; own for the data set's
+    split; none to train on all of them, which keeps the weights of the last epoch."""
+    validate_on: Literal["val", "test"] = field(default="val", metadata=_shown("Data"))
+    """Split whose score chooses the best epoch. Some published code chooses by the test split, which makes the test
+    score too good; result.json then says so."""
+
+    task: str | None = field(
+        default=None, metadata=_shown("Network", unset="the network's or the data set's", kind="tasks")
+    )
+    """Task that the network learns, which sets its output, its loss and its scores."""
+    init: str | None = field(default=None, metadata=_shown("Network", unset="random", metavar="RUN|FILE"))
+    """Run folder or checkpoint whose last weights training starts from."""
+
+    optimizer: Literal["sgd", "adam", "adamw"] | None = field(
+        default=None, metadata=_shown("Optimizer", unset="the method's")
+    )
+    """Rule that updates all parameters, except those that the method updates itself."""
+    momentum: float | None = field(default=None, metadata=_shown("Optimizer", unset="the method's, or 0.9"))
+    """Momentum of sgd, from 0 to below 1."""
+    weight_decay: float | None = field(
+        default=None, metadata=_shown("Optimizer", unset="the method's, or the optimizer's customary one")
+    )
+    """L2 penalty on all parameters; with adamw, decoupled weight decay."""
+    ema: float | None = field(default=None, metadata=_shown("Optimizer", unset="none"))
+    """Decay, above 0 and below 1, of an exponential moving average of the weights; the averaged weights are then
+    evaluated and exported."""
+
+    lr: float | None = field(
+        default=None, metadata=_shown("Learning rate", unset="the method's, or the optimizer's customary one")
+    )
+    """Peak learning rate."""
+    lr_type: Literal["cos", "step", "poly", "exp", "constant"] | None = field(
+        default=None, metadata=_shown("Learning rate", unset="the method's")
+    )
+    """Learning-rate schedule of a phase: cosine to lr_end, a factor lr_gamma at each of lr_steps, polynomial to lr_end,
+    a factor lr_gamma every lr_decay_epochs, or constant."""
+    lr_every: Literal["epoch", "step"] | None = field(
+        default=None, metadata=_shown("Learning rate", unset="the method's")
+    )
+    """Whether the learning rate changes after every epoch or after every optimizer step."""
+    lr_end: float = field(default=0.0, metadata=_shown("Learning rate"))
+    """Learning rate at which the cos and poly schedules end."""
+    lr_power: float = field(default=1.0, metadata=_shown("Learning rate"))
+    """Power of the poly schedule; 1 is linear."""
+    lr_steps: tuple[int, ...] = field(default=(), metadata=_shown("Learning rate"))
+    """Epochs, counted from 0, at whose start the step schedule multiplies the learning rate by lr_gamma."""
+    lr_decay_epochs: int | None = field(default=None, metadata=_shown("Learning rate", unset="none"))
+    """Epochs after which the exp schedule multiplies the learning rate by lr_gamma again."""
+    lr_gamma: float = field(default=0.1, metadata=_shown("Learning rate"))
+    """Factor of the step and exp schedules."""
+    warm_up: int | None = field(default=None, metadata=_shown("Learning rate", unset="the method's"))
+    """Epochs at the start in which the learning rate rises linearly to its peak."""
+
+    device: Literal["auto", "cpu", "cuda"] = field(default="auto", metadata=_shown("Speed and memory"))
     """Where to train; auto takes the GPU if there is one."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Forward pass and loss in float32, or in bfloat16 by autocast; weights and evaluation are always float32."""
-    compile: bool = False
+    precision: Literal["fp32", "bf16"] = field(default="fp32", metadata=_shown("Speed and memory"))
+    """Arithmetic of the forward pass and the loss: float32, or bfloat16 by autocast. Weights and evaluation are always
+    float32."""
+    compile: bool = field(default=False, metadata=_shown("Speed and memory"))
     """Train through torch.compile."""
-    kernels: Literal["auto", "triton", "torch"] = "auto"
-    """Binary layers on packed bits: auto where they are faster, triton wherever a GPU kernel can, torch nowhere."""
-    recompute: bool = False
-    """Batch norms behind binary convolutions keep no input for the backward pass, which convolves the bits once more.
-    """
-    sync_batch_norm: bool = True
-    """With several processes, batch normalisation over the images of all; else over each process's own."""
-    threads: int | None = None
-    """CPU threads of PyTorch; the last bits of a result can depend on it."""
-    init: str | None = None
-    """Run folder or checkpoint with the weights that training starts from; None: the model's own initialization."""
-    teacher: str | None = None
-    """Run folder or checkpoint of a network on the same data set, whose outputs are learnt; None: learn the labels."""
-    distill_weight: float = 1.0
+    kernels: Literal["auto", "triton", "torch"] = field(default="auto", metadata=_shown("Speed and memory"))
+    """Binary layers on packed bits: auto where that is faster, triton wherever a GPU kernel exists, torch nowhere."""
+    recompute: bool = field(default=False, metadata=_shown("Speed and memory"))
+    """Save memory: a batch normalisation behind a binary convolution keeps no input for the backward pass, which
+    computes the convolution once more from the bits."""
+    accumulate: int = field(default=1, metadata=_shown("Speed and memory"))
+    """Micro-batches into which the images of a step are divided; each is passed forward and backward by itself, and
+    batch normalisation sees one at a time."""
+    threads: int | None = field(default=None, metadata=_shown("Speed and memory", unset="PyTorch's"))
+    """CPU threads of PyTorch; the last bits of a result can depend on their number."""
+
+    sync_batch_norm: bool = field(default=True, metadata=_shown("Several processes"))
+    """Whether batch normalisation takes its statistics over the images of all processes, or over each process's own."""
+
+    teacher: str | None = field(default=None, metadata=_shown("Teacher", unset="none", metavar="RUN|FILE"))
+    """Run folder or checkpoint of a network on the same data set, whose outputs are learnt beside the labels."""
+    distill_weight: float = field(default=1.0, metadata=_shown("Teacher"))
     """Weight of the teacher's outputs in the loss, from 0 to 1; the labels have the rest."""
-    distill_temperature: float = 1.0
-    """Temperature of both networks' outputs in the loss."""
-    data_root: str | None = None
-    """Folder of the data sets that are read from files; None is $BNNEDGE_DATA."""
+    distill_temperature: float = field(default=1.0, metadata=_shown("Teacher"))
+    """Temperature by which both networks' outputs are divided in the loss."""
+
     method_options: dict[str, Any] = field(default_factory=dict)
     """Options of the method, by name."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "image_size", _size(self.image_size))
         _at_least(
             self,
             epochs=1,
-            image_size=1,
             accumulate=1,
             warm_up=0,
             threads=1,
@@ -142,6 +186,8 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} must be above 0, got {value}")
+        if not isinstance(self.validation_split, str) and not 0 < self.validation_split < 1:
+            raise ConfigError(f"validation_split must be above 0 and below 1, got {self.validation_split}")
         if not 0 <= self.distill_weight <= 1:
             raise ConfigError(f"distill_weight must be from 0 to 1, got {self.distill_weight}")
         if self.teacher is None and (self.distill_weight, self.distill_temperature) != (1, 1):
@@ -155,54 +201,74 @@ class RunConfig:
         if any(a >= b for a, b in zip((0, *self.lr_steps), (*self.lr_steps, self.epochs), strict=True)):
             raise ConfigError(f"lr_steps must rise and lie between 0 and epochs ({self.epochs}), got {self.lr_steps}")
 
-    def resolve(self, recipe: TrainingDefaults, options_type: type[Any]) -> RunConfig:
-        """The final settings: every None that ``recipe`` knows filled in, the method's options complete.
+    def resolve(self, defaults: TrainingDefaults, options_type: type[Any]) -> RunConfig:
+        """Return the final settings: each None replaced where ``defaults`` has a value, the method's options complete.
 
-        With an optimizer other than the recipe's, learning rate, momentum and weight decay are that optimizer's
-        customary ones, since the recipe's would not fit. Raises ``ConfigError`` for settings at odds.
+        With an optimizer other than the method's, learning rate, momentum and weight decay are that optimizer's
+        customary ones, since the method's would not fit. Raises ``ConfigError`` for settings at odds.
         """
-        defaults = _optimizer_defaults(recipe, self.optimizer or recipe.optimizer)
-        filled = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        chosen = _optimizer_defaults(defaults, self.optimizer or defaults.optimizer)
+        filled = {name: value for name, value in chosen.items() if getattr(self, name) is None}
         options = fill(options_type, self.method_options, f"method {self.method}")
         resolved = dataclasses.replace(self, **filled, method_options=plain(options))
         if resolved.optimizer != "sgd" and resolved.momentum is not None:
             raise ConfigError(f"momentum belongs to optimizer sgd; leave it out with optimizer {resolved.optimizer}")
-        for kind, name, example in (("step", "lr_steps", "10,20"), ("exp", "lr_decay_epochs", "100")):
+        for kind, name, flag in (
+            ("step", "lr_steps", "--lr-steps 10,20"),
+            ("exp", "lr_decay_epochs", "--lr-decay-epochs 100"),
+        ):
             if resolved.lr_type == kind and not getattr(resolved, name):
-                raise ConfigError(f"lr_type {kind} needs {name}, e.g. --set {name}={example}")
+                raise ConfigError(f"lr_type {kind} needs {name}, e.g. {flag}")
             if resolved.lr_type != kind and getattr(resolved, name):
                 raise ConfigError(f"{name} belongs to lr_type {kind}; leave it out with lr_type {resolved.lr_type}")
         return resolved
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as YAML and checkpoints hold them."""
+        """Return the settings as plain values, as YAML files and checkpoints hold them."""
         return plain(self)
 
     def write(self, path: Path) -> None:
-        """As YAML."""
+        """Write the settings as a YAML file."""
         path.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
-        """Inverse of ``to_dict``; also takes text values. Raises ``ConfigError`` for unknown keys and wrong types."""
+        """Return the settings of which ``values`` are some, as plain values or as text.
+
+        Raises ``ConfigError`` for an unknown name and for a value of the wrong type.
+        """
         return fill(cls, values, "a run")
 
     @classmethod
     def read(cls, path: Path) -> RunConfig:
-        """From a YAML file. Raises ``ConfigError`` if it is missing or not such a file."""
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError(f"{path} cannot be read as a run's settings: {reason}") from error
-        if not isinstance(values, dict):
-            raise ConfigError(f"{path}: expected `name: value` lines, got a {type(values).__name__}")
-        return cls.from_dict({str(k): v for k, v in values.items()})
+        """Return the settings that a YAML or JSON file holds. Raises ``ConfigError`` if it is missing or damaged."""
+        return cls.from_dict(read_settings(path))
 
 
-def plain(options: Any) -> dict[str, Any]:
-    """A dataclass as a dict whose tuples are lists, as they come back from YAML and JSON."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(options).items()}
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the mapping that a YAML file, or a JSON file if ``path`` ends in ``.json``, holds.
+
+    Raises ``ConfigError`` if the file is missing, damaged or holds anything else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} cannot be read as a run's settings: {reason}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} should hold a setting a line, `name: value`, but holds a {type(values).__name__}")
+    return {str(k): v for k, v in values.items()}
+
+
+def _size(given: Any) -> tuple[int, ...] | None:
+    """Return an image size as (pixels,) or (height, width); older checkpoints hold a single number."""
+    if given is None:
+        return None
+    size = tuple(given) if isinstance(given, list | tuple) else (given,)
+    if len(size) not in (1, 2) or min(size) < 1:
+        raise ConfigError(f"image_size must be one number or height and width, each at least 1 pixel, got {given}")
+    return size[:1] if size[0] == size[-1] else size
 
 
 def _at_least(config: RunConfig, **minima: float) -> None:
@@ -212,85 +278,10 @@ def _at_least(config: RunConfig, **minima: float) -> None:
             raise ConfigError(f"{name} must be at least {minimum}, got {value}")
 
 
-def _optimizer_defaults(recipe: TrainingDefaults, optimizer: str) -> dict[str, Any]:
-    shared = {"optimizer": optimizer, **{n: getattr(recipe, n) for n in ("lr_type", "lr_every", "warm_up")}}
-    momentum = {"momentum": recipe.momentum if recipe.optimizer == "sgd" else 0.9} if optimizer == "sgd" else {}
-    if optimizer == recipe.optimizer:
-        return {**shared, **momentum, "lr": recipe.lr, "weight_decay": recipe.weight_decay}
+def _optimizer_defaults(defaults: TrainingDefaults, optimizer: str) -> dict[str, Any]:
+    shared = {"optimizer": optimizer, **{n: getattr(defaults, n) for n in ("lr_type", "lr_every", "warm_up")}}
+    momentum = {"momentum": defaults.momentum if defaults.optimizer == "sgd" else 0.9} if optimizer == "sgd" else {}
+    if optimizer == defaults.optimizer:
+        return {**shared, **momentum, "lr": defaults.lr, "weight_decay": defaults.weight_decay}
     lr, weight_decay = {"sgd": (0.1, 1e-4), "adam": (1e-3, 0.0), "adamw": (1e-3, 1e-2)}[optimizer]
     return {**shared, **momentum, "lr": lr, "weight_decay": weight_decay}
-
-
-def fill(cls: type[T], values: Mapping[str, Any], owner: str) -> T:
-    """An instance of dataclass ``cls`` from values that may be text, checked against the annotations.
-
-    Knows bool, int, float, str, Literal, Optional, tuple[X, ...] (text: comma-separated) and dict. ``owner`` names
-    the dataclass in messages. Raises ``ConfigError`` for an unknown name, listing the known ones, or a wrong type.
-    """
-    hints = typing.get_type_hints(cls)
-    known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    for name in values:
-        if name not in known:
-            raise ConfigError(f"{owner} has no option {name!r}; it has: {', '.join(known) or 'none'}")
-    return cls(**{name: _convert(name, value, hints[name]) for name, value in values.items()})
-
-
-_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-
-
-def _convert(name: str, value: Any, kind: Any) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
-            return None
-        return _convert(name, value, next(a for a in arguments if a is not type(None)))
-    if origin is Literal:
-        if value not in arguments:
-            raise ConfigError(f"{name} must be one of {', '.join(map(str, arguments))}, got {value!r}")
-        return value
-    if origin is tuple:
-        items = [v for v in value.split(",") if v.strip()] if isinstance(value, str) else value
-        if not isinstance(items, list | tuple):
-            items = [items]
-        return tuple(_convert(name, item, arguments[0]) for item in items)
-    return _convert_scalar(name, value, dict if origin is dict else kind)
-
-
-def _convert_scalar(name: str, value: Any, kind: Any) -> Any:
-    if kind is bool and isinstance(value, str) and value.lower() in _WORDS:
-        return _WORDS[value.lower()]
-    if kind in (int, float) and not isinstance(value, bool):
-        try:
-            number = kind(value)
-        except (TypeError, ValueError, OverflowError):
-            number = None
-        # int(2.5) is 2: a fraction is not silently cut off.
-        if number is not None and math.isfinite(number) and (isinstance(value, str) or number == value):
-            return number
-    elif kind is dict and isinstance(value, dict):
-        return {str(k): v for k, v in value.items()}
-    elif kind in (bool, str) and type(value) is kind:
-        return value
-    article = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text", dict: "a mapping"}
-    raise ConfigError(f"{name} must be {article.get(kind, kind)}, got {value!r}")
-
-
-def field_docs(cls: type[Any]) -> dict[str, str]:
-    """The sentence under each field of a dataclass and its bases, by field name, read from their source."""
-    docs: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        if dataclasses.is_dataclass(base):
-            docs |= _own_field_docs(base)
-    return docs
-
-
-def _own_field_docs(cls: type[Any]) -> dict[str, str]:
-    definition = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
-    assert isinstance(definition, ast.ClassDef)
-    docs = {}
-    for statement, following in zip(definition.body, definition.body[1:], strict=False):
-        if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
-            continue
-        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
-            docs[statement.target.id] = " ".join(str(following.value.value).split())
-    return docs

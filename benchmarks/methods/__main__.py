@@ -44,7 +44,7 @@ def accuracy(
                 method=method_name,
                 model=model_name,
                 dataset=dataset,
-                image_size=image_size,
+                image_size=(image_size,),
                 epochs=epochs or acc.EPOCHS.get(model_name, 40),
                 batch_size=batch_size,
                 seed=seed,

@@ -134,8 +134,9 @@ def caption(trials: Sequence[Trial]) -> str:
     config = trials[0].config
     seeds = sorted({trial.config.seed for trial in trials})
     epochs = {_short(trial.config.model): trial.config.epochs for trial in trials}
+    size = config.image_size or ()
     return (
-        f"{config.dataset}, {config.image_size}x{config.image_size}, "
+        f"{config.dataset}, {'x'.join(map(str, size * 2 if len(size) == 1 else size))}, "
         f"{', '.join(f'{model} {count} epochs' for model, count in epochs.items())} of batch size {config.batch_size}, "
         f"seeds {', '.join(map(str, seeds))}, {config.device}: test top-1 in percent (mean and "
         "standard deviation over the seeds) of the weights with the best validation top-1."

@@ -1,7 +1,7 @@
-"""Data sets by name. One file each; add a file and a line here, and the CLI and the tests know it.
+"""Data sets by name. One file each; add a file and a line here, and the command line and the tests know it.
 
-An entry is a function ``load(image_size: int | None, data_root: Path | None) -> Dataset``; None is the set's own size
-and the folder that ``BNNEDGE_DATA`` names.
+An entry is a function ``load(data_root: Path | None) -> Source``; None is the folder that ``BNNEDGE_DATA`` names.
+``load_dataset`` of ``bnnedge/data/dataset.py`` splits, resizes and normalises what it gives.
 """
 
 from bnnedge.registry import Registry

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bnnedge.data.cifar_files import CifarLayout, load_cifar
-from bnnedge.data.dataset import Dataset
+from bnnedge.data.files.cifar import CifarLayout, load_cifar
+from bnnedge.data.source import Source
 
 LAYOUT = CifarLayout(
     name="cifar100",
@@ -24,6 +24,6 @@ LAYOUT = CifarLayout(
 )
 
 
-def load_cifar100(image_size: int | None = None, data_root: Path | None = None) -> Dataset:
-    """CIFAR-100 from ``data_root`` (see ``load_cifar``), resized to ``image_size`` (32) pixels."""
-    return load_cifar(LAYOUT, image_size, data_root)
+def load_cifar100(data_root: Path | None = None) -> Source:
+    """CIFAR-100 from ``data_root`` (see ``load_cifar``)."""
+    return load_cifar(LAYOUT, data_root)

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from bnnedge.data.dataset import Dataset, MemoryDataset, Split, find_folder, resize_images, stratified_split
+from bnnedge.data.files.folders import find_folder
+from bnnedge.data.samples import MemorySamples
+from bnnedge.data.source import Source, own_validation
 from bnnedge.errors import DataError
 
 SPLIT_SEED = 54_000
@@ -26,34 +27,34 @@ _BYTES = 8
 _FOLDERS = ("mnist", "MNIST/raw")
 
 
-def load_mnist(image_size: int | None = None, data_root: Path | None = None) -> Dataset:
-    """MNIST from ``mnist`` or ``MNIST/raw`` in ``data_root``, its four files as published or unpacked.
+def load_mnist(data_root: Path | None = None) -> Source:
+    """MNIST from ``mnist`` or ``MNIST/raw`` in ``data_root``, its four files as published or unpacked, at 28 pixels.
 
-    54,000/6,000 stratified train/val split of the published training set, resized to ``image_size`` (28) pixels.
-    Training images are not changed. Raises ``DataError`` naming the folder or file that is missing or damaged.
+    A tenth of each class of the published training set is held out for validation. Training images are not changed.
+    Raises ``DataError`` naming the folder or file that is missing or damaged.
     """
     folder = find_folder("mnist", data_root, _FOLDERS)
     train, test = (_samples(folder, part) for part in ("train", "t10k"))
-    held_out = stratified_split(train[1].numpy(), val=0.1, test=0.0, seed=SPLIT_SEED)
-    size = 28 if image_size is None else image_size
-    splits: dict[Split, tuple[Tensor, Tensor]] = {
-        "train": (train[0][held_out["train"]], train[1][held_out["train"]]),
-        "val": (train[0][held_out["val"]], train[1][held_out["val"]]),
-        "test": test,
-    }
-    resized = {split: (resize_images(images, size), labels) for split, (images, labels) in splits.items()}
-    return MemoryDataset("mnist", tuple("0123456789"), resized, lambda images, numbers: images)
+    return Source(
+        name="mnist",
+        train=train,
+        test=test,
+        size=(28, 28),
+        channels=1,
+        classes=tuple("0123456789"),
+        validation=own_validation(train.targets.numpy(), 0.1, SPLIT_SEED),
+        split_seed=SPLIT_SEED,
+    )
 
 
-def _samples(folder: Path, part: str) -> tuple[Tensor, Tensor]:
-    """Images [N, 1, 28, 28] and labels [N]."""
+def _samples(folder: Path, part: str) -> MemorySamples:
     images, image_path = _read_idx(folder, f"{part}-images-idx3-ubyte", dimensions=3)
     labels, label_path = _read_idx(folder, f"{part}-labels-idx1-ubyte", dimensions=1)
     if images.shape[1:] != (28, 28) or not len(images):
         raise DataError(f"{image_path}: expected images of 28 x 28 pixels, found {' x '.join(map(str, images.shape))}")
     if len(labels) != len(images) or labels.max() > 9:
         raise DataError(f"{label_path}: expected {len(images)} labels from 0 to 9; download it again")
-    return torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).long()
+    return MemorySamples(torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).long())
 
 
 def _read_idx(folder: Path, name: str, dimensions: int) -> tuple[NDArray[np.uint8], Path]:

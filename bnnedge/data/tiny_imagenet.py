@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-from torch import Tensor
+import torch
 
-from bnnedge.data.dataset import Dataset, DatasetInfo, Split, crop_and_flip, find_folder
-from bnnedge.data.image_files import FileDataset, Files, class_folders, hold_out, labelled
+from bnnedge.data.augmentation import CropAndFlip
+from bnnedge.data.files.class_folders import class_folders, labelled
+from bnnedge.data.files.folders import find_folder
+from bnnedge.data.samples import FileSamples
+from bnnedge.data.source import Source, own_validation
 from bnnedge.errors import DataError
 
 FOLDER = "tiny-imagenet-200"
@@ -22,38 +23,36 @@ SPLIT_SEED = 90_000
 """Fixes which training images are held out for validation, whatever the run's seed."""
 
 
-class TinyImageNet(FileDataset):
-    """Whole images, resized where 64 pixels are not wanted; in training padded by 4 pixels, cropped and mirrored."""
-
-    def crop(self, image: Image.Image, numbers: Sequence[float] | None) -> Image.Image:
-        size = self.info.image_size
-        return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR)
-
-    def read(self, split: Split, indices: Tensor, numbers: Tensor | None) -> Tensor:
-        whole = super().read(split, indices, None)
-        return whole if numbers is None else crop_and_flip(whole, numbers)
-
-
-def load_tiny_imagenet(image_size: int | None = None, data_root: Path | None = None) -> Dataset:
+def load_tiny_imagenet(data_root: Path | None = None) -> Source:
     """Tiny-ImageNet from ``tiny-imagenet-200`` in ``data_root``, as published or with ``val`` sorted into classes.
 
-    90,000/10,000 stratified train/val split of the published training set; the published validation set is our test
-    split, as that of the archive has no labels. Raises ``DataError`` naming the folder or file that is missing.
+    A tenth of each class of the published training set is held out for validation; the published validation set is our
+    test split, as that of the archive has no labels. Training images are padded by 4 pixels, cropped and mirrored at
+    random. Raises ``DataError`` naming the folder or file that is missing.
     """
     folder = find_folder("tiny_imagenet", data_root, (FOLDER,))
     wnids = class_folders(folder / "train")
     train = labelled([_images(folder / "train" / wnid) for wnid in wnids])
-    splits = hold_out(train, 0.1, SPLIT_SEED, _published_val(folder / "val", wnids))
-    info = DatasetInfo("tiny_imagenet", len(wnids), _names(folder, wnids), 3, image_size or 64, MEAN, STD)
-    return TinyImageNet(info, splits)
+    return Source(
+        name="tiny_imagenet",
+        train=train,
+        test=_published_val(folder / "val", wnids),
+        size=(64, 64),
+        channels=3,
+        classes=_names(folder, wnids),
+        validation=own_validation(train.targets.numpy(), 0.1, SPLIT_SEED),
+        split_seed=SPLIT_SEED,
+        statistics=(MEAN, STD),
+        augmentation=CropAndFlip(),
+    )
 
 
 def _images(folder: Path) -> Path:
-    """Where the images of a class are."""
+    """The folder that holds the images of a class."""
     return folder / "images" if (folder / "images").is_dir() else folder
 
 
-def _published_val(folder: Path, wnids: Sequence[str]) -> Files:
+def _published_val(folder: Path, wnids: Sequence[str]) -> FileSamples:
     annotations = folder / "val_annotations.txt"
     if not annotations.exists():
         return labelled([_images(folder / wnid) for wnid in wnids])
@@ -68,11 +67,11 @@ def _published_val(folder: Path, wnids: Sequence[str]) -> Files:
         labels.append(place[wnid])
     if not paths:
         raise DataError(f"{annotations} is empty; unpack the archive again")
-    return paths, np.array(labels)
+    return FileSamples(paths, torch.tensor(labels))
 
 
 def _names(folder: Path, wnids: Sequence[str]) -> tuple[str, ...]:
-    """From words.txt, or the WordNet numbers where that is missing or has no name of their own for them."""
+    """Names from words.txt, or WordNet numbers where that file is missing or gives several classes one name."""
     try:
         lines = (folder / "words.txt").read_text(encoding="utf-8").splitlines()
     except OSError:

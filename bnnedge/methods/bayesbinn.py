@@ -17,7 +17,7 @@ from bnnedge.binarization.row_blocks import row_blocks
 from bnnedge.binarization.sign import sign
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
-from bnnedge.methods.method import Method, Plan, Recipe
+from bnnedge.methods.method import Method, Plan, Defaults
 
 EPSILON = 1e-10
 """Added to ``1 - w^2`` and ``1 - mu^2``. The published settings live from it: see ``Bayesbinn``."""
@@ -229,7 +229,7 @@ class Bayesbinn(Method[BayesbinnOptions]):
 
     paper = "Meng et al. 2020, BayesBiNN, arXiv:2002.10778"
     Options = BayesbinnOptions
-    recipe = Recipe(optimizer="adam", lr=1e-2)
+    defaults = Defaults(optimizer="adam", lr=1e-2)
     samples_weights = True
 
     @property

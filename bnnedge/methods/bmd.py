@@ -14,7 +14,7 @@ from bnnedge.binarization.binarizer import Binarizer
 from bnnedge.binarization.sign import sign
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
-from bnnedge.methods.method import Method, Phase, Plan, Recipe
+from bnnedge.methods.method import Method, Phase, Plan, Defaults
 
 DEFAULT_BETA_END = 1e4
 
@@ -129,7 +129,7 @@ class Bmd(Method[BmdOptions]):
 
     paper = "Ajanthan et al. 2021, Mirror Descent View for Neural Network Quantization, arXiv:1910.08237"
     Options = BmdOptions
-    recipe = Recipe(optimizer="adam", lr=1e-2, lr_type="poly", lr_every="step")
+    defaults = Defaults(optimizer="adam", lr=1e-2, lr_type="poly", lr_every="step")
 
     _steps_per_epoch: int | None = None
 

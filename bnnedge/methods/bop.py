@@ -15,7 +15,7 @@ from bnnedge.binarization.binarizer import Binarizer
 from bnnedge.binarization.sign import sign, sign_around
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
-from bnnedge.methods.method import Method, Plan, Recipe
+from bnnedge.methods.method import Method, Plan, Defaults
 
 Published = dict[str, tuple[float, float | None]]
 """Start and end, None for constant, of each option that may change with the step."""
@@ -188,7 +188,7 @@ class Bop(Method[BopOptions]):
 
     paper = "Helwegen et al. 2019, Latent Weights Do Not Exist, arXiv:1906.02107"
     Options = BopOptions
-    recipe = Recipe(optimizer="adam", lr=1e-2)
+    defaults = Defaults(optimizer="adam", lr=1e-2)
     has_latent_weights = False
 
     _plan: Plan

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bnnedge.errors import ConfigError
 from bnnedge.methods.bop import Bop, BopOptimizer, BopOptions, Published
-from bnnedge.methods.method import Recipe
+from bnnedge.methods.method import Defaults
 
 EPSILON = 1e-10
 """Added to the root of the second moment; part of the published settings, since that root can be as small."""
@@ -93,7 +93,7 @@ class Bop2(Bop):
 
     paper = "Suarez-Ramirez et al. 2021, A Bop and Beyond, arXiv:2104.05124"
     Options = Bop2Options
-    recipe = Recipe(optimizer="adam", lr=1e-2)
+    defaults = Defaults(optimizer="adam", lr=1e-2)
     options: Bop2Options
 
     def build(self, weights: Iterable[Tensor]) -> BopOptimizer:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bnnedge.binarization.binarizer import Binarizer
 from bnnedge.layers.binary_layers import BinaryLayer
-from bnnedge.methods.method import Method, Recipe
+from bnnedge.methods.method import Method, Defaults
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Float32(Method[Float32Options]):
 
     paper = "none; the float32 twin of the network"
     Options = Float32Options
-    recipe = Recipe(optimizer="adam", lr=1e-2)
+    defaults = Defaults(optimizer="adam", lr=1e-2)
     trains_bits = False
 
     def make_binarizer(self, layer: BinaryLayer) -> Binarizer:

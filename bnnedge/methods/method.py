@@ -39,8 +39,8 @@ from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Training settings used where the user gives none; the method's published recipe."""
+class Defaults:
+    """Settings of training that hold where the user gives none: those that were published with the method."""
 
     optimizer: str = "adam"
     lr: float = 1e-3
@@ -88,7 +88,7 @@ class Method(Generic[OptionsT]):
     """Authors, year, title, identifier."""
     Options: ClassVar[type[Any]]
     """Dataclass of the method's own options; one sentence under each field."""
-    recipe: ClassVar[Recipe] = Recipe()
+    defaults: ClassVar[Defaults] = Defaults()
     trains_bits: ClassVar[bool] = True
     """False for the float baseline alone, which has no deploy form."""
     samples_weights: ClassVar[bool] = False

@@ -15,7 +15,7 @@ from bnnedge.binarization.sign import sign, sign_around
 from bnnedge.binarization.surrogate import error_decay_multiplier
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
-from bnnedge.methods.method import Method, Recipe
+from bnnedge.methods.method import Method, Defaults
 
 
 @dataclass
@@ -288,7 +288,7 @@ class Rbnn(Method[RbnnOptions]):
 
     paper = "Lin et al. 2020, Rotated Binary Neural Network, arXiv:2009.13055"
     Options = RbnnOptions
-    recipe = Recipe(optimizer="sgd", lr=0.1, momentum=0.9, weight_decay=1e-4)
+    defaults = Defaults(optimizer="sgd", lr=0.1, momentum=0.9, weight_decay=1e-4)
 
     def make_binarizer(self, layer: BinaryLayer) -> Binarizer:
         return RbnnBinarizer(layer, self.options)

@@ -11,7 +11,7 @@ from bnnedge.binarization.binarizer import Binarizer
 from bnnedge.binarization.scale import channel_scale, straight_through
 from bnnedge.binarization.sign import sign
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
-from bnnedge.methods.method import Method, Phase, Recipe, check_phases, share_epochs
+from bnnedge.methods.method import Method, Phase, Defaults, check_phases, share_epochs
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Reactnet(Method[ReactnetOptions]):
 
     paper = "Liu et al. 2020, ReActNet, arXiv:2003.03488"
     Options = ReactnetOptions
-    recipe = Recipe(optimizer="adam", lr=2.5e-3, weight_decay=1e-5, lr_type="poly")
+    defaults = Defaults(optimizer="adam", lr=2.5e-3, weight_decay=1e-5, lr_type="poly")
 
     @property
     def needs_init(self) -> bool:

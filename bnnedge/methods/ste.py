@@ -13,7 +13,7 @@ from bnnedge.binarization.scale import channel_scale
 from bnnedge.binarization.surrogate import clipped_identity, get_surrogate
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
-from bnnedge.methods.method import Method, Recipe
+from bnnedge.methods.method import Method, Defaults
 
 MAGNITUDE_AWARE = "magnitude_aware"
 
@@ -76,7 +76,7 @@ class Ste(Method[SteOptions]):
 
     paper = "Hubara et al. 2016, Binarized Neural Networks, arXiv:1602.02830"
     Options = SteOptions
-    recipe = Recipe(optimizer="adam", lr=1e-2)
+    defaults = Defaults(optimizer="adam", lr=1e-2)
 
     def make_binarizer(self, layer: BinaryLayer) -> Binarizer:
         return SteBinarizer(self.options)

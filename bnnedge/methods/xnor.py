@@ -13,7 +13,7 @@ from bnnedge.binarization.scale import as_published, channel_scale, straight_thr
 from bnnedge.binarization.sign import sign
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer
-from bnnedge.methods.method import Method, Recipe
+from bnnedge.methods.method import Method, Defaults
 from bnnedge.methods.ste import clip_weights
 
 
@@ -75,7 +75,7 @@ class Xnor(Method[XnorOptions]):
 
     paper = "Rastegari et al. 2016, XNOR-Net, arXiv:1603.05279"
     Options = XnorOptions
-    recipe = Recipe(optimizer="adam", lr=1e-2)
+    defaults = Defaults(optimizer="adam", lr=1e-2)
 
     def make_binarizer(self, layer: BinaryLayer) -> Binarizer:
         return XnorBinarizer(self.options)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bnnedge.config import RunConfig, fill, plain
+from bnnedge.config import RunConfig
 from bnnedge.data import DATASETS
 from bnnedge.data.dataset import Dataset, DatasetInfo, load_dataset
 from bnnedge.errors import CheckpointError, ConfigError
@@ -23,6 +23,7 @@ from bnnedge.layers.binary_layers import recompute_outputs, use_kernels
 from bnnedge.methods import METHODS
 from bnnedge.methods.method import Method
 from bnnedge.models.create import check_model_name, create_model
+from bnnedge.options import fill, plain
 from bnnedge.train.checkpoint import Checkpoint, read_checkpoint, set_rng_state
 from bnnedge.train.device import find_device, prepare_device
 from bnnedge.train.distillation import Distillation
@@ -63,8 +64,8 @@ def start_run(config: RunConfig, out: Path, group: Group = ALONE) -> dict[str, A
 
     def prepare() -> TrainingState:
         resolved = resolve(config)
-        dataset = load_dataset(resolved.dataset, resolved.image_size, _path(resolved.data_root))
-        resolved = dataclasses.replace(resolved, image_size=dataset.info.image_size)
+        dataset = load_dataset(resolved.dataset, _pixels(resolved), _path(resolved.data_root))
+        resolved = dataclasses.replace(resolved, image_size=(dataset.info.image_size,))
         return make_state(resolved, dataset, fresh=True, group=group)
 
     state = group.everywhere(prepare)
@@ -84,7 +85,7 @@ def resume_run(out: Path, given: Mapping[str, Any] | None = None, group: Group =
         return result
 
     def prepare() -> TrainingState:
-        dataset = load_dataset(config.dataset, config.image_size, _path(config.data_root))
+        dataset = load_dataset(config.dataset, _pixels(config), _path(config.data_root))
         state = make_state(config, dataset, fresh=checkpoint is None, group=group)
         if checkpoint is not None:
             _continue_from(checkpoint, state, folder)
@@ -144,7 +145,7 @@ def resolve(config: RunConfig) -> RunConfig:
     method = METHODS.load(config.method)
     DATASETS.check(config.dataset)
     check_model_name(config.model)
-    resolved = config.resolve(method.recipe, method.Options)
+    resolved = config.resolve(method.defaults, method.Options)
     paths: dict[str, Any] = {name: _absolute(getattr(resolved, name)) for name in PATHS}
     return dataclasses.replace(
         resolved,
@@ -334,6 +335,14 @@ def _absolute_model(name: str) -> str:
 
 def _absolute(path: str | None) -> str | None:
     return None if path is None else str(Path(path).resolve())
+
+
+def _pixels(config: RunConfig) -> int | None:
+    if config.image_size is None:
+        return None
+    if len(config.image_size) > 1:
+        raise ConfigError(f"image_size must be one number, since images are square, got {config.image_size}")
+    return config.image_size[0]
 
 
 def _path(text: str | None) -> Path | None:

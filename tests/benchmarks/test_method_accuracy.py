@@ -15,7 +15,7 @@ from bnnedge.train.run import resolve
 
 def config(method: str, seed: int = 0, epochs: int = 1) -> RunConfig:
     return RunConfig(
-        method, "resnet20_1w1a", image_size=8, epochs=epochs, batch_size=700, seed=seed, device="cpu", threads=1
+        method, "resnet20_1w1a", image_size=(8,), epochs=epochs, batch_size=700, seed=seed, device="cpu", threads=1
     )
 
 

@@ -88,7 +88,7 @@ def test_the_cost_report_explains_what_is_above_the_limits_as_the_table_rounds()
 
 def test_runs_are_kept_and_compared_with_the_float_twin(net: str, tmp_path: Path) -> None:
     configs = [
-        RunConfig(method=method, model=net, image_size=8, epochs=1, seed=seed, device="cpu", threads=1)
+        RunConfig(method=method, model=net, image_size=(8,), epochs=1, seed=seed, device="cpu", threads=1)
         for method in ("float", "ste")
         for seed in (0, 1)
     ]

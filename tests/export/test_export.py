@@ -39,7 +39,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path
             self[key] = root / f"{method}_{model}"
             # Enough small steps for a network whose decisions one sign turned by rounding does not change.
             lr = {"rbnn": 0.02}.get(method)
-            config = RunConfig(method=method, model=model, image_size=16, epochs=1, batch_size=32, lr=lr)
+            config = RunConfig(method=method, model=model, image_size=(16,), epochs=1, batch_size=32, lr=lr)
             start_run(config, self[key])
             return self[key]
 

@@ -218,7 +218,7 @@ def test_resume_is_exact(options: dict[str, Any], tmp_path: Path, monkeypatch: p
     config = RunConfig(
         method="bmd",
         model=f"{tmp_path / 'networks.py'}:mlp",
-        image_size=8,
+        image_size=(8,),
         epochs=EPOCHS,
         device="cpu",
         threads=1,

@@ -167,7 +167,7 @@ def test_schedules_resume_exactly(method: str, tmp_path: Path, monkeypatch: pyte
     config = RunConfig(
         method=method,
         model=f"{tmp_path / 'networks.py'}:mlp",
-        image_size=8,
+        image_size=(8,),
         epochs=EPOCHS,
         device="cpu",
         threads=1,

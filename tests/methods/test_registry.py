@@ -67,7 +67,9 @@ def networks(tmp_path: Path) -> Path:
 
 
 def check(method: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = RunConfig(method=method, model=model, image_size=8, epochs=EPOCHS, batch_size=128, device="cpu", threads=1)
+    config = RunConfig(
+        method=method, model=model, image_size=(8,), epochs=EPOCHS, batch_size=128, device="cpu", threads=1
+    )
     check_claims(config)
     start_run(config, tmp_path / "whole")
     check_resume(config, tmp_path, monkeypatch)
@@ -139,7 +141,7 @@ LINEAR = ADAM | {"lr_type": "poly", "lr_every": "step"}
 
 
 @pytest.mark.parametrize(
-    ("method", "recipe", "options"),
+    ("method", "defaults", "options"),
     [
         ("ste", ADAM, {"surrogate": "clipped_identity", "weight_clip": 1.0, "gradient_clip": 0.0}),
         ("xnor", ADAM, {"surrogate": "clipped_identity", "weight_clip": 1.0, "pixel_scale": False}),
@@ -166,9 +168,9 @@ LINEAR = ADAM | {"lr_type": "poly", "lr_every": "step"}
         ("float", ADAM, {}),
     ],
 )
-def test_defaults_are_the_published_ones(method: str, recipe: dict[str, Any], options: dict[str, Any]) -> None:
+def test_defaults_are_the_published_ones(method: str, defaults: dict[str, Any], options: dict[str, Any]) -> None:
     entry = METHODS.load(method)
-    assert vars(entry.recipe).items() >= recipe.items()
+    assert vars(entry.defaults).items() >= defaults.items()
     assert vars(entry.Options()).items() >= options.items()
 
 

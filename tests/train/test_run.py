@@ -35,7 +35,7 @@ def test_run_folder_holds_what_it_promises(tiny_config: Config, tmp_path: Path) 
     assert names == {"config.yaml", "metrics.jsonl", "last.ckpt", "best.ckpt", "result.json", "log.txt"}
     assert json.loads((run / "result.json").read_text()) == result
     resolved = RunConfig.read(run / "config.yaml")
-    assert (resolved.optimizer, resolved.lr, resolved.image_size, resolved.device) == ("adam", 1e-2, 8, "cpu")
+    assert (resolved.optimizer, resolved.lr, resolved.image_size, resolved.device) == ("adam", 1e-2, (8,), "cpu")
     assert read_checkpoint(run / "last.ckpt").config == resolved
     rows = metrics(run)
     assert [row["epoch"] for row in rows] == [1, 2, 3]

@@ -16,17 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from bnnedge.data.dataset import (
-    Dataset,
-    MemoryDataset,
-    Split,
-    crop_and_flip,
-    find_folder,
-    resize_images,
-    stratified_split,
-)
+from bnnedge.data.augmentation import CropAndFlip
+from bnnedge.data.files.folders import find_folder
+from bnnedge.data.samples import MemorySamples
+from bnnedge.data.source import Source, own_validation
 from bnnedge.errors import DataError
 
 IMAGE_BYTES = 3 * 32 * 32
@@ -57,25 +51,24 @@ class CifarLayout:
     names_key: bytes
 
 
-def load_cifar(layout: CifarLayout, image_size: int | None, data_root: Path | None) -> Dataset:
+def load_cifar(layout: CifarLayout, data_root: Path | None) -> Source:
     """The binary version if it is there, else the Python version, under ``data_root`` or ``$BNNEDGE_DATA``.
 
-    45,000/5,000 stratified train/val split of the published training set. Training images are padded by 4 pixels,
-    cropped and mirrored at random. Raises ``DataError`` naming the folder or file that is missing or damaged.
+    A tenth of each class of the published training set is held out for validation. Training images are padded by 4
+    pixels, cropped and mirrored at random. Raises ``DataError`` naming the folder or file that is missing or damaged.
     """
     train, test, names = _read(layout, data_root)
-    size = 32 if image_size is None else image_size
-    held_out = stratified_split(train[1], val=0.1, test=0.0, seed=SPLIT_SEED)
-    splits: dict[Split, tuple[Tensor, Tensor]] = {
-        "train": _tensors(train, size, held_out["train"]),
-        "val": _tensors(train, size, held_out["val"]),
-        "test": _tensors(test, size, np.arange(len(test[1]))),
-    }
-    return MemoryDataset(layout.name, names, splits, crop_and_flip)
-
-
-def _tensors(samples: Samples, size: int, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    return resize_images(torch.from_numpy(samples[0][indices]), size), torch.from_numpy(samples[1][indices])
+    return Source(
+        name=layout.name,
+        train=MemorySamples(*map(torch.from_numpy, train)),
+        test=MemorySamples(*map(torch.from_numpy, test)),
+        size=(32, 32),
+        channels=3,
+        classes=names,
+        validation=own_validation(train[1], 0.1, SPLIT_SEED),
+        split_seed=SPLIT_SEED,
+        augmentation=CropAndFlip(),
+    )
 
 
 def _read(layout: CifarLayout, data_root: Path | None) -> tuple[Samples, Samples, tuple[str, ...]]:

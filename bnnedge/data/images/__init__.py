@@ -1,0 +1,1 @@
+"""Pictures as tensors and as files: resize, crop, mirror, measure and split them."""

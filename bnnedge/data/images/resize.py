@@ -1,0 +1,60 @@
+"""Pictures of another size, and the part of a picture that is read."""
+
+from __future__ import annotations
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from bnnedge.data.preprocessing import Preprocessing
+
+Box = tuple[float, float, float, float]
+"""Left, upper, right and lower edge of a part of a picture, in pixels."""
+_CHUNK = 4096
+"""Pictures that are resized at a time, which bounds the memory of their float copies."""
+_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "nearest": Image.Resampling.NEAREST,
+}
+
+
+def central_box(width: int, height: int, record: Preprocessing) -> Box | None:
+    """The part of a ``width`` x ``height`` picture that ``record`` reads; None for the whole."""
+    if record.crop is None:
+        return None
+    fitting = min(height, width * record.height / record.width)
+    rows = record.crop * fitting
+    columns = record.crop * fitting * record.width / record.height
+    left, upper = (width - columns) / 2, (height - rows) / 2
+    return left, upper, left + columns, upper + rows
+
+
+def resize_images(images: Tensor, record: Preprocessing) -> Tensor:
+    """Stored pictures [N, C, H, W] to the geometry of ``record``, with pixel centres aligned, smoothed if smaller.
+
+    A crop is cut at whole pixels first. uint8 pictures stay uint8, rounded to the nearest value.
+    """
+    box = central_box(images.shape[-1], images.shape[-2], record)
+    if box is not None:
+        left, upper, right, lower = map(round, box)
+        images = images[:, :, upper : max(lower, upper + 1), left : max(right, left + 1)]
+    if images.shape[-2:] == record.size:
+        return images
+    shrinks = record.height < images.shape[-2] or record.width < images.shape[-1]
+    options = {} if record.resize == "nearest" else {"align_corners": False, "antialias": shrinks}
+    resized = [
+        F.interpolate(chunk.float(), size=record.size, mode=record.resize, **options)  # type: ignore[arg-type]
+        for chunk in torch.split(images, _CHUNK)
+    ]
+    whole = images.dtype == torch.uint8
+    return torch.cat([r.round().clamp(0, 255).to(torch.uint8) for r in resized] if whole else resized)
+
+
+def resize_picture(picture: Image.Image, record: Preprocessing, box: Box | None) -> Image.Image:
+    """The part ``box`` of a decoded picture (None: the whole) in the size of ``record``."""
+    size = record.width, record.height
+    if box is None and picture.size == size:
+        return picture
+    return picture.resize(size, _FILTERS[record.resize], box=box)

@@ -1,0 +1,34 @@
+"""Which samples are held out for validation."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+
+
+def hold_out(labels: Indices | None, count: int, share: float, seed: int) -> Indices:
+    """Sorted indices of the rounded ``share`` of ``count`` samples, of each class alike where there are ``labels``."""
+    if labels is not None:
+        return stratified_split(labels, (share,), seed)[0]
+    chosen = np.random.RandomState(seed).permutation(count)[: round(share * count)]
+    return np.sort(chosen)
+
+
+def stratified_split(labels: Indices, shares: tuple[float, ...], seed: int) -> list[Indices]:
+    """Sorted indices of one part for each of ``shares``, to which every class gives its rounded share, and of the rest.
+
+    Drawn with NumPy's legacy generator, whose stream is frozen: the split is the same in every version.
+    """
+    random = np.random.RandomState(seed)
+    parts: list[list[Indices]] = [[] for _ in range(len(shares) + 1)]
+    for label in np.unique(labels):
+        members = random.permutation(np.flatnonzero(labels == label))
+        start = 0
+        for part, share in zip(parts, shares, strict=False):
+            end = start + round(share * len(members))
+            part.append(members[start:end])
+            start = end
+        parts[-1].append(members[start:])
+    return [np.sort(np.concatenate(part)) for part in parts]
