@@ -22,9 +22,10 @@ from torch import nn
 from bnnedge.config import RunConfig
 from bnnedge.data.dataset import SPLITS, Dataset, MemoryDataset, load_dataset
 from bnnedge.layers.binary_layers import BinaryLinear
+from bnnedge.train.assemble import make_state
 from bnnedge.train.loop import fit
 from bnnedge.train.metrics import evaluate
-from bnnedge.train.run import make_state, resolve
+from bnnedge.train.resolve import resolve
 from bnnedge.train.run_folder import RunFolder
 from bnnedge.train.state import TrainingState
 

@@ -196,7 +196,7 @@ def train(
     if gpus is not None or processes is not None:
         raise SystemExit(_launch(context.obj, config, gpus, processes))
     from bnnedge.train.distributed import join
-    from bnnedge.train.run import resume_run, start_run
+    from bnnedge.train.start import resume_run, start_run
 
     folder = out or Path("runs") / f"{config.method}_{config.model.rpartition(':')[2]}_{config.dataset}"
     with join() as group:
@@ -439,8 +439,8 @@ def _evaluate_run(run: Path, split: Split, device: str, data_root: Path | None) 
 
     from bnnedge.data.dataset import load_dataset
     from bnnedge.train.device import find_device
+    from bnnedge.train.load import load_run
     from bnnedge.train.metrics import evaluate as evaluate_model
-    from bnnedge.train.run import load_run
 
     loaded = load_run(run)
     saved_root = loaded.config.data_root
@@ -466,6 +466,8 @@ def _details(entry: Any) -> list[str]:
 
     from bnnedge.options import field_docs
 
+    if hasattr(entry, "details"):
+        return list(entry.details())
     lines = [(inspect.getdoc(entry) or "").split("\n\n")[0].replace("\n", " ")]
     if inspect.ismethod(getattr(entry, "unavailable", None)):  # a runtime's; a device is asked about one
         reason = entry.unavailable()

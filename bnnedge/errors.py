@@ -45,3 +45,8 @@ class VerificationError(BnnedgeError):
     """An exported file whose results differ from the checkpoint's beyond rounding."""
 
     exit_code = 1
+
+
+def one_line(error: BaseException, most: int = 200) -> str:
+    """The message of another library's error in one line of at most ``most`` characters."""
+    return " ".join(str(error).split())[:most]

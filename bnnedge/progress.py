@@ -19,7 +19,7 @@ def shown(items: Iterable[T], what: str, count: int, console: Console | None) ->
 
 
 class TrainingProgress:
-    """A bar over the steps that are left, with running loss, top-1 and ETA; none where there is no terminal.
+    """A bar over the steps that are left, with running loss, first score and ETA; none where there is no terminal.
 
     ``silent`` prints nothing at all.
     """
@@ -30,7 +30,7 @@ class TrainingProgress:
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
-            TextColumn("loss {task.fields[loss]:.4f}  top-1 {task.fields[top1]:.1%}"),
+            TextColumn("loss {task.fields[loss]:.4f}  {task.fields[score]}"),
             TimeElapsedColumn(),
             TextColumn("ETA"),
             TimeRemainingColumn(),
@@ -38,7 +38,7 @@ class TrainingProgress:
             transient=True,
             disable=silent or not self._console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=steps, loss=float("nan"), top1=0.0)
+        self._task = self._bar.add_task("", total=steps, loss=float("nan"), score="")
 
     def __enter__(self) -> TrainingProgress:
         self._bar.start()
@@ -53,9 +53,9 @@ class TrainingProgress:
         """``epoch`` counts from 1."""
         self._bar.update(self._task, description=f"epoch {epoch}/{epochs}")
 
-    def step(self, loss: float, top1: float) -> None:
-        """One optimizer step is done; means over the epoch so far."""
-        self._bar.update(self._task, advance=1, loss=loss, top1=top1)
+    def step(self, loss: float, score: str) -> None:
+        """One optimizer step is done; ``loss`` and the first score, as text, are means over the epoch so far."""
+        self._bar.update(self._task, advance=1, loss=loss, score=score)
 
     def line(self, text: str) -> None:
         """Print a line that stays, above the bar."""

@@ -1,66 +1,75 @@
-"""Accuracy of an exported file on the data set that its metadata names."""
+"""Scores of an exported file on the data set that its metadata names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from bnnedge.data.dataset import DatasetInfo, Split, load_dataset
-from bnnedge.errors import BenchmarkError, MissingDependencyError
+from bnnedge.data.dataset import Split, load_dataset_as
+from bnnedge.errors import BenchmarkError, ExportError, MissingDependencyError
+from bnnedge.export.description import describe_metadata
 from bnnedge.export.runtimes import RUNTIMES
 from bnnedge.export.targets.target import read_file
 from bnnedge.progress import shown
+from bnnedge.tasks.task import Tally, Task
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 BATCH = 64
-"""Images at a time; bounds the runtime's memory."""
+"""Samples at a time; bounds the runtime's memory."""
 
 
 @dataclass(frozen=True)
-class FileAccuracy:
-    """Top-1 of a file."""
+class FileScores:
+    """What was measured of a file."""
 
     runtime: str
+    """Name in ``RUNTIMES``."""
     dataset: str
-    images: int
-    top1: float
-    """In [0, 1]."""
+    """Name in ``DATASETS``."""
+    samples: int
+    task: Task
+    scores: dict[str, float]
+    """The task's scores by name."""
 
 
 def evaluate_file(
     path: Path, split: Split, runtime: str = "auto", data_root: Path | None = None, console: Console | None = None
-) -> FileAccuracy:
-    """Run every image of ``split`` through the file; ``console`` shows a bar if it is a terminal.
+) -> FileScores:
+    """Run every sample of ``split`` through the file, made as its preprocessing record says.
 
-    Raises as ``choose_runtime`` does, ``ExportError`` for a damaged file, ``DataError`` if its data set is not at hand.
+    ``console`` shows a bar if it is a terminal. Raises as ``choose_runtime`` does, ``ExportError`` for a damaged file
+    or an output that is not finite, ``DataError`` if its data set is not at hand.
     """
     file = read_file(path)
-    trained = file.metadata.get("dataset")
-    if not trained:
+    described = describe_metadata(file.metadata, str(path))
+    if described is None:
         raise BenchmarkError(f"{path} does not name its data set; measure its accuracy by `bnnedge bench --data NAME`")
-    info = DatasetInfo.from_dict(trained)
+    info = described.info
     name = choose_runtime(file.target.runtimes, runtime, str(path))
-    dataset = load_dataset(info.name, info.image_size, data_root)
+    dataset = load_dataset_as(info, data_root)
     session = RUNTIMES.load(name).open(file.data)
-    size, right = dataset.size(split), 0
-    for images, labels in shown(dataset.batches(split, BATCH), "evaluating", -(-size // BATCH), console):
-        right += _hits(session.run, images.numpy(), labels.numpy())
-    return FileAccuracy(name, info.name, size, right / size)
+    tally = Tally(described.task)
+    batches = -(-dataset.size(split) // BATCH)
+    for inputs, targets in shown(dataset.batches(split, BATCH), "evaluating", batches, console):
+        outputs = session.run(inputs.numpy())
+        if not np.isfinite(outputs).all():
+            raise ExportError(f"{path}: an output is not finite; the file or {name} is broken")
+        tally.add(outputs, targets.numpy())
+    return FileScores(name, info.name, tally.samples, described.task, tally.scores)
 
 
-def top1(run: Run, images: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Share of ``images`` for which the largest output of ``run`` is that of its label."""
-    starts = range(0, len(labels), BATCH)
-    return sum(_hits(run, images[i : i + BATCH], labels[i : i + BATCH]) for i in starts) / len(labels)
-
-
-def _hits(run: Run, images: NDArray[np.float32], labels: NDArray[np.int64]) -> int:
-    return int((run(images).argmax(1) == labels).sum())
+def scores_of(run: Run, task: Task, inputs: NDArray[np.float32], targets: NDArray[Any]) -> dict[str, float]:
+    """The task's scores of what ``run`` makes of ``inputs`` [N, C, H, W] with ``targets`` [N, ...]."""
+    tally = Tally(task)
+    for start in range(0, len(targets), BATCH):
+        tally.add(run(inputs[start : start + BATCH]), targets[start : start + BATCH])
+    return tally.scores
 
 
 def choose_runtime(

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from bnnedge.data.dataset import DatasetInfo, load_dataset
+from bnnedge.data.dataset import load_dataset_as
 from bnnedge.export.api import ExportReport, check_stem, export
 from bnnedge.export.targets import TARGETS
-from bnnedge.train.run import load_run
+from bnnedge.train.load import load_run
 
 VERIFY_IMAGES = 256
 """Test images that a run is verified with (all, if there are fewer)."""
@@ -30,39 +30,28 @@ def export_run(
     check_stem(stem)
     loaded = load_run(run)
     info = loaded.dataset
+    record = info.preprocessing
     name = loaded.config.model.rpartition(":")[2]
     folder = run if run.is_dir() else run.parent
-    shape = (info.in_channels, info.image_size, info.image_size)
-    images = calibration = labelled = None
+    inputs = calibration = labelled = None
     if check or stem == "int8":
         root = Path(loaded.config.data_root) if loaded.config.data_root else None
-        dataset = load_dataset(info.name, info.image_size, root)
-        images = dataset.samples("test", torch.arange(min(VERIFY_IMAGES, dataset.size("test"))))[0].numpy()
+        dataset = load_dataset_as(info, root)
+        inputs = dataset.samples("test", torch.arange(min(VERIFY_IMAGES, dataset.size("test"))))[0].numpy()
         if stem == "int8":
             labelled = dataset.arrays("test", dataset.most_at_once)
             mixed = dataset.batches("train", CALIBRATION_IMAGES, torch.Generator().manual_seed(0))
             calibration = next(mixed)[0].numpy()
     return export(
         loaded.model,
-        torch.zeros(2, *shape),
+        torch.zeros(2, *record.input_shape),
         output or folder / f"{name}{suffix}",
         target,
-        verify_images=images,
+        verify_images=inputs,
         check=check,
-        metadata={
-            "method": loaded.config.method,
-            "model": loaded.config.model,
-            "num_classes": info.num_classes,
-            "dataset": info.to_dict(),
-        },
+        metadata={"method": loaded.config.method, "model": loaded.config.model, **info.to_metadata()},
         stem=stem,
         calibration=calibration,
-        input_range=pixel_range(info),
+        input_range=record.input_range,
         labelled=labelled,
     )
-
-
-def pixel_range(info: DatasetInfo) -> tuple[float, float]:
-    """The input of the network for black and for white, at its extremes over the channels."""
-    ends = [((0 - mean) / std, (1 - mean) / std) for mean, std in zip(info.mean, info.std, strict=True)]
-    return min(black for black, _ in ends), max(white for _, white in ends)

@@ -18,7 +18,7 @@ from bnnedge.export.targets import TARGETS
 from bnnedge.export.targets.target import LayerRow, read_file
 from bnnedge.export.trace import trace
 from bnnedge.models.create import create_model
-from bnnedge.train.run import load_run
+from bnnedge.train.load import load_run
 
 
 def graph_rows(graph: Graph) -> list[LayerRow]:

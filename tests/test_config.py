@@ -1,4 +1,4 @@
-"""A run's settings: cross-field checks, defaults from a recipe, and the YAML form."""
+"""A run's settings: cross-field checks, defaults from a method, and the YAML form."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ SGD = Defaults(optimizer="sgd", lr=0.5, momentum=0.8, weight_decay=3e-4, lr_type
 ADAM = Defaults(optimizer="adam", lr=0.02)
 
 
-def test_resolve_takes_the_recipe_and_keeps_what_was_given() -> None:
+def test_resolve_takes_the_defaults_and_keeps_what_was_given() -> None:
     resolved = RunConfig(lr=0.25, method_options={"rate": "2"}).resolve(SGD, MethodOptions)
     assert (resolved.optimizer, resolved.lr, resolved.momentum, resolved.weight_decay) == ("sgd", 0.25, 0.8, 3e-4)
     assert (resolved.lr_type, resolved.warm_up) == ("cos", 2)
@@ -92,7 +92,7 @@ def test_resolve_takes_the_recipe_and_keeps_what_was_given() -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "optimizer", "expected"),
+    ("defaults", "optimizer", "expected"),
     [
         (SGD, "adam", (1e-3, None, 0.0)),
         (SGD, "adamw", (1e-3, None, 1e-2)),
@@ -101,9 +101,9 @@ def test_resolve_takes_the_recipe_and_keeps_what_was_given() -> None:
     ],
 )
 def test_another_optimizer_brings_its_own_learning_rate(
-    recipe: Recipe, optimizer: Any, expected: tuple[float, float | None, float]
+    defaults: Defaults, optimizer: Any, expected: tuple[float, float | None, float]
 ) -> None:
-    resolved = RunConfig(optimizer=optimizer).resolve(recipe, NoOptions)
+    resolved = RunConfig(optimizer=optimizer).resolve(defaults, NoOptions)
     assert (resolved.lr, resolved.momentum, resolved.weight_decay) == expected
 
 

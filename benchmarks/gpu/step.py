@@ -17,9 +17,10 @@ from bnnedge.config import RunConfig
 from bnnedge.errors import BenchmarkError
 from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear
 from bnnedge.models.create import create_model
+from bnnedge.train.assemble import make_state
 from bnnedge.train.device import autocast
 from bnnedge.train.loop import train_step
-from bnnedge.train.run import make_state, resolve
+from bnnedge.train.resolve import resolve
 
 WARMUP = 3
 """Steps of a contender before its memory is measured; the first ones compile and choose algorithms."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bnnedge.config import RunConfig
-from bnnedge.train.run import resume_run, start_run
 from bnnedge.train.run_folder import RunFolder
+from bnnedge.train.start import resume_run, start_run
 
 FLOAT = "float"
 

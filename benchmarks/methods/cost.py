@@ -32,8 +32,9 @@ from bnnedge.errors import BenchmarkError
 from bnnedge.export.runtimes.runtime import Images, Session
 from bnnedge.methods import METHODS
 from bnnedge.models.create import create_model
+from bnnedge.train.assemble import make_state
 from bnnedge.train.loop import train_step
-from bnnedge.train.run import make_state, resolve
+from bnnedge.train.resolve import resolve
 
 PEER = "pytorch ste"
 TIME_LIMIT = 1.15

@@ -136,35 +136,58 @@ class Dataset:
 
 def load_dataset(
     name: str,
-    *,
+    image_size: int | tuple[int, int] | None = None,
     data_root: Path | None = None,
-    image_size: tuple[int, int] | None = None,
+    *,
     preprocess: str | None = None,
     augment: str = "own",
     validation_split: ValidationSplit = "own",
     task: str | None = None,
 ) -> Dataset:
-    """A registered data set as a run's settings choose it.
+    """A registered data set as a run's settings choose it; see ``prepare``.
+
+    ``data_root`` is the folder of data sets that are read from files, None: ``$BNNEDGE_DATA``. Raises
+    ``UnknownNameError``, ``ConfigError`` for settings that do not fit, or ``DataError`` for files that are missing or
+    damaged; never downloads.
+    """
+    return prepare(
+        _read(name, data_root),
+        image_size,
+        preprocess=preprocess,
+        augment=augment,
+        validation_split=validation_split,
+        task=task,
+    )
+
+
+def prepare(
+    source: Source,
+    image_size: int | tuple[int, int] | None = None,
+    *,
+    preprocess: str | None = None,
+    augment: str = "own",
+    validation_split: ValidationSplit = "own",
+    task: str | None = None,
+) -> Dataset:
+    """``source`` split, resized and with the preprocessing record to train with.
 
     Args:
-        data_root: the folder of data sets that are read from files; None: ``$BNNEDGE_DATA``.
-        image_size: height and width in pixels; None: the data set's own.
+        image_size: pixels of square pictures, or height and width; None: the data set's own.
         preprocess: a name in ``PREPROCESSINGS``; None: the data set's own record.
         augment: a name in ``AUGMENTATIONS``, ``own`` or ``none``.
         validation_split: which training samples are held out: ``own``, ``none``, or a share above 0 and below 1.
         task: a name in ``TASKS``; None: what the data set is made for.
 
-    Raises ``UnknownNameError``, ``ConfigError`` for settings that do not fit, or ``DataError`` for files that are
-    missing or damaged; never downloads.
+    Raises ``UnknownNameError`` or ``ConfigError`` for settings that do not fit.
     """
-    if image_size is not None and min(image_size) < 1:
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size or source.size
+    if min(size) < 1:
         raise DataError(f"image_size must be at least 1 pixel, got {image_size}")
-    source = _read(name, data_root)
     chosen_task = source.task if task is None else task
     outputs = TASKS.load(chosen_task).outputs_for(len(source.classes), source.channels)
     splits = _split(source, validation_split)
-    record, fitted = _choose_record(source, splits, image_size or source.size, preprocess)
-    info = DatasetInfo(name, chosen_task, outputs, source.classes, record, validation_split)
+    record, fitted = _choose_record(source, splits, size, preprocess)
+    info = DatasetInfo(source.name, chosen_task, outputs, source.classes, record, validation_split)
     return Dataset(info, fitted, _augmentation(source, augment))
 
 

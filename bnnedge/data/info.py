@@ -97,7 +97,8 @@ def _checked(fields: dict[str, Any]) -> DatasetInfo:
         raise DataError(f"the description of the data set is not valid: {error}") from error
     if plain_fields.outputs < 1:
         raise DataError(f"the description of the data set is not valid: outputs is {plain_fields.outputs}, below 1")
-    return DatasetInfo(**{f.name: getattr(plain_fields, f.name) for f in dataclasses.fields(_PlainFields)}, preprocessing=record)
+    values = {f.name: getattr(plain_fields, f.name) for f in dataclasses.fields(_PlainFields)}
+    return DatasetInfo(**values, preprocessing=record)
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ class FileSamples(Samples):
 
 
 def fit_targets(targets: Tensor, record: Preprocessing) -> Tensor:
-    """Targets that are maps [N, H, W] or [N, C, H, W] in the size of ``record``, by the nearest pixel; others as such."""
+    """Targets that are maps [N, ..., H, W], in the size of ``record`` by the nearest pixel; others unchanged."""
     if targets.dim() < 3 or targets.shape[-2:] == record.size:
         return targets
     rows, columns = (

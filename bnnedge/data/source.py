@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from bnnedge.data.augmentation import Augmentation
 from bnnedge.data.images.splits import Indices, hold_out
-from bnnedge.data.samples import Samples
+from bnnedge.data.samples import MemorySamples, Samples
 
 
 @dataclass(frozen=True)
@@ -48,3 +50,29 @@ def own_validation(targets: Sequence[int] | Indices, share: float, seed: int) ->
     """The data set's own validation split: the rounded ``share`` of each class."""
     labels = np.asarray(targets, np.int64)
     return hold_out(labels, len(labels), share, seed)
+
+
+def source_of_tensors(
+    name: str,
+    classes: tuple[str, ...],
+    splits: Mapping[str, tuple[Tensor, Tensor]],
+    *,
+    scale: float = 255.0,
+    augmentation: Augmentation | None = None,
+    task: str = "classification",
+) -> Source:
+    """A source of stored pixels [N, C, H, W] and targets [N, ...], for ``train``, ``test`` and perhaps ``val``."""
+    train, validation = splits["train"], splits.get("val")
+    images, targets = train if validation is None else tuple(map(torch.cat, zip(train, validation, strict=True)))
+    return Source(
+        name=name,
+        train=MemorySamples(images, targets),
+        test=MemorySamples(*splits["test"]),
+        size=(images.shape[-2], images.shape[-1]),
+        channels=images.shape[1],
+        classes=classes,
+        task=task,
+        validation=np.arange(len(train[1]), len(targets)),
+        scale=scale,
+        augmentation=augmentation,
+    )

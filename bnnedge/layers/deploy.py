@@ -1,13 +1,14 @@
-"""The deploy form: the one shape in which every training method ends and the only one exporters know.
+"""The deploy form: the one form in which every training method ends, and the only one that exporters know.
 
-Weights are exactly +-1, the scale and bias are per output channel, the input's binarization is one of the
-``InputMode`` values, and a float factor per output pixel (XNOR-Net's K) may come on top. Sign and convolution are
-operators of their own, so that ``torch.export`` keeps them whole:
+Weights are exactly -1 and +1, the scale and the bias are per output channel, the input's binarization is one of the
+``InputMode`` values, and a float factor per output pixel (XNOR-Net's K) may come on top. A layer with
+``binary_input=False`` has the input mode ``float`` and no K, whatever its method. Sign, convolution and matrix product
+are operators of their own, so that ``torch.export`` keeps them whole:
 
 - ``bnnedge::sign(x)``: -1 where x < 0, else +1;
-- ``bnnedge::binary_conv2d(x, weight, stride, padding, dilation, groups)``: conv2d of +-1 values; exact integers,
-  since every partial sum is below 2^24;
-- ``bnnedge::binary_linear(x, weight)``: ``x @ weight.T``.
+- ``bnnedge::binary_conv2d(x, weight, stride, padding, dilation, groups)``: conv2d with a weight of -1 and +1. For an
+  input of -1 and +1 the results are exact integers, since every partial sum is below 2^24;
+- ``bnnedge::binary_linear(x, weight)``: ``x @ weight.T``, likewise.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def _(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class DeployedLayer(nn.Module):
-    """A binary layer after training: buffers ``weight`` in {-1, +1}, ``scale`` [O] and ``bias`` [O], no parameters."""
+    """A binary layer after training, without parameters: its buffers are ``weight`` of -1 and +1, ``scale`` [O] and
+    ``bias`` [O]."""
 
     weight: Tensor
     scale: Tensor
@@ -69,14 +71,14 @@ class DeployedLayer(nn.Module):
         binarizer = layer.binarizer
         weight = binarizer.binarize_weight(layer.weight)
         scale = binarizer.output_scale(layer.weight)
-        self.input_mode: InputMode = binarizer.input_mode
-        self.scales_pixels = binarizer.scales_pixels
+        self.input_mode: InputMode = layer.input_mode
+        self.scales_pixels = layer.scales_pixels
         self.register_buffer("weight", weight)
         self.register_buffer("scale", torch.ones(weight.shape[0]) if scale is None else scale.clone())
         self.register_buffer("bias", torch.zeros(weight.shape[0]) if layer.bias is None else layer.bias.clone())
 
     def preactivation(self, x: Tensor) -> Tensor:
-        """What the sign is taken of; for the W1A32 modes what enters the convolution as it is."""
+        """The values whose sign is taken; where the input stays float, the values that enter the convolution."""
         if self.input_mode in ("sign", "float"):
             return x
         dims = list(range(1, x.dim()))
@@ -93,14 +95,14 @@ class DeployedLayer(nn.Module):
         return sign_op(x) if self.input_mode in ("sign", "centered_sign") else x
 
     def integers(self, signs: Tensor) -> Tensor:
-        """The convolution sums of +-1 inputs and +-1 weights, before scale and bias."""
+        """The convolution's sums before scale and bias; integers if the input is -1 and +1."""
         raise NotImplementedError
 
     def transform(self, sums: Tensor, x: Tensor) -> Tensor:
-        """``sums * scale + bias``, the product also times XNOR-Net's K of the layer's input ``x`` where it has one."""
+        """``sums * scale + bias``, or ``sums * scale * K + bias`` with XNOR-Net's K of the layer's input ``x``."""
         shape = (-1, *[1] * (self.weight.dim() - 2))
         y = sums * self.scale.view(shape)
-        if self.scales_pixels:  # abs(x) in operators of the export graph, and the same number
+        if self.scales_pixels:  # The root of the square is exactly abs(x), in operators that the export graph has.
             y = y * self.pixel_scale((x * x).sqrt().mean(1, keepdim=True))
         return y + self.bias.view(shape)
 
@@ -167,5 +169,5 @@ def deploy(model: nn.Module) -> nn.Module:
 
 
 def deployed_layers(model: nn.Module) -> dict[str, DeployedLayer]:
-    """The binary layers of a deployed model by module path."""
+    """The binary layers of a deployed model by their module path."""
     return {name: m for name, m in model.named_modules() if isinstance(m, DeployedLayer)}

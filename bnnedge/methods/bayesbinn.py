@@ -17,7 +17,7 @@ from bnnedge.binarization.row_blocks import row_blocks
 from bnnedge.binarization.sign import sign
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
-from bnnedge.methods.method import Method, Plan, Defaults
+from bnnedge.methods.method import Defaults, Method, Plan
 
 EPSILON = 1e-10
 """Added to ``1 - w^2`` and ``1 - mu^2``. The published settings live from it: see ``Bayesbinn``."""

@@ -14,7 +14,7 @@ from bnnedge.binarization.binarizer import Binarizer
 from bnnedge.binarization.sign import sign
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
-from bnnedge.methods.method import Method, Phase, Plan, Defaults
+from bnnedge.methods.method import Defaults, Method, Phase, Plan
 
 DEFAULT_BETA_END = 1e4
 

@@ -16,7 +16,7 @@ from bnnedge.binarization.scale import channel_scale
 from bnnedge.binarization.sign import sign
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
-from bnnedge.methods.method import Method, Phase, Plan, Defaults, check_phases, share_epochs
+from bnnedge.methods.method import Defaults, Method, Phase, Plan, check_phases, share_epochs
 
 SHARES = {1: 128.0, 2: 401.0, 3: 200.0}
 """Epochs of the phases in the published ImageNet recipe."""

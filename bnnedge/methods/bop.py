@@ -15,7 +15,7 @@ from bnnedge.binarization.binarizer import Binarizer
 from bnnedge.binarization.sign import sign, sign_around
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
-from bnnedge.methods.method import Method, Plan, Defaults
+from bnnedge.methods.method import Defaults, Method, Plan
 
 Published = dict[str, tuple[float, float | None]]
 """Start and end, None for constant, of each option that may change with the step."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bnnedge.binarization.binarizer import Binarizer
 from bnnedge.layers.binary_layers import BinaryLayer
-from bnnedge.methods.method import Method, Defaults
+from bnnedge.methods.method import Defaults, Method
 
 
 @dataclass

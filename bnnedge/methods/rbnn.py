@@ -15,7 +15,7 @@ from bnnedge.binarization.sign import sign, sign_around
 from bnnedge.binarization.surrogate import error_decay_multiplier
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
-from bnnedge.methods.method import Method, Defaults
+from bnnedge.methods.method import Defaults, Method
 
 
 @dataclass

@@ -11,7 +11,7 @@ from bnnedge.binarization.binarizer import Binarizer
 from bnnedge.binarization.scale import channel_scale, straight_through
 from bnnedge.binarization.sign import sign
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
-from bnnedge.methods.method import Method, Phase, Defaults, check_phases, share_epochs
+from bnnedge.methods.method import Defaults, Method, Phase, check_phases, share_epochs
 
 
 @dataclass

@@ -13,7 +13,7 @@ from bnnedge.binarization.scale import channel_scale
 from bnnedge.binarization.surrogate import clipped_identity, get_surrogate
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
-from bnnedge.methods.method import Method, Defaults
+from bnnedge.methods.method import Defaults, Method
 
 MAGNITUDE_AWARE = "magnitude_aware"
 

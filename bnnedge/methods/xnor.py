@@ -13,7 +13,7 @@ from bnnedge.binarization.scale import as_published, channel_scale, straight_thr
 from bnnedge.binarization.sign import sign
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer
-from bnnedge.methods.method import Method, Defaults
+from bnnedge.methods.method import Defaults, Method
 from bnnedge.methods.ste import clip_weights
 
 

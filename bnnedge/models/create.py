@@ -15,39 +15,62 @@ from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import binary_layers
 from bnnedge.layers.convert import convert_to_binary
 from bnnedge.models import MODELS
+from bnnedge.models.network import Network
+
+ImageSize = int | tuple[int, int]
+"""Height and width in pixels; one number for both."""
 
 
-def create_model(name: str, *, num_classes: int, in_channels: int = 3, image_size: int = 32) -> nn.Module:
-    """Build a model for square images of ``image_size`` pixels with ``in_channels`` channels.
+def create_model(name: str, *, num_classes: int, in_channels: int = 3, image_size: ImageSize = 32) -> nn.Module:
+    """Build a model for images [N, ``in_channels``, H, W] of ``image_size`` (H, W) pixels, or of one number for both.
 
     ``name`` is a registered model or ``path/to/file.py:ClassOrFactory``. The latter is called with those of
-    ``num_classes``, ``in_channels`` and ``image_size`` that its signature names. If what it returns holds no binary
-    layer yet, its Conv2d and Linear layers but the first and the last become binary.
+    ``num_classes``, ``in_channels``, ``image_size``, ``height`` and ``width`` that its signature names; ``image_size``
+    is one number for square images and the pair for others. A factory that takes ``**kwargs`` gets the first three. If
+    what it returns holds no binary layer yet, its Conv2d and Linear layers but the first and the last become binary.
 
-    Raises ``UnknownNameError`` or, for a file that does not give an ``nn.Module``, ``ConfigError``.
+    Raises ``UnknownNameError``, or ``ConfigError`` for images that a registered model does not take and for a file that
+    does not give an ``nn.Module``.
     """
-    arguments = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if min(height, width) < 1:
+        raise ConfigError(f"image_size must be at least 1 pixel in height and width, got {height}x{width}")
     check_model_name(name)
     if ".py:" not in name:
-        return MODELS.load(name)(**arguments)  # type: ignore[no-any-return]
+        network: Network = MODELS.load(name)
+        network.check(name, (height, width))
+        return network.build(num_classes, in_channels, (height, width))
     path, _, attribute = name.rpartition(":")
     factory = _load_attribute(Path(path), attribute)
-    parameters = inspect.signature(factory).parameters.values()
-    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
-    names = {p.name for p in parameters}
+    arguments = _arguments(factory, num_classes, in_channels, (height, width))
     try:
-        model = factory(**{k: v for k, v in arguments.items() if takes_all or k in names})
+        model = factory(**arguments)
     except Exception as error:
         raise ConfigError(
-            f"{name}, called with those of {', '.join(arguments)} that it takes, fails: {type(error).__name__}: {error}"
+            f"{name}, called with those of num_classes, in_channels, image_size, height and width that it takes, "
+            f"fails: {type(error).__name__}: {error}"
         ) from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{name} should give a torch.nn.Module, but gave a {type(model).__name__}")
     return model if binary_layers(model) else convert_to_binary(model)
 
 
+def _arguments(
+    factory: Callable[..., Any], num_classes: int, in_channels: int, image_size: tuple[int, int]
+) -> dict[str, Any]:
+    """What a user's factory is called with; see ``create_model``."""
+    height, width = image_size
+    square = height if height == width else image_size
+    usual = {"num_classes": num_classes, "in_channels": in_channels, "image_size": square}
+    parameters = inspect.signature(factory).parameters.values()
+    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    names = {p.name for p in parameters}
+    sides = {"height": height, "width": width}
+    return {k: v for k, v in usual.items() if takes_all or k in names} | {k: v for k, v in sides.items() if k in names}
+
+
 def check_model_name(name: str) -> None:
-    """Raise what ``create_model`` would raise for a name that cannot exist, without building anything."""
+    """Raise what ``create_model`` raises for a name that cannot exist, without building anything."""
     if name.endswith(".py"):
         raise ConfigError(f"model file {name} needs the name of a class or function, {name}:ClassOrFactory")
     if ".py:" not in name:

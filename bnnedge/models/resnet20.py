@@ -1,50 +1,31 @@
 """ResNet-20 for small images with binary blocks, as RBNN trains it.
 
-Lin et al. 2020, arXiv:2009.13055, section 4; the layout is He et al. 2015, arXiv:1512.03385, section 4.2, with the
-parameter-free shortcut (option A). At 3x32x32 and 10 classes 267,264 weights are binary, in 18 layers.
+Lin et al. 2020, "Rotated Binary Neural Network", arXiv:2009.13055, section 4; the layout is He et al. 2015,
+arXiv:1512.03385, section 4.2, with the shortcut that has no parameters (option A).
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bnnedge.layers.block_tail import normalize_add_clip
 from bnnedge.layers.hardtanh import Hardtanh
-from bnnedge.models.basic_block import BinaryBasicBlock
-
-
-class OptionAShortcut(nn.Module):
-    """Every second pixel, and zero channels on both sides up to the new width."""
-
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-        self.before = (channels - in_channels) // 2
-        self.after = channels - in_channels - self.before
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
+from bnnedge.models.network import Network
+from bnnedge.models.parts.blocks import BinaryBasicBlock
+from bnnedge.models.parts.shortcuts import OptionAShortcut
+from bnnedge.models.parts.stages import residual_stages
 
 
 class BinaryResNet20(nn.Module):
-    """3x3 float stem, three stages of three blocks with 16, 32, 64 channels, global mean, BN, float classifier."""
+    """A float 3x3 stem; three stages of three blocks with 16, 32 and 64 channels; the mean over the image, a batch norm
+    and a float classifier."""
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
         super().__init__()
         self.stem = nn.Conv2d(in_channels, 16, 3, 1, 1, bias=False)
         self.stem_bn = nn.BatchNorm2d(16)
         self.stem_act = Hardtanh()
-        blocks: list[nn.Module] = []
-        previous = 16
-        for stage, channels in enumerate((16, 32, 64)):
-            for block in range(3):
-                stride = 2 if stage > 0 and block == 0 else 1
-                changes = stride != 1 or previous != channels
-                shortcut = OptionAShortcut(previous, channels, stride) if changes else nn.Identity()
-                blocks.append(BinaryBasicBlock(previous, channels, stride, shortcut))
-                previous = channels
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = residual_stages(16, (3, 3, 3), (16, 32, 64), BinaryBasicBlock, OptionAShortcut)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.head_bn = nn.BatchNorm1d(64)
@@ -52,7 +33,8 @@ class BinaryResNet20(nn.Module):
         self._initialize()
 
     def _initialize(self) -> None:
-        """Kaiming-normal weights, and BN gains of 1e-8 so that every residual branch starts as nothing."""
+        """Draw all weights by Kaiming's normal rule, and set the gains of batch norms of images to 1e-8, so that every
+        residual branch starts as nearly 0."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
@@ -64,6 +46,16 @@ class BinaryResNet20(nn.Module):
         return self.classifier(self.head_bn(self.flatten(self.pool(x))))  # type: ignore[no-any-return]
 
 
-def resnet20_1w1a(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
-    """The network above; any image size from 4 up."""
-    return BinaryResNet20(num_classes, in_channels)
+RESNET20_1W1A = Network(
+    description="ResNet-20 with binary blocks of 16 to 64 channels and shortcuts without parameters, for small images.",
+    build=lambda num_classes, in_channels, _: BinaryResNet20(num_classes, in_channels),
+    paper="Lin et al. 2020, Rotated Binary Neural Network, arXiv:2009.13055",
+    classes=10,
+    channels=3,
+    height=32,
+    width=32,
+    binary_weights=267_264,
+    binary_layers=18,
+    parameters=269_850,
+    smallest_size=(4, 4),
+)

@@ -52,7 +52,7 @@ class Classification(Task):
         return temperature**2 * F.cross_entropy(outputs / temperature, targets)
 
     def sums(self, outputs: Array, targets: Array) -> Array:
-        """Images [2] whose label is among the first class and among the first five; NaN is never a hit."""
+        """Images whose label is in the first place and, if top-5 is measured, in the first five; NaN is never a hit."""
         library = library_of(outputs)
         number = library.ones_like(outputs[:1], dtype=library.int64).cumsum(1) - 1  # [1, C]: 0 .. C - 1
         label = targets[:, None]
@@ -60,10 +60,10 @@ class Classification(Task):
         # NaN compares false, so a class is behind the label's only if both logits are numbers.
         behind = ((outputs < own) | ((outputs == own) & (number >= label))).sum(1)
         ahead = self.outputs - behind
-        return library.stack([(ahead < count).sum() for count in (1, 5)])
+        return library.stack([(ahead < count).sum() for count in (1, 5)[: len(self.scores)]])
 
     def score(self, sums: NDArray[np.float64], samples: int) -> dict[str, float]:
-        return {score.name: float(hits) / samples for score, hits in zip(self.scores, sums, strict=False)}
+        return {score.name: float(hits) / samples for score, hits in zip(self.scores, sums, strict=True)}
 
     def average(self, outputs: Tensor, how: Literal["probabilities", "logits"]) -> Tensor:
         """Mean logits, or the logarithm of the mean probabilities, of logits [S, N, C, ...]."""

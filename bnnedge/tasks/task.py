@@ -95,9 +95,14 @@ class Task(ABC):
     def soft_loss(self, outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> Tensor:
         """The loss against a teacher's outputs, a mean over the samples; no gradient flows to the teacher."""
 
+    @property
+    def number_of_sums(self) -> int:
+        """Length of the vector that ``sums`` returns."""
+        return len(self.scores)
+
     @abstractmethod
     def sums(self, outputs: Array, targets: Array) -> Array:
-        """A vector of sums over the samples of a batch, from which ``score`` computes the scores."""
+        """Sums over the samples of a batch, from which ``score`` computes the scores: [``number_of_sums``]."""
 
     @abstractmethod
     def score(self, sums: NDArray[np.float64], samples: int) -> dict[str, float]:
@@ -122,7 +127,8 @@ class Tally:
         self.task = task
         self.samples = 0
         self.loss_sum = 0.0
-        self._sums: NDArray[np.float64] | float = 0.0
+        self.sums = np.zeros(task.number_of_sums)
+        """The task's sums, float64 [``number_of_sums``]."""
 
     def add(self, outputs: Array, targets: Array) -> None:
         """Count the samples of a batch of NumPy arrays."""
@@ -132,7 +138,7 @@ class Tally:
         """Count ``samples`` samples whose sums and whose sum of losses are known."""
         self.samples += samples
         self.loss_sum += loss_sum
-        self._sums = self._sums + np.asarray(sums, np.float64)
+        self.sums = self.sums + np.asarray(sums, np.float64)
 
     @property
     def loss(self) -> float:
@@ -144,7 +150,7 @@ class Tally:
         """The task's scores, by name. Raises ``ValueError`` if no sample was seen."""
         if self.samples == 0:
             raise ValueError("no sample was counted, so there are no scores")
-        return self.task.score(np.asarray(self._sums, np.float64), self.samples)
+        return self.task.score(self.sums, self.samples)
 
     @property
     def first(self) -> float:

@@ -1,27 +1,27 @@
 """The checkpoint file: written whole or not at all, read without running code from it.
 
-Format 2 is ``torch.save`` of a dictionary of plain values and tensors, see ``Checkpoint``.
+Format 3 is ``torch.save`` of a dictionary of plain values and tensors, see ``Checkpoint``. Format 2, which knew
+classification alone, is still read.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
-import random
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from bnnedge.config import RunConfig
-from bnnedge.data.dataset import DatasetInfo
+from bnnedge.data.info import DatasetInfo
 from bnnedge.errors import BnnedgeError, CheckpointError
 
 FORMAT = "bnnedge-checkpoint"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+OLDEST_VERSION = 2
 
 
 @dataclass
@@ -34,13 +34,13 @@ class Checkpoint:
     epoch: int
     """Number of finished epochs."""
     best_epoch: int
-    """The epoch, counted from 1, whose weights reached the best validation top-1."""
-    best_val_top1: float
-    """From 0 to 1."""
+    """The epoch, counted from 1, whose weights are kept as the best ones."""
+    best_score: float | None
+    """The task's first score of those weights on the split that chooses; None if no split does."""
     model: dict[str, Tensor]
     """State dict of the model with the method attached; with an EMA, of its averages."""
     optimizers: dict[str, Any]
-    """State dicts by the names of ``bnnedge/train/assign.py``, of the phase that ``epoch`` belongs to."""
+    """State dicts of the optimizers of the phase that ``epoch`` belongs to, by the names of ``train/assign.py``."""
     rng: dict[str, Any]
     """See ``rng_state``."""
     ema: dict[str, Any] = field(default_factory=dict)
@@ -69,11 +69,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"checkpoint {path} is damaged or no checkpoint of bnnedge ({reason})") from error
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of bnnedge")
-    if contents.get("version") != FORMAT_VERSION:
+    version = contents.get("version")
+    if not isinstance(version, int) or not OLDEST_VERSION <= version <= FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} has checkpoint version {contents.get('version')!r}, this bnnedge reads version {FORMAT_VERSION}"
+            f"{path} has checkpoint version {version!r}, this bnnedge reads versions {OLDEST_VERSION} to "
+            f"{FORMAT_VERSION}; train again, or use the bnnedge that wrote it"
         )
-    contents.setdefault("ema", {})  # files from before there was one
+    contents.setdefault("ema", {})  # early files of version 2 have none
+    if version == 2:
+        contents["best_score"] = contents.get("best_val_top1")
     names = [f.name for f in dataclasses.fields(Checkpoint)]
     missing = [name for name in names if name not in contents]
     if missing:
@@ -84,25 +88,3 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except BnnedgeError as error:
         raise CheckpointError(f"checkpoint {path}: {error}") from error
     return Checkpoint(**{name: contents[name] for name in names})
-
-
-def rng_state() -> dict[str, Any]:
-    """State of the global generators of PyTorch (CPU and this GPU), NumPy and Python, as plain values and tensors."""
-    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
-        "numpy": [str(name), [int(k) for k in keys], int(position), int(has_gauss), float(gauss)],
-        "python": list(random.getstate()),
-    }
-
-
-def set_rng_state(state: dict[str, Any]) -> None:
-    """Inverse of ``rng_state``. A GPU's state is left alone if none was saved."""
-    torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and state["cuda"]:
-        torch.cuda.set_rng_state(state["cuda"][0])
-    name, keys, position, has_gauss, gauss = state["numpy"]
-    np.random.set_state((name, np.array(keys, np.uint32), position, has_gauss, gauss))
-    version, internal, gauss_next = state["python"]
-    random.setstate((version, tuple(internal), gauss_next))

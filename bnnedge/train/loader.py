@@ -1,4 +1,4 @@
-"""Batches on their way to the device: this process's images alone, made ahead of the step that needs them on a GPU."""
+"""Batches on their way to the device: this process's samples alone, made ahead of the step that needs them on a GPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bnnedge.train.distributed import Group
 
 T = TypeVar("T")
 Parts = list[tuple[Tensor, Tensor]]
-"""Images and labels of this process, one pair for each micro-batch."""
+"""Inputs and targets of this process, one pair for each micro-batch."""
 
 
 def load_parts(
@@ -35,11 +35,11 @@ def _make(batch: Batch, group: Group, accumulate: int) -> Parts:
 
 
 def to_device(parts: Parts, device: torch.device) -> Parts:
-    """On a GPU images are NHWC in memory (channels_last), as its convolutions want them."""
+    """On a GPU pictures are NHWC in memory (channels_last), as its convolutions want them."""
     if device.type != "cuda":
         return [(x.to(device), y.to(device)) for x, y in parts]
     moved = [(x.to(device, non_blocking=True), y.to(device, non_blocking=True)) for x, y in parts]
-    return [(x.contiguous(memory_format=torch.channels_last), y) for x, y in moved]
+    return [(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x, y) for x, y in moved]
 
 
 def one_ahead(items: Iterator[T]) -> Iterator[T]:

@@ -14,22 +14,21 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
 from bnnedge.errors import BnnedgeError
 from bnnedge.files import write_atomically
 from bnnedge.layers.binary_layers import binary_layers
 from bnnedge.progress import TrainingProgress
-from bnnedge.train.checkpoint import rng_state, set_rng_state
+from bnnedge.tasks.task import Tally
 from bnnedge.train.device import autocast
 from bnnedge.train.global_batch_norm import average_statistics
 from bnnedge.train.learning_rate import learning_rate
 from bnnedge.train.loader import Parts, load_parts, to_device
-from bnnedge.train.metrics import RunningMean, binary_weights, evaluate, flip_rates, mean_of, positive_fractions
+from bnnedge.train.metrics import binary_weights, evaluate, flip_rates, mean_of, positive_fractions
+from bnnedge.train.rng import epoch_generator, mixed_seed, rng_state, set_rng_state
 from bnnedge.train.run_folder import RunFolder
 from bnnedge.train.state import TrainingState, phase_of
 
@@ -40,15 +39,6 @@ class DivergenceError(BnnedgeError):
     exit_code = 1
 
 
-def epoch_generator(seed: int, epoch: int) -> torch.Generator:
-    """The source of an epoch's data order and augmentation."""
-    return torch.Generator().manual_seed(_mixed(seed, epoch))
-
-
-def _mixed(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
-
-
 def fit(state: TrainingState, folder: RunFolder) -> None:
     """Train the epochs that are left; the main process writes metrics and checkpoints after each."""
     epochs, group = state.config.epochs, state.group
@@ -57,12 +47,20 @@ def fit(state: TrainingState, folder: RunFolder) -> None:
     with board or nullcontext(), TrainingProgress(steps, silent=not group.is_main) as progress:
         while state.epoch < epochs:
             row = _run_epoch(state, progress)
-            improved = row["val_top1"] > state.best_val_top1
             state.epoch = row["epoch"]
-            if improved:
-                state.best_epoch, state.best_val_top1 = row["epoch"], row["val_top1"]
+            improved = _note_best(state, row)
             group.main_only(partial(_record, state, folder, board, row, improved))
             progress.line(_describe(row, state))
+
+
+def _note_best(state: TrainingState, row: dict[str, Any]) -> bool:
+    """Whether this epoch's weights are the best so far; without a split that chooses, the last ones are."""
+    score = state.task.scores[0]
+    value = row.get(f"{state.config.validate_on}_{score.name}")
+    if value is not None and state.best_score is not None and not score.is_better(value, state.best_score):
+        return False
+    state.best_epoch, state.best_score = row["epoch"], value
+    return True
 
 
 def _record(
@@ -96,8 +94,7 @@ def _run_epoch(state: TrainingState, progress: TrainingProgress) -> dict[str, An
     progress.start_epoch(epoch + 1, config.epochs)
     train = _train_steps(state, progress)
     train_s = time.perf_counter() - started
-    with state.evaluated():
-        validation = evaluate(state.model, state.dataset, "val", state.device, state.method.predict, state.group)
+    chosen_on = _evaluate_choice(state, lr)
     layers = _layer_metrics(state, before)
     kinds = dict.fromkeys(kind for numbers in layers.values() for kind in numbers)
     return {
@@ -105,14 +102,24 @@ def _run_epoch(state: TrainingState, progress: TrainingProgress) -> dict[str, An
         **({"phase": state.phase.name} if len(state.phases) > 1 else {}),
         "lr": lr,
         "train_loss": train.loss,
-        "train_top1": train.top1,
-        "val_loss": _finite(validation.loss, "validation loss", epoch + 1, "its end", lr),
-        "val_top1": validation.top1,
+        **{f"train_{name}": value for name, value in train.scores.items()},
+        **chosen_on,
         **{kind: mean_of(numbers[kind] for numbers in layers.values() if kind in numbers) for kind in kinds},
         "layers": layers,
-        "images_per_s": train.images / state.method.passes / train_s,
+        "images_per_s": train.samples / state.method.passes / train_s,
         "epoch_s": time.perf_counter() - started,
     }
+
+
+def _evaluate_choice(state: TrainingState, lr: float) -> dict[str, float]:
+    """Loss and scores on the split that chooses the best epoch, if there is one."""
+    split = state.config.validate_on
+    if not state.dataset.has(split):
+        return {}
+    with state.evaluated():
+        found = evaluate(state.model, state.dataset, split, state.device, state.method.predict, state.group)
+    loss = _finite(found.loss, f"{split} loss", state.epoch + 1, "its end", lr)
+    return {f"{split}_loss": loss, **{f"{split}_{name}": value for name, value in found.scores.items()}}
 
 
 def _layer_metrics(state: TrainingState, before: dict[str, Tensor]) -> dict[str, dict[str, float]]:
@@ -134,47 +141,48 @@ def _align(state: TrainingState) -> None:
     if state.method.samples_weights:
         set_rng_state(rng)
     elif not group.is_main:
-        torch.manual_seed(_mixed(state.config.seed, state.epoch, group.rank))
+        torch.manual_seed(mixed_seed(state.config.seed, state.epoch, group.rank))
 
 
-def _train_steps(state: TrainingState, progress: TrainingProgress) -> RunningMean:
-    config, group, mean = state.config, state.group, RunningMean()
+def _train_steps(state: TrainingState, progress: TrainingProgress) -> Tally:
+    config, group, tally = state.config, state.group, Tally(state.task)
     state.model.train()
     generator = epoch_generator(config.seed, state.epoch)
     batches = state.dataset.plan("train", config.batch_size, generator, augment=True)
-    steps = state.dataset.steps("train", config.batch_size)
+    steps, first = state.dataset.steps("train", config.batch_size), state.task.scores[0]
     for step, (parts, size) in enumerate(load_parts(batches, group, config.accumulate, state.device)):
         lr = set_learning_rate(state, step / steps)
         found = _step(state, parts, size)
         _finite(found.loss, "training loss", state.epoch + 1, f"step {step + 1}", lr)
-        mean.add(found)
-        progress.step(mean.loss, mean.top1)
+        tally.add_sums(found.samples, found.sums, found.loss_sum)
+        progress.step(tally.loss, first.text(tally.first))
     if not config.sync_batch_norm:
         average_statistics([state.model.state_dict(), *([state.ema.weights] if state.ema else [])], group)
-    return mean
+    return tally
 
 
-def train_step(state: TrainingState, images: Tensor, labels: Tensor) -> RunningMean:
-    """One step of every optimizer on one batch; loss and top-1 over the batch, of all passes.
+def train_step(state: TrainingState, inputs: Tensor, targets: Tensor) -> Tally:
+    """One step of every optimizer on one batch; loss and scores over the batch, of all passes.
 
     A loss that is not finite ends the step before any weight has changed.
     """
-    parts = state.group.parts(images, labels, state.config.accumulate)
-    return _step(state, to_device(parts, state.device), len(labels))
+    parts = state.group.parts(inputs, targets, state.config.accumulate)
+    return _step(state, to_device(parts, state.device), len(targets))
 
 
-def _step(state: TrainingState, parts: Parts, batch_size: int) -> RunningMean:
-    """``train_step`` on this process's ``parts`` of a batch of ``batch_size`` images."""
+def _step(state: TrainingState, parts: Parts, batch_size: int) -> Tally:
+    """``train_step`` on this process's ``parts`` of a batch of ``batch_size`` samples."""
     method = state.method
     for optimizer in state.optimizers.values():
         optimizer.zero_grad()
     totals = _backward(state, parts, batch_size)
     gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
     state.group.sum_([totals, *gradients])
-    loss_sum, correct, interrupted = totals.tolist()  # the one moment at which a GPU is waited for
+    loss_sum, interrupted, *sums = totals.tolist()  # the one moment at which a GPU is waited for
     if interrupted:
         raise KeyboardInterrupt
-    found = RunningMean(loss_sum, int(correct), batch_size * method.passes)
+    found = Tally(state.task)
+    found.add_sums(batch_size * method.passes, sums, loss_sum)
     if not math.isfinite(found.loss):
         return found
     method.before_step(state.model)
@@ -187,30 +195,33 @@ def _step(state: TrainingState, parts: Parts, batch_size: int) -> RunningMean:
 
 
 def _backward(state: TrainingState, parts: Parts, batch_size: int) -> Tensor:
-    """All forward and backward passes of a step; float64 [3]: sums of losses and of hits, and 1 if interrupted."""
-    method, config = state.method, state.config
-    totals = torch.zeros(3, dtype=torch.float64, device=state.device)
-    totals[2] = state.group.interrupted
+    """All forward and backward passes of a step.
+
+    Returns float64 [2 + the task's sums]: the sum of the losses, 1 if this process was interrupted, the task's sums.
+    """
+    method, config, task = state.method, state.config, state.task
+    totals = torch.zeros(2 + task.number_of_sums, dtype=torch.float64, device=state.device)
+    totals[1] = state.group.interrupted
     for _ in range(method.passes):
         # All micro-batches of a pass see the same random weights, as one batch would.
         rng = rng_state() if method.samples_weights and len(parts) > 1 else None
-        for images, labels in parts:
+        for inputs, targets in parts:
             if rng is not None:
                 set_rng_state(rng)
             with autocast(state.device, config.precision):
-                targets = state.distillation.targets(images) if state.distillation else None
-                logits = state.forward(images)
-                loss = _loss(state, logits, labels, targets)
-            (loss / (method.passes * (batch_size / len(labels)))).backward()  # type: ignore[no-untyped-call]
-            totals[0] += loss.detach().double() * len(labels)
-            totals[1] += (logits.detach().argmax(1) == labels).sum()
+                taught = state.distillation.outputs(inputs) if state.distillation else None
+                outputs = state.forward(inputs)
+                loss = _loss(state, outputs, targets, taught)
+            (loss / (method.passes * (batch_size / len(targets)))).backward()  # type: ignore[no-untyped-call]
+            totals[0] += loss.detach().double() * len(targets)
+            totals[2:] += task.sums(outputs.detach(), targets)
     return totals
 
 
-def _loss(state: TrainingState, logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
-    if state.distillation is None or targets is None:
-        return F.cross_entropy(logits, labels)
-    return state.distillation.loss(logits, labels, targets)
+def _loss(state: TrainingState, outputs: Tensor, targets: Tensor, taught: Tensor | None) -> Tensor:
+    if state.distillation is None or taught is None:
+        return state.task.loss(outputs, targets)
+    return state.distillation.loss(outputs, targets, taught)
 
 
 def set_learning_rate(state: TrainingState, done: float) -> float:
@@ -245,8 +256,13 @@ def _write_events(board: SummaryWriter, row: dict[str, Any]) -> None:
 def _describe(row: dict[str, Any], state: TrainingState) -> str:
     phase = f" ({row['phase']})" if "phase" in row else ""
     left_s = row["epoch_s"] * (state.config.epochs - row["epoch"])
+    score, split = state.task.scores[0], state.config.validate_on
+    chosen_on = ""
+    if state.best_score is not None:
+        value = row[f"{split}_{score.name}"]
+        chosen_on = f"{split} {score.text(value)} (best {score.text(state.best_score)})  "
     return (
         f"epoch {row['epoch']}/{state.config.epochs}{phase}  lr {row['lr']:.3g}  loss {row['train_loss']:.4f}  "
-        f"train {row['train_top1']:.1%}  val {row['val_top1']:.1%} (best {state.best_val_top1:.1%})  "
+        f"{score.label}: train {score.text(row[f'train_{score.name}'])}  {chosen_on}"
         f"flips {row['flip_rate']:.2%}  {row['epoch_s']:.1f} s, {left_s:.0f} s left"
     )

@@ -1,48 +1,23 @@
-"""Numbers of one epoch: loss and top-1 over a split, and how the binary weights move."""
+"""Numbers of one epoch: loss and scores over a split, and how the binary weights move."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bnnedge.data.dataset import Dataset, Split
 from bnnedge.layers.binary_layers import binary_layers
 from bnnedge.progress import shown
+from bnnedge.tasks.task import Tally
 from bnnedge.train.distributed import ALONE, Group
 from bnnedge.train.loader import one_ahead
 
 EVALUATION_BATCH = 256
-"""Images in one evaluation batch; fixed, so that a result does not depend on the run's batch size."""
-
-
-@dataclass
-class RunningMean:
-    """Mean loss and top-1 over the images seen so far."""
-
-    loss_sum: float = 0.0
-    correct: int = 0
-    images: int = 0
-
-    def add(self, other: RunningMean) -> None:
-        """Take in more images."""
-        self.loss_sum += other.loss_sum
-        self.correct += other.correct
-        self.images += other.images
-
-    @property
-    def loss(self) -> float:
-        return self.loss_sum / max(self.images, 1)
-
-    @property
-    def top1(self) -> float:
-        """Share of images whose highest logit is the label's, from 0 to 1."""
-        return self.correct / max(self.images, 1)
+"""Samples in one evaluation batch; fixed, so that a result does not depend on the run's batch size."""
 
 
 @torch.no_grad()
@@ -54,27 +29,30 @@ def evaluate(
     predict: Callable[[nn.Module, Tensor], Tensor] = nn.Module.__call__,
     group: Group = ALONE,
     console: Console | None = None,
-) -> RunningMean:
-    """Cross-entropy and top-1 over a whole split, in float32; the model is left in eval mode.
+) -> Tally:
+    """The task's loss and scores over a whole split, in float32; the model is left in eval mode.
 
     ``predict`` is a method's. The processes of ``group`` share the batches, and all get the same result. ``console``
     shows a bar if it is a terminal.
     """
     model.eval()
-    totals = torch.zeros(3, dtype=torch.float64, device=device)  # loss, hits, images
+    task = dataset.task
+    totals = torch.zeros(2 + task.number_of_sums, dtype=torch.float64, device=device)  # loss, samples, the task's sums
     own = islice(dataset.plan(split, EVALUATION_BATCH), group.rank, None, group.size)
     made: Iterator[tuple[Tensor, Tensor]] = (batch.make() for batch in own)
     made = one_ahead(made) if device.type == "cuda" else made
     batches = -(-dataset.size(split) // EVALUATION_BATCH // group.size)
-    for images, labels in shown(made, "evaluating", batches, console):
-        images, labels = images.to(device), labels.to(device)
-        logits = predict(model, images)
-        totals[0] += F.cross_entropy(logits, labels).double() * len(labels)
-        totals[1] += (logits.argmax(1) == labels).sum()
-        totals[2] += len(labels)
+    for inputs, targets in shown(made, "evaluating", batches, console):
+        inputs, targets = inputs.to(device), targets.to(device)
+        outputs = predict(model, inputs)
+        totals[0] += task.loss(outputs, targets).double() * len(targets)
+        totals[1] += len(targets)
+        totals[2:] += task.sums(outputs, targets)
     group.sum_([totals])
-    loss_sum, correct, images_seen = totals.tolist()
-    return RunningMean(loss_sum, int(correct), int(images_seen))
+    loss_sum, samples, *sums = totals.tolist()
+    tally = Tally(task)
+    tally.add_sums(int(samples), sums, loss_sum)
+    return tally
 
 
 @torch.no_grad()

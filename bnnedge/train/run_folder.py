@@ -5,8 +5,9 @@ config.yaml        the resolved settings, written before anything else
 metrics.jsonl      one JSON object a line, one line an epoch
 events.out.*       the same numbers for TensorBoard
 last.ckpt          the state after the last finished epoch
-best.ckpt          the state after the epoch with the best validation top-1 (the first of equals)
-result.json        top-1 of best.ckpt on the test split, written when training is over
+best.ckpt          the state after the epoch with the best first score on the split that chooses (the
+                   first of equals), or after the last epoch if no split does
+result.json        loss and scores of best.ckpt on the test split, written when training is over
 log.txt            what was printed, with times
 =================  ====================================================================================
 """

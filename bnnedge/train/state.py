@@ -16,12 +16,14 @@ from bnnedge.config import RunConfig
 from bnnedge.data.dataset import Dataset
 from bnnedge.errors import ConfigError
 from bnnedge.methods.method import Method, Phase
+from bnnedge.tasks.task import Task
 from bnnedge.train.assign import Optimizers, make_optimizers
-from bnnedge.train.checkpoint import Checkpoint, rng_state
+from bnnedge.train.checkpoint import Checkpoint
 from bnnedge.train.device import Forward, compiled
 from bnnedge.train.distillation import Distillation
 from bnnedge.train.distributed import ALONE, Group
 from bnnedge.train.ema import Ema
+from bnnedge.train.rng import rng_state
 
 
 @dataclass
@@ -38,8 +40,8 @@ class TrainingState:
     epoch: int = 0
     """Number of finished epochs."""
     best_epoch: int = 0
-    best_val_top1: float = -1.0
-    """Of the phase at hand."""
+    best_score: float | None = None
+    """The first score of the best epoch of this phase, on the split that chooses; None if nothing was measured yet."""
 
     def __post_init__(self) -> None:
         self.phases = self.method.phases(self.config.epochs)
@@ -49,6 +51,11 @@ class TrainingState:
         self.forward: Forward = compiled(self.model) if self.config.compile else self.model
         """The forward pass of training; evaluation calls the model itself."""
         self.enter_phase(0)
+
+    @property
+    def task(self) -> Task:
+        """What is learnt."""
+        return self.dataset.task
 
     @property
     def phase(self) -> Phase:
@@ -62,7 +69,7 @@ class TrainingState:
     def enter_phase(self, index: int) -> None:
         """Set up phase ``index`` as the method wants it: fresh optimizers, a fresh average, no best epoch yet."""
         self.phase_index = index
-        self.best_epoch, self.best_val_top1 = 0, -1.0
+        self.best_epoch, self.best_score = 0, None
         self.method.start_phase(self.model, index)
         steps = self.dataset.steps("train", self.config.batch_size)
         images = self.dataset.size("train")
@@ -84,7 +91,7 @@ class TrainingState:
             dataset=self.dataset.info,
             epoch=self.epoch,
             best_epoch=self.best_epoch,
-            best_val_top1=self.best_val_top1,
+            best_score=self.best_score,
             model=self.ema.weights if self.ema else trained,
             optimizers={name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             rng=rng_state(),
@@ -109,5 +116,5 @@ def restore(state: TrainingState, checkpoint: Checkpoint) -> None:
     for name, optimizer in state.optimizers.items():
         optimizer.load_state_dict(checkpoint.optimizers[name])
     for field in dataclasses.fields(checkpoint):
-        if field.name in ("epoch", "best_epoch", "best_val_top1"):
+        if field.name in ("epoch", "best_epoch", "best_score"):
             setattr(state, field.name, getattr(checkpoint, field.name))

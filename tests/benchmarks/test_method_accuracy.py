@@ -10,7 +10,7 @@ from bnnedge.benchmarks.methods import accuracy
 from bnnedge.benchmarks.methods.accuracy import SHORT_RUNS, Trial, short_run
 from bnnedge.config import RunConfig
 from bnnedge.errors import ConfigError
-from bnnedge.train.run import resolve
+from bnnedge.train.resolve import resolve
 
 
 def config(method: str, seed: int = 0, epochs: int = 1) -> RunConfig:

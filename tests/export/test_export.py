@@ -24,8 +24,9 @@ from bnnedge.export.targets import TARGETS
 from bnnedge.layers.binary_layers import BinaryConv2d
 from bnnedge.methods import METHODS
 from bnnedge.models import MODELS
+from bnnedge.train.load import load_run
 from bnnedge.train.metrics import evaluate
-from bnnedge.train.run import load_run, start_run
+from bnnedge.train.start import start_run
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,10 @@ from bnnedge.layers.binary_layers import BinaryLinear, binary_layers
 from bnnedge.methods import bayesbinn
 from bnnedge.methods.bayesbinn import Bayesbinn, BayesbinnOptions
 from bnnedge.methods.method import Plan
-from bnnedge.train import run as runs
+from bnnedge.train.assemble import make_state
 from bnnedge.train.checkpoint import read_checkpoint
+from bnnedge.train.resolve import resolve
+from bnnedge.train.start import start_run
 from tests.methods.slow_dense import Array, TwoLayers, example, gradients, sgn
 
 NETWORK = """
@@ -253,18 +255,18 @@ def config(tmp_path: Path) -> Callable[..., RunConfig]:
 
 
 def test_the_first_task_s_posterior_is_the_second_one_s_prior(config: Any, tmp_path: Path) -> None:
-    runs.start_run(config(), tmp_path / "task1")
+    start_run(config(), tmp_path / "task1")
     posterior = read_checkpoint(tmp_path / "task1" / "last.ckpt").model["2.weight"]
     second = config(init=str(tmp_path / "task1"), options={"prior": "init"})
-    state = runs.make_state(runs.resolve(second), load_dataset("digits", 8), fresh=True)
+    state = make_state(resolve(second), load_dataset("digits", 8), fresh=True)
     layer = binary_layers(state.model)["2"]
     assert torch.equal(layer.weight, posterior) and torch.equal(layer.binarizer.prior, posterior)  # type: ignore[arg-type]
-    runs.start_run(second, tmp_path / "task2")
+    start_run(second, tmp_path / "task2")
     last = read_checkpoint(tmp_path / "task2" / "last.ckpt").model
     assert torch.equal(last["2.binarizer.prior"], posterior)
     assert not torch.equal(last["2.weight"], posterior)
     third = config(init=str(tmp_path / "task2"), options={"prior": "init"})
-    state = runs.make_state(runs.resolve(third), load_dataset("digits", 8), fresh=True)
+    state = make_state(resolve(third), load_dataset("digits", 8), fresh=True)
     assert torch.equal(binary_layers(state.model)["2"].binarizer.prior, last["2.weight"])  # type: ignore[arg-type]
 
 
@@ -274,10 +276,10 @@ def test_a_prior_needs_a_posterior(source: str, config: Any, tmp_path: Path) -> 
     words = "needs --init with a run of bayesbinn; none was given"
     if source == "another method":
         other = dataclasses.replace(config(), method="ste", method_options={})
-        runs.start_run(other, tmp_path / "ste")
+        start_run(other, tmp_path / "ste")
         settings["init"], words = str(tmp_path / "ste"), "ste is of another method"
     with pytest.raises(ConfigError, match=words):
-        runs.start_run(config(**settings), tmp_path / "run")
+        start_run(config(**settings), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

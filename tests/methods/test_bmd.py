@@ -16,7 +16,7 @@ from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLinear, binary_layers
 from bnnedge.methods.bmd import Bmd, BmdBinarizer, BmdOptions
 from bnnedge.methods.method import Plan
-from bnnedge.train.run import start_run
+from bnnedge.train.start import start_run
 from tests.methods.slow_dense import Adam, Array, TwoLayers, example, gradients, sgn
 from tests.methods.test_registry import EPOCHS, NETWORKS, check_resume
 

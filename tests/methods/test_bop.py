@@ -17,7 +17,7 @@ from bnnedge.layers.binary_layers import BinaryLinear, binary_layers
 from bnnedge.methods.bop import Bop, BopOptimizer, BopOptions
 from bnnedge.methods.bop2 import Bop2Options
 from bnnedge.methods.method import Plan
-from bnnedge.train.run import start_run
+from bnnedge.train.start import start_run
 from tests.methods.slow_dense import Array, TwoLayers, example, gradients, sgn
 from tests.methods.test_registry import EPOCHS, NETWORKS, check_resume
 

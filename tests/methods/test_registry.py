@@ -18,8 +18,11 @@ from bnnedge.layers.deploy import deploy, deployed_layers
 from bnnedge.methods import METHODS
 from bnnedge.models import MODELS
 from bnnedge.train import loop
+from bnnedge.train.assemble import make_state
 from bnnedge.train.checkpoint import read_checkpoint
-from bnnedge.train.run import load_run, make_state, resolve, resume_run, start_run
+from bnnedge.train.load import load_run
+from bnnedge.train.resolve import resolve
+from bnnedge.train.start import resume_run, start_run
 
 NETWORKS = """
 from torch import nn

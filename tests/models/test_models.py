@@ -1,6 +1,10 @@
+"""Every registered network against its record, and models from a user's file."""
+
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,56 +16,134 @@ from bnnedge.layers.binary_layers import binary_layers
 from bnnedge.methods import METHODS
 from bnnedge.models import MODELS
 from bnnedge.models.create import create_model
-from bnnedge.models.resnet_imagenet import BinaryImageNetResNet, DoubleSkipBlock
+from bnnedge.models.network import Network, by_image_size
+from bnnedge.models.parts.blocks import DoubleSkipBlock
+from bnnedge.models.resnet_imagenet import BinaryImageNetResNet
 
-CIFAR, IMAGENET = (32, 10), (224, 1000)
-PUBLISHED = {
-    # (model, (image size, classes)): (binary weights, binary layers, all parameters with RBNN's alpha and beta)
-    ("resnet18_1w1a", CIFAR): (11_157_504, 19, 11_184_458),
-    # As the authors count, less the 2,000 parameters of a batch norm that they never apply.
-    ("resnet18_1w1a", IMAGENET): (10_985_472, 16, 11_698_216),
-    ("resnet20_1w1a", CIFAR): (267_264, 18, 271_194),
-    # No paper has this one: the ImageNet form's 32 layers and three binary shortcuts.
-    ("resnet34_1w1a", CIFAR): (21_086_208 + 172_032, 35, 21_300_042),
-    ("resnet34_1w1a", IMAGENET): (21_086_208, 32, 21_813_800),
-    ("vgg_small_1w1a", CIFAR): (4_571_136, 5, 4_663_434),
-}
+Size = tuple[int, int]
+NETWORKS: dict[str, Network] = {name: MODELS.load(name) for name in MODELS}
+FORMS = [(name, form) for name, network in NETWORKS.items() for form in network.forms or (network,)]
+IDS = [f"{name}-{form.height}x{form.width}" for name, form in FORMS]
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_every_model_has_a_published_parameter_count(name: str) -> None:
-    assert (name, CIFAR) in PUBLISHED
-
-
-@pytest.mark.parametrize(("name", "task"), PUBLISHED)
-def test_parameter_counts_are_the_published_ones(name: str, task: tuple[int, int]) -> None:
-    model = create_model(name, num_classes=task[1], in_channels=3, image_size=task[0])
+@pytest.mark.parametrize(("name", "form"), FORMS, ids=IDS)
+def test_the_record_counts_what_is_built(name: str, form: Network) -> None:
+    size = form.height, form.width
+    assert NETWORKS[name].form(size) is form
+    model = create_model(name, num_classes=form.classes, in_channels=form.channels, image_size=size)
+    layers = binary_layers(model).values()
+    assert sum(layer.weight.numel() for layer in layers) == form.binary_weights
+    assert len(layers) == form.binary_layers
+    assert sum(p.numel() for p in model.parameters()) == form.parameters
     rbnn = METHODS.load("rbnn")
     rbnn(rbnn.Options()).attach(model)
-    layers = binary_layers(model)
-    binary = sum(layer.weight.numel() for layer in layers.values())
-    assert (binary, len(layers)) == PUBLISHED[name, task][:2]
-    assert sum(p.numel() for p in model.parameters()) == PUBLISHED[name, task][2]
+    channels = sum(len(layer.weight) for layer in layers)
+    assert sum(p.numel() for p in model.parameters()) == form.parameters + 2 * channels, "alpha and beta of each"
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(("method", "image_size"), [*((method, 16) for method in METHODS), ("ste", 20)])
-def test_forward_shape_and_a_gradient_for_every_parameter(name: str, method: str, image_size: int) -> None:
-    model = create_model(name, num_classes=7, in_channels=1, image_size=image_size)
+def test_the_record_in_words() -> None:
+    assert NETWORKS["vgg_small_1w1a"].details() == [
+        "VGG-Small with five binary 3x3 convolutions of 128 to 512 channels, for small images.",
+        "task: classification",
+        "paper: Lin et al. 2020, Rotated Binary Neural Network, arXiv:2009.13055",
+        "input: made for 3 channels of 32x32 pixels (height x width); takes 8x8 or more",
+        "classes: made for 10, takes any number",
+        "parameters: 4,660,106 at that input and number of classes, before a method adds its own",
+        "binary weights: 4,571,136 of these, in 5 layers",
+    ]
+    lines = NETWORKS["resnet18_1w1a"].details()
+    assert [line for line in lines if "form" in line] == [
+        "ResNet-18 with binary blocks of 64 to 512 channels, in one form for small images and one for ImageNet's.",
+        "form for images of 8x8 pixels or more",
+        "form for images of 128x128 pixels or more",
+    ]
+    assert [line for line in lines if "binary weights:" in line] == [
+        "  binary weights: 11,157,504 of these, in 19 layers",
+        "  binary weights: 10,985,472 of these, in 16 layers",
+    ]
+
+
+def sizes(network: Network) -> tuple[Size, Size]:
+    """The smallest image that a network takes, and another one that is not square."""
+    (height, width), step = network.smallest_size, network.size_step
+    return (height, width), (height + 2 * step, width + 5 * step)
+
+
+def outputs(network: Network, classes: int, image_size: Size) -> tuple[int, ...]:
+    """What the network should give for one image."""
+    assert network.task == "classification"
+    return (classes,)
+
+
+CASES = [
+    *((name, method, sizes(NETWORKS[name])[0]) for name, method in itertools.product(MODELS, METHODS)),
+    *((name, "ste", sizes(form)[1]) for name, form in FORMS),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "image_size"), CASES, ids=[f"{name}-{method}-{h}x{w}" for name, method, (h, w) in CASES]
+)
+def test_forward_shape_and_a_gradient_for_every_parameter(name: str, method: str, image_size: Size) -> None:
+    network = NETWORKS[name]
+    model = create_model(name, num_classes=3, in_channels=network.channels, image_size=image_size)
     training_method = METHODS.load(method)
     training_method(training_method.Options()).attach(model)
-    logits = model(torch.randn(3, 1, image_size, image_size))
-    assert logits.shape == (3, 7)
-    logits.square().sum().backward()
+    found = model(torch.randn(3, network.channels, *image_size))
+    assert found.shape == (3, *outputs(network, 3, image_size))
+    found.square().sum().backward()
     for parameter_name, parameter in model.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert torch.isfinite(parameter.grad).all(), parameter_name
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_an_image_below_the_smallest_is_refused(name: str) -> None:
+    height, width = NETWORKS[name].smallest_size
+    for size in ((height - 1, width), (height, width - 1)):
+        words = f"image size {size[0]}x{size[1]} is below {height}x{width}"
+        with pytest.raises(ConfigError, match=words):
+            create_model(name, num_classes=3, image_size=size)
+
+
 @pytest.mark.parametrize("name", ["resnet18_1w1a", "resnet34_1w1a"])
-def test_the_image_size_chooses_the_form(name: str) -> None:
-    forms = [type(create_model(name, num_classes=2, image_size=size)).__name__ for size in (127, 128)]
-    assert forms == ["BinaryResNet", "BinaryImageNetResNet"]
+@pytest.mark.parametrize(
+    ("size", "form"),
+    [
+        (127, "BinaryResNet"),
+        ((127, 128), "BinaryResNet"),
+        ((500, 127), "BinaryResNet"),
+        (128, "BinaryImageNetResNet"),
+        ((128, 500), "BinaryImageNetResNet"),
+    ],
+)
+def test_the_image_size_chooses_the_form(name: str, size: int | Size, form: str) -> None:
+    assert type(create_model(name, num_classes=2, image_size=size)).__name__ == form
+
+
+def record(**facts: Any) -> Network:
+    counts = {"classes": 2, "channels": 1, "height": 8, "width": 8, "binary_weights": 0, "binary_layers": 0}
+    made = {"description": "A network.", "build": lambda *_: nn.Identity(), "paper": "none", "parameters": 0}
+    return Network(**{**counts, **made, "smallest_size": (8, 8), **facts})
+
+
+def test_a_network_may_take_multiples_of_a_number_of_pixels_alone() -> None:
+    network = record(size_step=4)
+    network.check("net", (8, 12))
+    with pytest.raises(ConfigError, match="net takes images whose height and width are multiples of 4 pixels; 12x10"):
+        network.check("net", (12, 10))
+    assert "input: made for 1 channels of 8x8 pixels (height x width); takes 8x8 or more, in multiples of 4" in (
+        network.details()
+    )
+
+
+def test_the_facts_of_a_network_in_forms_are_those_of_the_first() -> None:
+    small, large = record(parameters=5), record(parameters=7, smallest_size=(16, 20))
+    network = by_image_size("Both.", small, large)
+    assert (network.parameters, network.smallest_size, network.description) == (5, (8, 8), "Both.")
+    chosen = [network.form(size).parameters for size in ((4, 4), (16, 19), (15, 20), (16, 20), (99, 99))]
+    assert chosen == [5, 5, 5, 7, 7]
+    assert small.form((99, 99)) is small
 
 
 def test_imagenet_form_step_by_step() -> None:
@@ -92,33 +174,55 @@ from torch import nn
 def small(num_classes):
     return nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(8 * 144, num_classes))
 
+def told(**given):
+    net = nn.Sequential(*(nn.Linear(1, 1) for _ in range(3)))
+    net.given = given
+    return net
+
+def told_all(image_size, height, width, **given):
+    return told(image_size=image_size, height=height, width=width, **given)
+
 class Wrong:
     pass
 """
 
 
-def test_model_from_a_user_s_file(tmp_path: Path) -> None:
-    file = tmp_path / "user_net.py"
-    file.write_text(USER_FILE)
-    model = create_model(f"{file}:small", num_classes=4, in_channels=1, image_size=16)
+@pytest.fixture
+def user_file(tmp_path: Path) -> Path:
+    path = tmp_path / "user_net.py"
+    path.write_text(USER_FILE)
+    return path
+
+
+def test_model_from_a_user_s_file(user_file: Path) -> None:
+    model = create_model(f"{user_file}:small", num_classes=4, in_channels=1, image_size=16)
     assert list(binary_layers(model)) == ["1"]
     assert model(torch.zeros(2, 1, 16, 16)).shape == (2, 4)
     with pytest.raises(ConfigError, match=r"should give a torch\.nn\.Module"):
-        create_model(f"{file}:Wrong", num_classes=4)
+        create_model(f"{user_file}:Wrong", num_classes=4)
     with pytest.raises(ConfigError, match="no class or function called 'gone'"):
-        create_model(f"{file}:gone", num_classes=4)
+        create_model(f"{user_file}:gone", num_classes=4)
     with pytest.raises(ConfigError, match="does not exist"):
-        create_model(f"{tmp_path}/nothing.py:small", num_classes=4)
-    file.write_text("import a_module_that_is_not_there")
+        create_model(f"{user_file.parent}/nothing.py:small", num_classes=4)
+    user_file.write_text("import a_module_that_is_not_there")
     with pytest.raises(ConfigError, match="fails to import: ModuleNotFoundError"):
-        create_model(f"{file}:small", num_classes=4)
+        create_model(f"{user_file}:small", num_classes=4)
 
 
-def test_unknown_model_and_image_that_is_too_small() -> None:
+@pytest.mark.parametrize(("size", "image_size"), [(9, 9), ((9, 9), 9), ((9, 7), (9, 7))])
+def test_what_a_user_s_factory_is_called_with(size: int | Size, image_size: int | Size, user_file: Path) -> None:
+    usual = {"num_classes": 4, "in_channels": 2, "image_size": image_size}
+    model = create_model(f"{user_file}:told", num_classes=4, in_channels=2, image_size=size)
+    assert model.given == usual
+    model = create_model(f"{user_file}:told_all", num_classes=4, in_channels=2, image_size=size)
+    assert model.given == {**usual, "height": 9, "width": size[1] if isinstance(size, tuple) else size}
+
+
+def test_unknown_model_and_impossible_size() -> None:
     with pytest.raises(UnknownNameError, match="unknown model 'resnet'; known: resnet18_1w1a"):
         create_model("resnet", num_classes=10)
-    with pytest.raises(ConfigError, match="image size 4 is below 8"):
-        create_model("vgg_small_1w1a", num_classes=10, image_size=4)
+    with pytest.raises(ConfigError, match="at least 1 pixel in height and width, got 4x0"):
+        create_model("resnet20_1w1a", num_classes=10, image_size=(4, 0))
 
 
 def test_public_functions_are_reachable_from_the_package() -> None:

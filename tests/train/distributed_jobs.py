@@ -19,7 +19,7 @@ from bnnedge.errors import ConfigError
 from bnnedge.train import loop
 from bnnedge.train.distributed import Group, join
 from bnnedge.train.global_batch_norm import average_statistics, share_batch_norm
-from bnnedge.train.run import resume_run, start_run
+from bnnedge.train.start import resume_run, start_run
 from bnnedge.train.state import TrainingState
 
 

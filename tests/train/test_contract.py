@@ -21,10 +21,13 @@ from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLayer, binary_layer
 from bnnedge.methods import METHODS
 from bnnedge.methods.method import Method, Phase, Plan, share_epochs
 from bnnedge.train import loop
+from bnnedge.train.assemble import make_state
 from bnnedge.train.assign import check_claims, make_optimizers
 from bnnedge.train.checkpoint import read_checkpoint
-from bnnedge.train.run import load_run, make_state, resolve, resume_run, start_run
+from bnnedge.train.load import load_run
+from bnnedge.train.resolve import resolve
 from bnnedge.train.run_folder import RunFolder
+from bnnedge.train.start import resume_run, start_run
 
 Config = Callable[..., RunConfig]
 

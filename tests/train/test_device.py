@@ -21,12 +21,14 @@ from bnnedge.layers.recompute import offer
 from bnnedge.methods import METHODS
 from bnnedge.models import MODELS
 from bnnedge.train import loop
+from bnnedge.train.assemble import make_state
 from bnnedge.train.checkpoint import read_checkpoint
 from bnnedge.train.device import check_compiler, prepare_device
 from bnnedge.train.distributed import ALONE, Group
 from bnnedge.train.loader import load_parts, one_ahead, to_device
 from bnnedge.train.metrics import evaluate
-from bnnedge.train.run import make_state, resolve, resume_run, start_run
+from bnnedge.train.resolve import resolve
+from bnnedge.train.start import resume_run, start_run
 
 Config = Callable[..., RunConfig]
 

@@ -15,9 +15,12 @@ from bnnedge.config import RunConfig
 from bnnedge.data.dataset import load_dataset
 from bnnedge.errors import CheckpointError, ConfigError
 from bnnedge.train import loop
+from bnnedge.train.assemble import make_state
 from bnnedge.train.distillation import Distillation, soft_cross_entropy
-from bnnedge.train.run import load_run, make_state, resolve, resume_run, start_run
+from bnnedge.train.load import load_run
+from bnnedge.train.resolve import resolve
 from bnnedge.train.run_folder import RunFolder
+from bnnedge.train.start import resume_run, start_run
 
 Config = Callable[..., RunConfig]
 

@@ -21,7 +21,7 @@ from bnnedge.methods import METHODS
 from bnnedge.train import loop
 from bnnedge.train.checkpoint import Checkpoint, read_checkpoint
 from bnnedge.train.distributed import Group
-from bnnedge.train.run import resume_run, start_run
+from bnnedge.train.start import resume_run, start_run
 
 JOBS = Path(__file__).with_name("distributed_jobs.py")
 

@@ -18,10 +18,12 @@ from bnnedge.layers.binary_layers import binary_layers
 from bnnedge.layers.deploy import deploy, deployed_layers
 from bnnedge.methods import METHODS
 from bnnedge.train import loop
+from bnnedge.train.build import make_model
 from bnnedge.train.checkpoint import read_checkpoint
 from bnnedge.train.ema import Ema
+from bnnedge.train.load import load_run
 from bnnedge.train.metrics import evaluate
-from bnnedge.train.run import load_run, make_model, resume_run, start_run
+from bnnedge.train.start import resume_run, start_run
 
 Config = Callable[..., RunConfig]
 

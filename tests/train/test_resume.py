@@ -20,8 +20,8 @@ from bnnedge.errors import CheckpointError, ConfigError
 from bnnedge.files import write_atomically
 from bnnedge.train import loop
 from bnnedge.train.checkpoint import Checkpoint, read_checkpoint
-from bnnedge.train.run import resume_run, start_run
 from bnnedge.train.run_folder import RunFolder
+from bnnedge.train.start import resume_run, start_run
 
 Config = Callable[..., RunConfig]
 

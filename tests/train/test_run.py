@@ -17,9 +17,10 @@ from bnnedge.data.dataset import load_dataset
 from bnnedge.errors import BnnedgeError, CheckpointError, ConfigError, MissingDependencyError, UnknownNameError
 from bnnedge.methods import METHODS
 from bnnedge.train.checkpoint import read_checkpoint
+from bnnedge.train.load import load_run
 from bnnedge.train.loop import DivergenceError, epoch_generator
 from bnnedge.train.metrics import evaluate
-from bnnedge.train.run import load_run, start_run
+from bnnedge.train.start import start_run
 
 Config = Callable[..., RunConfig]
 

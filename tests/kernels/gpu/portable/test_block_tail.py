@@ -18,9 +18,10 @@ from bnnedge.layers import block_tail
 from bnnedge.layers.binary_layers import BinaryConv2d, recompute_outputs, use_kernels
 from bnnedge.layers.block_tail import normalize_add_clip
 from bnnedge.layers.hardtanh import Hardtanh
-from bnnedge.models.basic_block import BinaryBasicBlock
-from bnnedge.models.resnet import BinaryResNet, binary_shortcut
-from bnnedge.models.resnet_imagenet import BinaryImageNetResNet, DoubleSkipBlock, float_shortcut
+from bnnedge.models.parts.blocks import BinaryBasicBlock, DoubleSkipBlock
+from bnnedge.models.parts.shortcuts import binary_shortcut, float_shortcut
+from bnnedge.models.resnet import BinaryResNet
+from bnnedge.models.resnet_imagenet import BinaryImageNetResNet
 
 SHAPES = [(2, 32, 5, 7), (1, 64, 9, 3), (3, 96, 1, 2), (1, 33, 17, 5)]
 

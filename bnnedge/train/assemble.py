@@ -1,0 +1,86 @@
+"""From resolved settings and a data set to the state in which training begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bnnedge.config import RunConfig
+from bnnedge.data.dataset import Dataset
+from bnnedge.data.info import DatasetInfo
+from bnnedge.errors import ConfigError
+from bnnedge.layers.binary_layers import recompute_outputs, use_kernels
+from bnnedge.methods.method import Method
+from bnnedge.train.build import check_output, make_model
+from bnnedge.train.checkpoint import read_checkpoint
+from bnnedge.train.device import prepare_device
+from bnnedge.train.distillation import Distillation
+from bnnedge.train.distributed import ALONE, Group
+from bnnedge.train.global_batch_norm import share_batch_norm
+from bnnedge.train.load import initialize, last_checkpoint, load_run
+from bnnedge.train.rng import seed_everything
+from bnnedge.train.state import TrainingState
+
+
+def make_state(config: RunConfig, dataset: Dataset, *, fresh: bool = False, group: Group = ALONE) -> TrainingState:
+    """The state before the first epoch of a resolved config; ``fresh`` takes the weights of ``config.init``."""
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    check_batches(config, dataset, group)
+    device = prepare_device(config, group)
+    seed_everything(config.seed)
+    model, method = make_model(config, dataset.info)
+    check_output(config.model, model, dataset.info)
+    if fresh:
+        _initialize(model, method, config)
+    if config.ema is not None and not method.has_latent_weights:
+        raise ConfigError(f"method {config.method} trains -1 and +1 themselves, which have no average; leave out --ema")
+    if device.type == "cuda":
+        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    use_kernels(model, config.kernels)
+    if config.recompute:
+        recompute_outputs(model)
+    if config.sync_batch_norm:
+        share_batch_norm(model, group)
+    distillation = None if config.teacher is None else make_distillation(config, dataset.info, device)
+    return TrainingState(config, dataset, model, method, device, distillation, group)
+
+
+def check_batches(config: RunConfig, dataset: Dataset, group: Group) -> None:
+    """Raise ``ConfigError`` if an epoch has a batch too small for the processes and micro-batches."""
+    size = dataset.size("train")
+    sizes = {min(config.batch_size, size), size % config.batch_size} - {0, 1}  # a last single image is left out
+    if group.size > 1 or config.accumulate > 1:
+        group.check_sizes(sizes, config.accumulate, config.sync_batch_norm)
+
+
+def _initialize(model: nn.Module, method: Method[Any], config: RunConfig) -> None:
+    source = None if config.init is None else Path(config.init)
+    needed = method.init_method
+    if needed is not None and (source is None or read_checkpoint(last_checkpoint(source)).config.method != needed):
+        found = "none was given" if source is None else f"{config.init} is of another method"
+        raise ConfigError(f"method {config.method} with these options needs --init with a run of {needed}; {found}")
+    if method.needs_init and source is None:
+        raise ConfigError(
+            f"method {config.method} without its phase 1 starts from trained weights: give --init with a run of this "
+            "network, of phase 1 or of another method"
+        )
+    if source is not None:
+        initialize(model, config.model, source)
+
+
+def make_distillation(config: RunConfig, info: DatasetInfo, device: torch.device) -> Distillation:
+    """The loss against ``config.teacher``. Raises ``ConfigError`` if that network learnt something else."""
+    assert config.teacher is not None
+    teacher = load_run(Path(config.teacher))
+    for what in ("task", "classes", "preprocessing"):
+        learnt, wanted = getattr(teacher.dataset, what), getattr(info, what)
+        if learnt != wanted:
+            raise ConfigError(
+                f"teacher {config.teacher} does not fit: {what} differs; it learnt {teacher.dataset.name} with "
+                f"{learnt}, this run learns {info.name} with {wanted}"
+            )
+    predict, task = teacher.method.predict, info.make_task()
+    return Distillation(teacher.model.to(device), predict, task, config.distill_weight, config.distill_temperature)
