@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 from bnnedge.benchmarks.devices import DEVICES
 from bnnedge.data import DATASETS
+from bnnedge.data.augmentation import AUGMENTATIONS
+from bnnedge.data.preprocessing import PREPROCESSINGS
 from bnnedge.export.runtimes import RUNTIMES
 from bnnedge.export.targets import TARGETS
 from bnnedge.methods import METHODS
 from bnnedge.models import MODELS
+from bnnedge.models.network import Network
 from bnnedge.options import field_docs
-from bnnedge.tasks import TASKS
+from bnnedge.registry import Registry
 
 METHODS_INTRODUCTION = """\
 # Methods
@@ -24,28 +28,61 @@ the place of the sign's, and what else happens in a step. Every method trains ev
 learning rate, is not given, the method's own default is used.
 
 Test accuracy and the cost of a training step are measured for all methods in
-`benchmarks/results/methods_accuracy.md` and `benchmarks/results/methods_cost.md`.
+`benchmarks/results/methods_accuracy.md` and `benchmarks/results/methods_cost.md`. For example, to train with the options
+of RBNN:
+
+```sh
+bnnedge train --method rbnn --model resnet20_1w1a --tmin 0.01 --tmax 10
+```
+"""
+NETWORKS_INTRODUCTION = """\
+# Networks
+
+A network says where the binary layers are; the method says how they are trained. Choose one with
+`bnnedge train --model NAME`, or name [one of your own](../how-to/own-network.md). Counts of parameters are those of the
+network itself at the input and the number of classes that it is made for; some methods add parameters of their own.
+
+| network | task | made for | binary weights | parameters |
+| --- | --- | --- | ---: | ---: |
+"""
+DATASETS_INTRODUCTION = """\
+# Data sets
+
+Choose one with `bnnedge train --dataset NAME`. `digits` is a part of scikit-learn; the files of all others must lie in
+the folder that `--data-root` or the environment variable `BNNEDGE_DATA` names, unpacked as they are published. Nothing
+is ever downloaded. How to use your own pictures is explained in [Use your own data](../how-to/own-data.md).
+
+Each data set has three splits. Training sees the first; the second, validation, picks the best epoch; the third,
+test, is measured once at the end and never decides anything. `--validation-split` and `--validate-on` change that, and
+the result says so.
+"""
+TARGETS_INTRODUCTION = """\
+# Targets and runtimes
+
+A **target** is a file format that `bnnedge export --target NAME` writes. A **runtime** is a program that runs such files;
+`bench` and `evaluate` take the fastest one that is there, or the one that `--runtime NAME` names. A **device** is where
+`bench --device NAME` measures.
 """
 
 
 def pages() -> dict[str, str]:
     """Path in the documentation -> Markdown."""
     return {
-        "reference/methods.md": _methods(),
-        "reference/networks.md": _networks(),
-        "reference/datasets.md": _datasets(),
-        "reference/targets.md": _targets(),
+        "reference/methods.md": methods(),
+        "reference/networks.md": networks(),
+        "reference/datasets.md": datasets(),
+        "reference/targets.md": targets(),
     }
 
 
-def _methods() -> str:
+def methods() -> str:
+    """Every method: its docstring with the formulas, its paper, the defaults of a run and its options."""
     parts = [METHODS_INTRODUCTION]
     for name in METHODS:
         method = METHODS.load(name)
-        parts += [f"## {name}", "", _docstring(method), "", f"*Paper:* {method.paper}", ""]
         defaults = dataclasses.asdict(method.defaults)
-        parts += ["Defaults of the run:", ""]
-        parts += [", ".join(f"`{key} {_text(value)}`" for key, value in defaults.items()) + ".", ""]
+        parts += [f"## {name}", "", _docstring(method), "", f"**Paper:** {method.paper}", ""]
+        parts += ["**Defaults of a run:** " + ", ".join(f"`{k} {_text(v)}`" for k, v in defaults.items()), ""]
         parts += _options(method.Options)
     return "\n".join(parts)
 
@@ -62,16 +99,57 @@ def _options(options: type[Any]) -> list[str]:
     return [*lines, ""]
 
 
-def _networks() -> str:
-    return "# Networks\n"
+def networks() -> str:
+    """Every network's record, first in one table and then in full."""
+    records: dict[str, Network] = {name: MODELS.load(name) for name in MODELS}
+    parts = [NETWORKS_INTRODUCTION.rstrip("\n")]
+    for name, record in records.items():
+        made_for = f"{record.channels} x {record.height} x {record.width}, {record.classes} classes"
+        counts = f"{record.binary_weights:,} | {record.parameters:,}"
+        parts.append(f"| [`{name}`](#{name}) | {record.task} | {made_for} | {counts} |")
+    for name, record in records.items():
+        parts += ["", f"## {name}", "", record.details()[0], ""]
+        parts += [f"- {line.strip()}" for line in record.details()[1:]]
+    return "\n".join(parts) + "\n"
 
 
-def _datasets() -> str:
-    return "# Data sets\n"
+def datasets() -> str:
+    """Every data set, and what pictures can be changed by."""
+    parts = [DATASETS_INTRODUCTION]
+    for name in DATASETS:
+        load = DATASETS.load(name)
+        module = inspect.getmodule(load)
+        parts += [f"## {name}", "", _docstring(module), "", _docstring(load), ""]
+    parts += ["## Preprocessings", "", "How a stored picture becomes the network's input: `--preprocess NAME`.", ""]
+    parts += _sentences(PREPROCESSINGS)
+    parts += ["## Augmentations", "", "Random changes of training pictures: `--augment NAME`; `own` is the data set's, "]
+    parts += ["`none` changes nothing.", "", *_sentences(AUGMENTATIONS)]
+    return "\n".join(parts)
 
 
-def _targets() -> str:
-    return "# Targets and runtimes\n"
+def targets() -> str:
+    """Targets, runtimes and devices."""
+    parts = [TARGETS_INTRODUCTION]
+    for title, registry in (("Targets", TARGETS), ("Runtimes", RUNTIMES), ("Devices", DEVICES)):
+        parts += [f"## {title}", ""]
+        for name in registry:
+            entry = registry.load(name)
+            parts += [f"### {name}", "", _docstring(entry), "", *_target_facts(entry), ""]
+    return "\n".join(parts)
+
+
+def _target_facts(entry: Any) -> Iterable[str]:
+    for attribute, text in (("suffix", "Ending"), ("runtimes", "Runs in, fastest first"), ("judges", "Verified in")):
+        value = getattr(entry, attribute, None)
+        if value:
+            yield f"- {text}: {', '.join(f'`{v}`' for v in ([value] if isinstance(value, str) else value))}"
+
+
+def _sentences(registry: Registry) -> list[str]:
+    lines = ["| name | meaning |", "| --- | --- |"]
+    for name in registry:
+        lines.append(f"| `{name}` | {_cell(' '.join(_docstring(registry.load(name)).split()))} |")
+    return [*lines, ""]
 
 
 def _docstring(entry: Any) -> str:
