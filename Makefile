@@ -7,8 +7,8 @@ RUN := runs/demo
 MODEL := $(RUN)/resnet18_1w1a
 FUZZ_SECONDS ?= 600
 
-# The install is editable: Python changes are live, a change of these needs a re-install.
-CPP := $(shell find kernels/cpp -type f)
+# The install is editable: changes of Python files are live, C++ and a module that becomes a package need a new install.
+CPP := $(shell find kernels/cpp -type f) $(shell find bnnedge kernels export benchmarks -name __init__.py)
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help

@@ -1,25 +1,31 @@
-"""``bnnedge bench``: from file names to rows. What can be wrong is looked for before anything is measured."""
+"""``bnnedge bench``: from file names to rows. Whatever can be wrong is looked for before anything is measured."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
 
 from bnnedge.benchmarks.devices import DEVICES
-from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkPlan, Device, ModelFile
-from bnnedge.benchmarks.result import BenchmarkRow, append_rows, check_appendable
+from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkSettings, Device, ModelFile
+from bnnedge.benchmarks.rows import BenchmarkRow, append_rows, check_appendable
+from bnnedge.data.info import DatasetInfo
+from bnnedge.data.preprocessing import Preprocessing
 from bnnedge.errors import BenchmarkError, BnnedgeError, DataError
 from bnnedge.export.evaluate import choose_runtime
 from bnnedge.export.targets.target import Target, read_file, target_of
 
+if TYPE_CHECKING:
+    from bnnedge.data.source import Source
+
 RANDOM = "random"
-"""In place of a data set's name: normal noise, timing only."""
+"""In place of a data set's name: normal noise, for times alone."""
 STOCK_RUNTIMES = ("onnxruntime", "litert")
-"""What runs the float files of each format where nobody thinks of binary ones."""
+"""The runtimes in which users without binary networks run float files of each format."""
 
 
 def bench(
@@ -38,18 +44,29 @@ def bench(
 ) -> list[BenchmarkRow]:
     """Measure exported files against each other; one row a file, in order.
 
-    ``runtime`` is a name in RUNTIMES, or ``auto``: for each file the first one of its format that is available.
-    ``data`` is the data set for input and accuracy, ``random`` for noise, or None: the one that the first file was
-    trained on if it is at hand, else noise. ``baseline`` adds the float32 twin of the first file's network, as ONNX
-    and as TFLite. Rows are appended to ``json_path`` if given. ``device`` is as ``open_device`` takes it. Files and
-    data sets are read here, also for a device elsewhere; ``data_root`` is where data sets lie. ``images`` of the test
-    split are taken, evenly spaced, or None: as many as 1 GiB holds.
+    Each file normalises the pixels by its own preprocessing record and is scored by its own task, so files that differ
+    in these can be measured together; they must take the same input shape and the same pixels.
+
+    Args:
+        files: paths of exported files, of any format.
+        runtime: a name in RUNTIMES, or ``auto``: for each file the first one of its format that is available.
+        threads: threads of the runtimes.
+        warmup: runs of each file before the measured ones.
+        runs: measured runs of each file.
+        data: the data set whose test split is input and gives the scores, ``random`` for noise, or None: the data set
+            that the first file was trained on if it is at hand, else noise.
+        baseline: add the float32 twin of the first file's network, as ONNX and as TFLite.
+        json_path: a JSON lines file that rows are appended to.
+        device: as ``open_device`` takes it. Files and data sets are read here, also for a device elsewhere.
+        data_root: the folder of the data sets.
+        images: number of samples of the test split, evenly spaced, or None: as many as 1 GiB holds.
+        console: where progress and notes go; the standard error if left out.
 
     Raises a ``BnnedgeError`` for a file that is missing, damaged or of an unknown kind, a device or runtime that is
     not available, and data that does not fit the files.
     """
     console = console or Console(stderr=True)
-    plan = BenchmarkPlan(threads=threads, warmup=warmup, runs=runs)
+    settings = BenchmarkSettings(threads=threads, warmup=warmup, runs=runs)
     if not files:
         raise BenchmarkError("expected at least one file to measure, found none; name an exported file")
     with open_device(device) as machine:
@@ -59,7 +76,7 @@ def bench(
         _check_same_input(models)
         if json_path is not None:
             check_appendable(json_path)
-        rows = machine.measure(models, benchmark_input(models, data, data_root, images, console), plan, console)
+        rows = machine.measure(models, benchmark_input(models, data, data_root, images, console), settings, console)
     if json_path is not None:
         append_rows(json_path, rows)
     return rows
@@ -77,7 +94,7 @@ def read_model_file(path: Path, runtime: str, device: Device) -> ModelFile:
     file = read_file(path)
     chosen = choose_runtime(file.target.runtimes, runtime, str(path), device.unavailable)
     model = ModelFile(str(path), file.data, chosen, file.metadata)
-    model.check_input_shape()
+    model.check_metadata()
     return model
 
 
@@ -88,10 +105,8 @@ def float_twins(model: ModelFile, device: Device) -> list[ModelFile]:
     """
     from bnnedge.export.float_twin import float_twin_files
 
-    if missing := [key for key in ("model", "num_classes") if model.metadata.get(key) is None]:
-        raise BenchmarkError(f"{model.label}: a float twin needs {' and '.join(missing)} in the file's metadata")
     twins = []
-    for label, content in float_twin_files(model.metadata):
+    for label, content in float_twin_files(model.metadata, model.label):
         target = target_of(Path(label))
         runtime = choose_runtime(target.runtimes, _stock_runtime(target), label, device.unavailable)
         twins.append(ModelFile(label, content, runtime, target.read_metadata(content), trained=False))
@@ -105,21 +120,22 @@ def _stock_runtime(target: Target) -> str:
 def benchmark_input(
     models: Sequence[ModelFile], data: str | None, data_root: Path | None, images: int | None, console: Console
 ) -> BenchmarkInput:
-    """The images for ``models``, as ``bench`` describes ``data`` and ``images``."""
-    named = data or (models[0].metadata.get("dataset") or {}).get("name")
-    if named is None or named == RANDOM:
+    """The input of ``models``, as ``bench`` describes ``data`` and ``images``."""
+    own = models[0].description
+    name = data or (None if own is None else own.info.name)
+    if name is None or name == RANDOM:
         return random_input(models[0].input_shape)
     try:
-        return _test_split(str(named), models, data_root, images, console)
+        return _test_split(name, models, data_root, images, console)
     except BnnedgeError as error:
         if data is not None:
             raise
-        console.print(f"no accuracy, latency on random input: {error}", markup=False)
+        console.print(f"no scores, latency on random input: {error}", markup=False)
         return random_input(models[0].input_shape)
 
 
 def random_input(shape: Sequence[int], count: int = 16, seed: int = 0) -> BenchmarkInput:
-    """``count`` images [C, H, W] of standard normal noise, which is what normalised images look like to a timer."""
+    """``count`` inputs [C, H, W] of standard normal noise, which a timer cannot tell from normalised images."""
     images = np.random.default_rng(seed).standard_normal((count, *shape), dtype=np.float32)
     return BenchmarkInput("random normal", images)
 
@@ -128,42 +144,79 @@ def _test_split(
     name: str, models: Sequence[ModelFile], data_root: Path | None, most: int | None, console: Console
 ) -> BenchmarkInput:
     # Imported here: it brings torch, which a device that only times files can do without.
-    from bnnedge.data.dataset import load_dataset
+    from bnnedge.data import DATASETS
+    from bnnedge.data.dataset import Dataset, prepare
 
-    shape = models[0].input_shape
-    dataset = load_dataset(name, image_size=shape[-1], data_root=data_root)
-    info = dataset.info
-    if (found := (info.in_channels, info.image_size, info.image_size)) != shape:
-        raise DataError(
-            f"{models[0].label} takes images of {list(shape)}, those of {name} are {list(found)}; "
-            f"name another data set, or --data {RANDOM}"
-        )
+    source: Source = DATASETS.load(name)(data_root)
+    described = [(model, own.info) for model in models if (own := model.description) is not None]
+    for model, info in described:
+        _check_fits(model, info, source)
+    _check_same_geometry(described)
+    # What the first file says holds for those that say nothing; the data set itself knows if none says anything.
+    if described:
+        info = dataclasses.replace(described[0][1], name=name)
+    else:
+        info = prepare(source, _image_size(models[0])).info
+    test = Dataset(info, {"test": source.test.fit(info.preprocessing)})
+    pixels, targets = test.raw_arrays("test", most or test.most_at_once)
+    if most is None and len(pixels) < test.size("test"):
+        console.print(f"scores on {len(pixels)} of {test.size('test')} test samples; --images takes another number")
+    data = BenchmarkInput(f"{name} test", pixels, targets, info)
     for model in models:
-        _check_same_data(model, info.to_dict())
-    images, labels = dataset.arrays("test", most or dataset.most_at_once)
-    if most is None and len(images) < dataset.size("test"):
-        console.print(f"accuracy on {len(images)} of {dataset.size('test')} test images; --images takes another number")
-    return BenchmarkInput(f"{name} test", images, labels)
+        inputs, _ = data.samples(model, slice(1))
+        if inputs.shape[1:] != model.input_shape:
+            raise DataError(
+                f"{model.label} takes inputs of {list(model.input_shape)}, those of {name} are "
+                f"{list(inputs.shape[1:])}; name another data set, or --data {RANDOM}"
+            )
+    return data
 
 
-def _check_same_data(model: ModelFile, info: Mapping[str, Any]) -> None:
-    """Raise ``DataError`` if ``model`` was trained for other classes, or for pixels normalised in another way."""
-    trained = model.metadata.get("dataset") or {}
-    for field in ("num_classes", "class_names"):
-        found = trained.get(field)
-        if found is not None and found != info[field]:
-            raise DataError(f"{model.label}: {field} is {found}, that of {info['name']} is {info[field]}")
-    for field in ("mean", "std"):
-        found = trained.get(field)
-        # Both are of pixels in [0, 1]; a quarter of an 8-bit step is beyond any rounding and below any effect.
-        if found is not None and not np.allclose(found, info[field], rtol=0, atol=0.25 / 255):
-            raise DataError(f"{model.label}: trained with {field} {found}, {info['name']} now has {info[field]}")
+def _image_size(model: ModelFile) -> tuple[int, int]:
+    if len(model.input_shape) != 3:
+        raise DataError(f"{model.label} takes inputs of {list(model.input_shape)}, no images; use --data {RANDOM}")
+    return model.input_shape[1], model.input_shape[2]
+
+
+def _check_fits(model: ModelFile, info: DatasetInfo, source: Source) -> None:
+    """Raise ``DataError`` if ``model`` was trained for another task, for other channels or for other classes."""
+    # The data set that a file was trained on fits any task that it was trained for.
+    if info.name != source.name and info.task != source.task:
+        raise DataError(f"{model.label}: trained for task {info.task}, {source.name} is made for {source.task}")
+    channels = info.preprocessing.channels
+    if channels != source.channels:
+        raise DataError(f"{model.label}: takes {channels} channels, {source.name} has {source.channels}")
+    if info.classes != source.classes:
+        raise DataError(
+            f"{model.label}: its {len(info.classes)} classes ({_some(info.classes)}) are not the {len(source.classes)} "
+            f"of {source.name} ({_some(source.classes)})"
+        )
+
+
+def _some(classes: Sequence[str]) -> str:
+    return ", ".join(classes[:3]) + (", .." if len(classes) > 3 else "") or "none"
+
+
+def _check_same_geometry(described: Sequence[tuple[ModelFile, DatasetInfo]]) -> None:
+    """Raise ``BenchmarkError`` unless all records read the same pixels of a stored picture."""
+    for model, info in described[1:]:
+        first, record = described[0][1].preprocessing, info.preprocessing
+        if record.geometry != first.geometry:
+            raise BenchmarkError(
+                f"{model.label} reads pictures at {_geometry(record)}, {described[0][0].label} at {_geometry(first)}; "
+                "measure files of one size, interpolation and crop together"
+            )
+
+
+def _geometry(record: Preprocessing) -> str:
+    crop = "whole" if record.crop is None else f"central {record.crop:g}"
+    return f"{record.height}x{record.width} ({record.resize}, {crop})"
 
 
 def _check_same_input(models: Sequence[ModelFile]) -> None:
     for model in models[1:]:
         if model.input_shape != models[0].input_shape:
             raise BenchmarkError(
-                f"{model.label} takes images of {list(model.input_shape)}, {models[0].label} of "
+                f"{model.label} takes inputs of {list(model.input_shape)}, {models[0].label} of "
                 f"{list(models[0].input_shape)}; measure files of one input shape together"
             )

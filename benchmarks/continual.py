@@ -1,8 +1,9 @@
 """Continual learning by BayesBiNN's prior: ``python -m bnnedge.benchmarks.continual``.
 
-Tasks are the handwritten digits with their pixels in another order each, the same for all images of a task. Each task
-is learnt in a run of its own from the weights of the one before, with its posterior as prior, and in a second row of
-runs without. After each task the network is tested on all tasks so far.
+As usual in continual learning, a task is one of several data sets that are learnt one after another. Here each task is
+the handwritten digits with their pixels in an order of its own, the same for all its images. A task is learnt in a run
+that starts from the weights of the task before, once with the posterior of that run as prior and once without. After
+each task the network is tested on all tasks so far.
 
 Meng et al. 2020, "Training Binary Neural Networks using the Bayesian Learning Rule", arXiv:2002.10778.
 """
@@ -20,7 +21,8 @@ from rich.table import Table
 from torch import nn
 
 from bnnedge.config import RunConfig
-from bnnedge.data.dataset import SPLITS, Dataset, MemoryDataset, load_dataset
+from bnnedge.data.dataset import SPLITS, Dataset, load_dataset, prepare
+from bnnedge.data.source import source_of_tensors
 from bnnedge.layers.binary_layers import BinaryLinear
 from bnnedge.train.assemble import make_state
 from bnnedge.train.loop import fit
@@ -50,19 +52,19 @@ def network(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
 def permuted(dataset: Dataset, task: int) -> Dataset:
     """``dataset`` with the pixels of every image in the order of task ``task``; task 0 is the data set itself."""
     info = dataset.info
-    count = info.image_size**2
+    count = info.preprocessing.height * info.preprocessing.width
     order = torch.randperm(count, generator=torch.Generator().manual_seed(task)) if task else torch.arange(count)
-    mean, std = torch.tensor(info.mean).view(1, -1, 1, 1), torch.tensor(info.std).view(1, -1, 1, 1)
-    splits = {}
+    splits: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     for split in SPLITS:
-        images, labels = (torch.from_numpy(array) for array in dataset.arrays(split))
-        pixels = (images * std + mean).clamp(0, 1)
+        pixels, labels = (torch.from_numpy(array) for array in dataset.raw_arrays(split))
         splits[split] = (pixels.flatten(2)[..., order].view_as(pixels), labels)
-    return MemoryDataset(f"{info.name} {task}", info.class_names, splits, lambda raw, generator: raw)
+    return prepare(
+        source_of_tensors(f"{info.name} {task}", info.classes, splits, scale=info.preprocessing.scale), augment="none"
+    )
 
 
 def learn(tasks: list[Dataset], config: RunConfig, folder: Path, with_prior: bool) -> list[list[float]]:
-    """Test top-1 [task learnt][task tested, up to that one]."""
+    """Test score of the network after each task on each task up to that one: [task learnt][task tested]."""
     found = []
     for number, dataset in enumerate(tasks):
         settings = config.to_dict()
@@ -73,22 +75,24 @@ def learn(tasks: list[Dataset], config: RunConfig, folder: Path, with_prior: boo
         run = RunFolder(folder / str(number))
         run.create(state.config)
         fit(state, run)
-        found.append([_top1(state, seen) for seen in tasks[: number + 1]])
+        found.append([_test_score(state, seen) for seen in tasks[: number + 1]])
     return found
 
 
-def _top1(state: TrainingState, dataset: Dataset) -> float:
-    return evaluate(state.model, dataset, "test", state.device, state.method.predict).top1
+def _test_score(state: TrainingState, dataset: Dataset) -> float:
+    return evaluate(state.model, dataset, "test", state.device, state.method.predict).first
 
 
 def main(
     tasks: Annotated[int, typer.Option(min=2)] = 3,
-    epochs: Annotated[int, typer.Option(min=1, help="Of each task.")] = 30,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each task.")] = 30,
     seed: int = 0,
     temperature: float = 1e-2,
     posterior_lr: float = 0.03,
     kl_weight: float = 1.0,
-    evaluate_steps: Annotated[int, typer.Option(min=0, help="Sampled networks; 0: the mode.")] = 10,
+    evaluate_steps: Annotated[
+        int, typer.Option(min=0, help="Networks that are sampled for a prediction; 0: the mode of the posterior.")
+    ] = 10,
 ) -> None:
     """Learn permuted digits one task after another, with and without the prior, and print test top-1."""
     options = {

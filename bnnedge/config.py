@@ -96,10 +96,11 @@ class RunConfig:
         default=None, metadata=_shown("Optimizer", unset="the method's")
     )
     """Rule that updates all parameters, except those that the method updates itself."""
-    momentum: float | None = field(default=None, metadata=_shown("Optimizer", unset="the method's, or 0.9"))
+    momentum: float | None = field(default=None, metadata=_shown("Optimizer", unset="the method's, else 0.9"))
     """Momentum of sgd, from 0 to below 1."""
     weight_decay: float | None = field(
-        default=None, metadata=_shown("Optimizer", unset="the method's, or the optimizer's customary one")
+        default=None,
+        metadata=_shown("Optimizer", unset="the method's; with another optimizer, that one's customary value"),
     )
     """L2 penalty on all parameters; with adamw, decoupled weight decay."""
     ema: float | None = field(default=None, metadata=_shown("Optimizer", unset="none"))
@@ -107,7 +108,8 @@ class RunConfig:
     evaluated and exported."""
 
     lr: float | None = field(
-        default=None, metadata=_shown("Learning rate", unset="the method's, or the optimizer's customary one")
+        default=None,
+        metadata=_shown("Learning rate", unset="the method's; with another optimizer, that one's customary value"),
     )
     """Peak learning rate."""
     lr_type: Literal["cos", "step", "poly", "exp", "constant"] | None = field(

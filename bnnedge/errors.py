@@ -1,14 +1,14 @@
-"""What can go wrong that a user can mend.
+"""The errors that a user can mend.
 
-Library code raises one of these with a sentence that says what was expected, what was found and what to do. The CLI
-alone turns it into one line on stderr and an exit code.
+The library raises one of these with a sentence that says what was expected, what was found and what to do. The command
+line alone turns it into one line on stderr and an exit code.
 """
 
 from __future__ import annotations
 
 
 class BnnedgeError(Exception):
-    """Base of every error that the CLI reports in one line."""
+    """Base of every error that the command line reports in one line."""
 
     exit_code = 2
 
@@ -45,6 +45,12 @@ class VerificationError(BnnedgeError):
     """An exported file whose results differ from the checkpoint's beyond rounding."""
 
     exit_code = 1
+
+
+class InterruptedRunError(BnnedgeError):
+    """A training run that the user interrupted and that can be resumed."""
+
+    exit_code = 130
 
 
 def one_line(error: BaseException, most: int = 200) -> str:

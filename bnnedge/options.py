@@ -19,25 +19,30 @@ T = TypeVar("T")
 
 
 def fill(cls: type[T], values: Mapping[str, Any], owner: str) -> T:
-    """Return an instance of the dataclass ``cls`` made from ``values``, which may be text.
+    """Return an instance of the dataclass ``cls`` made from ``values``, each converted to its field's annotation.
 
-    Each value is converted to the annotation of its field: bool, int, float, str, a Literal, ``tuple[X, ...]`` (text:
-    ``10,20`` or, for sizes, ``32x64``; a single value stands for a tuple of one), dict, or a union of these. A union is
-    tried from left to right, except that None and a Literal win. ``owner`` names the dataclass in messages. Raises
-    ``ConfigError`` for an unknown name, listing the known ones, and for a value of the wrong type.
+    ``owner`` names the dataclass in messages. Raises ``ConfigError`` for an unknown name, listing the known ones, and
+    for a value of the wrong type.
     """
     hints = typing.get_type_hints(cls)
     known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for name in values:
         if name not in known:
             raise ConfigError(f"{owner} has no option {name!r}; it has: {', '.join(known) or 'none'}")
-    converted = {}
-    for name, value in values.items():
-        try:
-            converted[name] = _convert(value, hints[name])
-        except _MismatchError as mismatch:
-            raise ConfigError(f"{name} must be {mismatch}, got {value!r}") from None
-    return cls(**converted)
+    return cls(**{name: convert(name, value, hints[name]) for name, value in values.items()})
+
+
+def convert(name: str, value: Any, annotation: Any) -> Any:
+    """Return ``value``, which may be text, as the type ``annotation``.
+
+    The annotation is bool, int, float, str, a Literal, ``tuple[X, ...]`` (text: ``10,20`` or, for sizes, ``32x64``; a
+    single value stands for a tuple of one), dict, or a union of these, of which the first that fits is taken, None and
+    Literals before the others. Raises ``ConfigError``, which begins with ``name``, for a value of the wrong type.
+    """
+    try:
+        return _convert(value, annotation)
+    except _MismatchError as mismatch:
+        raise ConfigError(f"{name} must be {mismatch}, got {value!r}") from None
 
 
 def plain(options: Any) -> dict[str, Any]:
@@ -94,10 +99,11 @@ def _convert(value: Any, kind: Any) -> Any:
 def _convert_to_union(value: Any, kinds: tuple[Any, ...]) -> Any:
     if type(None) in kinds and (value is None or (isinstance(value, str) and value.lower() in ("none", "null"))):
         return None
-    # A Literal is tried first, since every text would pass as a str.
-    wanted = sorted((k for k in kinds if k is not type(None)), key=lambda k: typing.get_origin(k) is not Literal)
+    origins: list[Any] = [typing.get_origin(kind) for kind in kinds]
+    literals = [kind for kind, origin in zip(kinds, origins, strict=True) if origin is Literal]
+    others = [kind for kind in kinds if kind not in literals and kind is not type(None)]
     expected = []
-    for kind in wanted:
+    for kind in [*literals, *others]:  # every text would pass as a str
         try:
             return _convert(value, kind)
         except _MismatchError as mismatch:

@@ -38,8 +38,12 @@ class Registry:
         if name not in self._paths:
             raise UnknownNameError(f"unknown {self.kind} {name!r}; known: {', '.join(self._paths)}")
 
+    def path(self, name: str) -> str:
+        """Return the entry as it was written down, ``package.module:Attribute``. Imports nothing."""
+        self.check(name)
+        return self._paths[name]
+
     def load(self, name: str) -> Any:
         """Import and return the object behind ``name``."""
-        self.check(name)
-        module, _, attribute = self._paths[name].partition(":")
+        module, _, attribute = self.path(name).partition(":")
         return getattr(import_module(module), attribute)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import bnnedge
 from bnnedge.errors import ExportError
-from bnnedge.export.evaluate import top1
+from bnnedge.export.evaluate import scores_of
 from bnnedge.export.graph import Graph
 from bnnedge.export.passes import optimize
 from bnnedge.export.passes.quantize_stem import Calibration
@@ -30,6 +30,7 @@ from bnnedge.export.verify import Verification, verify
 from bnnedge.files import write_atomically
 from bnnedge.kernels.layout import BIT_LAYOUT_VERSION
 from bnnedge.layers.deploy import deploy
+from bnnedge.tasks.classification import Classification
 
 VERIFY_IMAGES = 64
 """Random images that ``export`` verifies with when it is given none."""
@@ -203,7 +204,9 @@ def _int8_effect(
     def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
         return deployed(torch.from_numpy(images)).numpy()  # type: ignore[no-any-return]
 
-    return Int8Stem(changed, top1(runtime.open(data).run, *labelled), top1(run, *labelled), len(labelled[1]))
+    task = Classification(1)
+    of_file, of_checkpoint = (scores_of(r, task, *labelled)["top1"] for r in (runtime.open(data).run, run))
+    return Int8Stem(changed, of_file, of_checkpoint, len(labelled[1]))
 
 
 def _verify(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from bnnedge.export.description import describe_metadata
 from bnnedge.export.runtimes import RUNTIMES
 from bnnedge.export.targets.target import read_file
 from bnnedge.progress import shown
+from bnnedge.tasks.measured import Measured
 from bnnedge.tasks.task import Tally, Task
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -24,23 +24,9 @@ BATCH = 64
 """Samples at a time; bounds the runtime's memory."""
 
 
-@dataclass(frozen=True)
-class FileScores:
-    """What was measured of a file."""
-
-    runtime: str
-    """Name in ``RUNTIMES``."""
-    dataset: str
-    """Name in ``DATASETS``."""
-    samples: int
-    task: Task
-    scores: dict[str, float]
-    """The task's scores by name."""
-
-
 def evaluate_file(
     path: Path, split: Split, runtime: str = "auto", data_root: Path | None = None, console: Console | None = None
-) -> FileScores:
+) -> Measured:
     """Run every sample of ``split`` through the file, made as its preprocessing record says.
 
     ``console`` shows a bar if it is a terminal. Raises as ``choose_runtime`` does, ``ExportError`` for a damaged file
@@ -61,7 +47,7 @@ def evaluate_file(
         if not np.isfinite(outputs).all():
             raise ExportError(f"{path}: an output is not finite; the file or {name} is broken")
         tally.add(outputs, targets.numpy())
-    return FileScores(name, info.name, tally.samples, described.task, tally.scores)
+    return Measured(name, info.name, tally.samples, described.task, tally.scores)
 
 
 def scores_of(run: Run, task: Task, inputs: NDArray[np.float32], targets: NDArray[Any]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The float32 network of the same topology: what binarizing is measured against."""
+"""The float32 network of the same topology, which a binary network is compared with."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from bnnedge.errors import BenchmarkError
+from bnnedge.export.description import describe_metadata
 from bnnedge.export.graph import Binarize, BinaryConv2d, Conv2d, Graph, TensorSpec
 from bnnedge.export.passes import optimize
 from bnnedge.export.targets import TARGETS
@@ -16,7 +18,7 @@ from bnnedge.models.create import create_model
 
 
 def float_twin(graph: Graph) -> Graph:
-    """``graph`` (as traced, before the passes) with float weights and without signs; everything else stays."""
+    """``graph`` (as traced, before the passes) with float weights and without binarization; everything else stays."""
     renamed: dict[str, str] = {}
     nodes = []
     for node in graph.nodes:
@@ -35,20 +37,24 @@ def float_twin(graph: Graph) -> Graph:
     return replace(graph, nodes=nodes, tensors=tensors)
 
 
-def float_twin_files(metadata: dict[str, Any]) -> list[tuple[str, bytes]]:
+def float_twin_files(metadata: dict[str, Any], label: str) -> list[tuple[str, bytes]]:
     """(file name, bytes) of the float32 twin of the network that ``metadata`` describes, in every target's format.
 
-    The twin is built from the model's name with fresh weights: it is there for its speed and size, not its accuracy.
-    Raises as ``create_model`` does if the model is not to be found any more.
+    The twin is built from the model's name with fresh weights: it is there for its speed and size, not its scores.
+    Raises ``BenchmarkError`` naming the file ``label`` if its metadata does not say enough, and as ``create_model``
+    does if the model is not to be found any more.
     """
-    channels, height, _ = metadata["input_shape"]
-    model = create_model(
-        metadata["model"], num_classes=metadata["num_classes"], in_channels=channels, image_size=height
-    )
+    described = describe_metadata(metadata, label)
+    name = metadata.get("model")
+    outputs = metadata.get("num_classes") if described is None else described.info.outputs
+    if not isinstance(name, str) or not isinstance(outputs, int):
+        raise BenchmarkError(f"{label}: a float twin needs the model and the number of outputs in the file's metadata")
+    channels, height, width = metadata["input_shape"]
+    model = create_model(name, num_classes=outputs, in_channels=channels, image_size=(height, width))
     plain = METHODS.load("ste")
     plain(plain.Options()).attach(model)
     example = torch.zeros(2, *metadata["input_shape"])
     graph = optimize(float_twin(trace(model, example)))
-    graph.metadata = {**metadata, "method": "float32 twin", "dataset": None}
+    graph.metadata = {**metadata, "method": "float32 twin"}
     targets = [TARGETS.load(name)() for name in TARGETS]
     return [(f"float32_twin{target.suffix}", target.write(graph)) for target in targets]

@@ -79,7 +79,7 @@ def summarize(source: str, *, num_classes: int = 10, in_channels: int = 3, image
     if path.suffix != ".py" and (path.exists() or ("/" in source and ".py:" not in source)):
         loaded = load_run(path)
         info = loaded.dataset
-        return _model_rows(loaded.model, (info.in_channels, info.image_size, info.image_size))
+        return _model_rows(loaded.model, info.preprocessing.input_shape)
     model = create_model(source, num_classes=num_classes, in_channels=in_channels, image_size=image_size)
     return _model_rows(model, (in_channels, image_size, image_size))
 

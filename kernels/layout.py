@@ -81,6 +81,20 @@ def unpack(words: NDArray[Any], channels: int) -> NDArray[np.int8]:
     return signs
 
 
+def pack_filter(weight: NDArray[Any]) -> Words:
+    """Binary filters OIHW [O, I/groups, kh, kw] in {-1, +1} to packed OHWI, uint32 [O, kh, kw, ceil(I/groups/32)].
+
+    Raises ``ValueError`` for an array that is not of four axes, or for the first value that is neither -1 nor +1.
+    """
+    weight = np.asarray(weight)
+    if weight.ndim != 4:
+        raise ValueError(f"a filter is [O, I/groups, kh, kw], got shape {weight.shape}")
+    others = weight[np.abs(weight) != 1]
+    if others.size:
+        raise ValueError(f"a binary filter holds -1 and +1 alone, got {others[0]}; pack the signs of the weight")
+    return pack(np.ascontiguousarray(weight.transpose(0, 2, 3, 1)))
+
+
 def has_spare_bits_set(words: NDArray[Any], channels: int) -> bool:
     """Whether any bit beyond ``channels`` is 1, which this contract forbids."""
     tail = channels % WORD_BITS

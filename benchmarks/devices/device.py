@@ -1,4 +1,4 @@
-"""The contract of a device: files in, rows out."""
+"""The contract of a device: files go in and rows come out."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from bnnedge.benchmarks.result import BenchmarkRow
+from bnnedge.benchmarks.rows import BenchmarkRow
+from bnnedge.data.info import DatasetInfo
 from bnnedge.errors import BenchmarkError
+from bnnedge.export.description import FileDescription, describe_metadata
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -24,41 +26,69 @@ class ModelFile:
     """A file to be measured and the runtime to do it in."""
 
     label: str
-    """What rows and tables call it."""
+    """The name of the file in rows and tables."""
     data: bytes
     runtime: str
     """Name in RUNTIMES."""
     metadata: dict[str, Any]
     """What the file says of itself."""
     trained: bool = True
-    """False if the weights are arbitrary, as in a float twin: it has a latency but no accuracy."""
+    """False if the weights are arbitrary, as in a float twin, which has a latency but no scores."""
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one image: [C, H, W], or [C] for a network without convolutions."""
+        """Shape of one input: [C, H, W], or [C] for a network without convolutions."""
         return tuple(self.metadata["input_shape"])
 
-    def check_input_shape(self) -> None:
-        """Raise ``BenchmarkError`` if the metadata do not hold a shape."""
+    @property
+    def description(self) -> FileDescription | None:
+        """The task, the classes and the preprocessing record of the file; None if it has none.
+
+        Raises ``ExportError`` if they are damaged.
+        """
+        return describe_metadata(self.metadata, self.label)
+
+    def check_metadata(self) -> None:
+        """Raise a ``BnnedgeError`` if the metadata does not hold a shape, or a damaged description."""
         shape = self.metadata.get("input_shape")
         if not isinstance(shape, list) or not shape or not all(type(n) is int and n > 0 for n in shape):
             raise BenchmarkError(f"{self.label}: expected input_shape [C, H, W] in its metadata, found {shape!r}")
+        _ = self.description
 
 
 @dataclass(frozen=True)
 class BenchmarkInput:
-    """The images of a benchmark."""
+    """What the files of a benchmark are given: stored pixels that each file normalises by its own record, or noise."""
 
     name: str
     """``<data set> test`` or ``random normal``."""
-    images: NDArray[np.float32]
-    """[N, C, H, W], normalised as in training."""
-    labels: NDArray[np.int64] | None = None
-    """[N], or None if there is nothing to be right about."""
+    images: NDArray[Any]
+    """[N, C, H, W]: pixels as the data set stores them, of the files' common geometry, or noise as float32."""
+    targets: NDArray[Any] | None = None
+    """Targets [N, ...] as the data set stores them; None if there is nothing to compare outputs with."""
+    info: DatasetInfo | None = None
+    """The data set as it is described for files that say nothing of their own input; None for noise, which every file
+    takes as it is."""
+
+    def description_for(self, file: ModelFile) -> FileDescription | None:
+        """What ``file`` says of its input and its task, or what is assumed for a file that does not say."""
+        if (own := file.description) is not None or self.info is None:
+            return own
+        return FileDescription(self.info, self.info.make_task())
+
+    def samples(self, file: ModelFile, rows: slice) -> tuple[NDArray[np.float32], NDArray[Any] | None]:
+        """float32 inputs [B, ...] of ``file``, and targets of its task if there are any, of the samples ``rows``."""
+        images = self.images[rows]
+        targets = None if self.targets is None else self.targets[rows]
+        described = self.description_for(file)
+        if self.info is None or described is None:
+            return images, targets
+        inputs = described.info.preprocessing.normalize(images)
+        return (inputs, None) if targets is None else described.task.samples(inputs, targets)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkPlan:
+class BenchmarkSettings:
     """How to measure."""
 
     threads: int = 1
@@ -74,10 +104,10 @@ class BenchmarkPlan:
 
 
 class Device(ABC):
-    """A machine that can run exported files. What ``open`` made is closed by ``with``."""
+    """A machine that can run exported files. ``with`` closes what ``open`` opened."""
 
     name: ClassVar[str]
-    """In DEVICES."""
+    """Name in DEVICES."""
 
     @classmethod
     @abstractmethod
@@ -90,7 +120,7 @@ class Device(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Free what is held of the machine."""
+        """Give back whatever is held of the machine."""
 
     def __enter__(self) -> Self:
         return self
@@ -106,9 +136,13 @@ class Device(ABC):
 
     @abstractmethod
     def measure(
-        self, files: Sequence[ModelFile], data: BenchmarkInput, plan: BenchmarkPlan, console: Console | None = None
+        self,
+        files: Sequence[ModelFile],
+        data: BenchmarkInput,
+        settings: BenchmarkSettings,
+        console: Console | None = None,
     ) -> list[BenchmarkRow]:
-        """One row for each of ``files``, in order; latencies are taken alternating between them.
+        """One row for each of ``files``, in order; the files take turns.
 
-        Raises a ``BnnedgeError`` before anything is timed if a file cannot be opened or gives nonsense.
+        Raises a ``BnnedgeError`` before anything is timed if a file cannot be opened or its output is wrong.
         """

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkPlan, Device, ModelFile
+from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkSettings, Device, ModelFile
 from bnnedge.benchmarks.environment import read_environment, utc_now
 from bnnedge.benchmarks.memory import peak_memory_bytes
-from bnnedge.benchmarks.result import BenchmarkRow
-from bnnedge.benchmarks.runner import Contender, measure_latencies, quantiles
+from bnnedge.benchmarks.rows import BenchmarkRow
+from bnnedge.benchmarks.turns import Contender, Seconds, quantiles, take_turns
 from bnnedge.errors import BenchmarkError, ExportError
 from bnnedge.export.runtimes import RUNTIMES
-from bnnedge.export.runtimes.runtime import Images, Session
+from bnnedge.export.runtimes.runtime import Session
 from bnnedge.progress import shown
+from bnnedge.tasks.task import Tally
 
-TIMED_IMAGES = 16
-"""Different images that the timed runs cycle through."""
+TIMED_SAMPLES = 16
+"""Different samples that the timed runs cycle through."""
 
 
 class LocalDevice(Device):
-    """Measures in this process; peak memory in one fresh process a file."""
+    """Measures times and scores in this process, and the peak memory of each file in a fresh one."""
 
     name = "local"
 
@@ -42,81 +44,96 @@ class LocalDevice(Device):
         return why
 
     def measure(
-        self, files: Sequence[ModelFile], data: BenchmarkInput, plan: BenchmarkPlan, console: Console | None = None
+        self,
+        files: Sequence[ModelFile],
+        data: BenchmarkInput,
+        settings: BenchmarkSettings,
+        console: Console | None = None,
     ) -> list[BenchmarkRow]:
         console = console or Console(stderr=True)
         # Read first: afterwards the load average would be this benchmark's own.
         environment = asdict(read_environment())
-        sessions = [_open(file, data.images[:1], plan.threads) for file in files]
-        memory = [peak_memory_bytes(f.data, f.runtime, f.input_shape, plan.threads) for f in files]
-        contenders = [
-            Contender(file.label, session, [session.prepare(data.images[i : i + 1]) for i in range(_timed(data))])
-            for file, session in zip(files, sessions, strict=True)
-        ]
+        opened = [OpenFile.open(file, data, settings.threads) for file in files]
+        memory = [peak_memory_bytes(f.data, f.runtime, f.input_shape, settings.threads) for f in files]
+        contenders = [file.contender() for file in opened]
         started_at = utc_now()
-        latencies = measure_latencies(contenders, plan.warmup, plan.runs, console)
-        rows = []
-        for file, session, peak, latency in zip(files, sessions, memory, latencies, strict=True):
-            q = quantiles(latency)
-            scored = file.trained and data.labels is not None
-            row = BenchmarkRow(
-                **_settings(file, data, plan),
-                p20_ms=q.p20_ms,
-                p50_ms=q.p50_ms,
-                p80_ms=q.p80_ms,
-                images_per_s=1000 / q.p50_ms,
-                top1=top1(session, data, file.label, console) if scored else None,
-                top1_images=len(data.images) if scored else 0,
+        measured = take_turns(contenders, settings.runs, settings.warmup, console=console)
+        return [
+            BenchmarkRow(
+                **_given(file, data, settings),
+                **_latency(seconds),
+                **opened_file.scores(console),
                 peak_memory_bytes=peak,
                 environment=environment,
                 started_at=started_at,
             )
-            rows.append(row)
-        return rows
+            for file, opened_file, peak, seconds in zip(files, opened, memory, measured, strict=True)
+        ]
 
 
-def _settings(file: ModelFile, data: BenchmarkInput, plan: BenchmarkPlan) -> dict[str, Any]:
+@dataclass(frozen=True)
+class OpenFile:
+    """A file in its runtime, and the input that it is measured on."""
+
+    file: ModelFile
+    session: Session
+    data: BenchmarkInput
+
+    @classmethod
+    def open(cls, file: ModelFile, data: BenchmarkInput, threads: int) -> OpenFile:
+        """Load ``file`` and check its output for one sample: a wrong output has no latency worth reporting."""
+        try:
+            session: Session = RUNTIMES.load(file.runtime).open(file.data, threads)
+        except ExportError as error:
+            raise ExportError(f"{file.label}: {error}") from error
+        inputs, _ = data.samples(file, slice(1))
+        output = session.run(inputs)
+        described = data.description_for(file)
+        if described is not None and output.shape != (1, *described.output_shape):
+            raise BenchmarkError(
+                f"{file.label}: expected output {[1, *described.output_shape]}, as task {described.task.name} has with "
+                f"{described.info.outputs} outputs, found {list(output.shape)}"
+            )
+        if not np.isfinite(output).all():
+            raise BenchmarkError(f"{file.label}: the output is not finite; the file or {file.runtime} is broken")
+        return cls(file, session, data)
+
+    def contender(self) -> Contender:
+        """The file as a contender that is timed on one sample a run."""
+        inputs, _ = self.data.samples(self.file, slice(TIMED_SAMPLES))
+        prepared = [self.session.prepare(inputs[i : i + 1]) for i in range(len(inputs))]
+        return Contender(self.file.label, [partial(self.session.invoke, one) for one in prepared])
+
+    def scores(self, console: Console) -> dict[str, Any]:
+        """The fields of the row that say how well the file does its task; one sample a run, as on the device."""
+        described = self.data.description_for(self.file)
+        task = None if described is None else described.task.name
+        if described is None or self.data.targets is None or not self.file.trained:
+            return {"task": task, "scores": {}, "samples": 0}
+        tally, count = Tally(described.task), len(self.data.images)
+        for i in shown(range(count), f"scores of {self.file.label}", count, console):
+            inputs, targets = self.data.samples(self.file, slice(i, i + 1))
+            tally.add(self.session.run(inputs), targets)
+        return {"task": task, "scores": tally.scores, "samples": tally.samples}
+
+
+def _given(file: ModelFile, data: BenchmarkInput, settings: BenchmarkSettings) -> dict[str, Any]:
     """The fields of a row that are known before anything is measured."""
     return {
         "file": file.label,
         "runtime": file.runtime,
         "runtime_version": RUNTIMES.load(file.runtime).version(),
         "device": LocalDevice.name,
-        "threads": plan.threads,
+        "threads": settings.threads,
         "input": data.name,
         "batch_size": 1,
-        "warmup": plan.warmup,
-        "runs": plan.runs,
+        "warmup": settings.warmup,
+        "runs": settings.runs,
         "file_bytes": len(file.data),
         "metadata": file.metadata,
     }
 
 
-def top1(session: Session, data: BenchmarkInput, label: str = "", console: Console | None = None) -> float:
-    """Fraction of ``data`` whose largest output is at the label, in [0, 1]; one image a run, as on the device."""
-    if data.labels is None:
-        raise BenchmarkError(f"{data.name} has no labels to compare with")
-    right = 0
-    count = len(data.images)
-    for i in shown(range(count), f"accuracy {label}", count, console or Console(stderr=True)):
-        right += int(np.argmax(session.run(data.images[i : i + 1])) == data.labels[i])
-    return right / count
-
-
-def _timed(data: BenchmarkInput) -> int:
-    return min(TIMED_IMAGES, len(data.images))
-
-
-def _open(file: ModelFile, image: Images, threads: int) -> Session:
-    """Load ``file`` and look at one output: a wrong result has no latency worth reporting."""
-    try:
-        session: Session = RUNTIMES.load(file.runtime).open(file.data, threads)
-    except ExportError as error:
-        raise ExportError(f"{file.label}: {error}") from error
-    output = session.run(image)
-    classes = file.metadata.get("num_classes")
-    if isinstance(classes, int) and output.shape != (1, classes):
-        raise BenchmarkError(f"{file.label}: expected output [1, {classes}], found {list(output.shape)}")
-    if not np.isfinite(output).all():
-        raise BenchmarkError(f"{file.label}: the output is not finite; the file or {file.runtime} is broken")
-    return session
+def _latency(seconds: Seconds) -> dict[str, Any]:
+    ms = quantiles(seconds * 1e3)
+    return {"p20_ms": ms.p20, "p50_ms": ms.p50, "p80_ms": ms.p80, "images_per_s": 1000 / ms.p50}

@@ -23,9 +23,10 @@ from bnnedge.benchmarks.gpu import gemm as gemms
 from bnnedge.benchmarks.gpu import pack as packs
 from bnnedge.benchmarks.gpu import step as steps
 from bnnedge.benchmarks.gpu.clock import clock_for
-from bnnedge.benchmarks.gpu.measure import Amount, Contender, measure
-from bnnedge.benchmarks.gpu.row import GpuRow, append, environment_of
+from bnnedge.benchmarks.gpu.measure import Amount, Case, Implementation, measure
+from bnnedge.benchmarks.gpu.row import GpuRow, environment_of
 from bnnedge.benchmarks.ops.shapes import read_shapes
+from bnnedge.benchmarks.rows import append_rows, check_appendable
 from bnnedge.errors import BenchmarkError, BnnedgeError
 from bnnedge.kernels.gpu.select import PACKED, Op, for_capability
 
@@ -33,11 +34,12 @@ app = typer.Typer(add_completion=False)
 Device = Annotated[str, typer.Option(help="cuda, or cuda:1 and so on; cpu for the interpreter.")]
 Turns = Annotated[int, typer.Option(min=1, help="Times that every contender has its turn.")]
 Json = Annotated[Path | None, typer.Option(help="JSON lines file to add to.")]
-Implementation = Annotated[
+Kernels = Annotated[
     list[str] | None,
     typer.Option(help="Kernel, several times for several; the GPU's own and the portable if left out."),
 ]
-Case = tuple[str, Callable[[], tuple[Amount, list[Contender]]]]
+Maker = Callable[[], tuple[Amount, list[Implementation]]]
+"""Makes the operands of a case; it is called when its turn comes, since operands fill the memory."""
 
 UNITS = {"ops": ("TOPS", 1e12), "bytes": ("GB/s", 1e9), "images": ("images/s", 1.0)}
 """Unit of an amount to the name and size of the unit of its rate."""
@@ -48,19 +50,19 @@ def gemm(
     size: Annotated[
         list[int] | None, typer.Option(help="Rows, columns and products; 1024 to 16384 if left out.")
     ] = None,
-    implementation: Implementation = None,
+    implementation: Kernels = None,
     device: Device = "cuda",
     turns: Turns = 21,
     json: Json = None,
 ) -> None:
     """Binary matrix product of packed operands against cuBLAS's in bf16 and int8."""
-    place, names = _place(device), _implementations("xnor_gemm", implementation, device)
+    place, names = _place(device), _kernel_names("xnor_gemm", implementation, device)
     sizes = size or [1024, 2048, 4096, 8192, 16384]
     for value in sizes:
         if value < 32 or value % 32:
             raise BenchmarkError(f"--size must be a multiple of 32 from 32, got {value}")
-    cases: list[Case] = [
-        (" x ".join([str(value)] * 3), partial(gemms.contenders, value, place, names)) for value in sizes
+    cases: list[tuple[str, Maker]] = [
+        (" x ".join([str(value)] * 3), partial(gemms.implementations, value, place, names)) for value in sizes
     ]
     _run("gemm", cases, place, turns, json)
 
@@ -71,15 +73,15 @@ def conv(
         list[str] | None, typer.Option(help="Table of shapes; resnet18_imagenet and resnet34_imagenet if left out.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 256,
-    implementation: Implementation = None,
+    implementation: Kernels = None,
     device: Device = "cuda",
     turns: Turns = 21,
     json: Json = None,
 ) -> None:
     """Binary convolution layers, forward, against cuDNN's in bf16."""
-    place, names = _place(device), _implementations("bconv2d", implementation, device)
-    cases: list[Case] = [
-        (f"{table} {shape.name}", partial(convs.contenders, shape, batch_size, place, names))
+    place, names = _place(device), _kernel_names("bconv2d", implementation, device)
+    cases: list[tuple[str, Maker]] = [
+        (f"{table} {shape.name}", partial(convs.implementations, shape, batch_size, place, names))
         for table in network or ["resnet18_imagenet", "resnet34_imagenet"]
         for shape in read_shapes(table)
     ]
@@ -96,13 +98,13 @@ def pack(
 ) -> None:
     """Packing kernels against a copy of as many bytes."""
     place = _place(device)
-    cases: list[Case] = []
+    cases: list[tuple[str, Maker]] = []
     for text in size or ["56x64", "28x128", "14x256", "7x512"]:
         pixels, _, channels = text.partition("x")
         if not (pixels.isdigit() and channels.isdigit() and int(pixels) and int(channels)):
             raise BenchmarkError(f"--size must be like 56x64 (pixels, channels), got {text!r}")
         for op in packs.OPS:
-            work = partial(packs.contenders, op, batch_size, int(pixels), int(channels), place)
+            work = partial(packs.implementations, op, batch_size, int(pixels), int(channels), place)
             cases.append((f"{op} {text}", work))
     _run("pack", cases, place, turns, json)
 
@@ -124,12 +126,13 @@ def step(
     if precision not in ("bf16", "fp32"):
         raise BenchmarkError(f"--precision must be bf16 or fp32, got {precision!r}")
     place, notes = _place(device, kernels=False), Console(stderr=True)
+    if json is not None:
+        check_appendable(json, GpuRow)
     setting = steps.Setting(model, image_size, num_classes, batch_size, precision, str(place), compiled)
     made = steps.trainings(setting)
-    amount, contenders = steps.contenders(setting, made, check_steps)
-    case = f"{model}, {image_size}x{image_size}, batch {batch_size}, {precision}"
-    clock, environment = clock_for(place, graphs=False), environment_of(place)
-    measured = measure("step", case, amount, contenders, clock, turns, environment, notes.print)
+    name = f"{model}, {image_size}x{image_size}, batch {batch_size}, {precision}"
+    case = Case("step", name, *steps.implementations(setting, made, check_steps))
+    measured = measure(case, clock_for(place, graphs=False), turns, environment_of(place), notes)
     memory = {training.name: training for training in made}
     rows = [
         dataclasses.replace(
@@ -140,7 +143,7 @@ def step(
         for row in measured
     ]
     if json is not None:
-        append(json, rows)
+        append_rows(json, rows)
     Console().print(table("step", rows))
 
 
@@ -159,7 +162,7 @@ def _place(device: str, kernels: bool = True) -> torch.device:
     return place
 
 
-def _implementations(op: Op, names: Sequence[str] | None, device: str) -> list[str]:
+def _kernel_names(op: Op, names: Sequence[str] | None, device: str) -> list[str]:
     if names:
         for name in names:
             PACKED[op].load(name)  # an unknown name raises here
@@ -169,16 +172,19 @@ def _implementations(op: Op, names: Sequence[str] | None, device: str) -> list[s
     return list(dict.fromkeys([own, "triton_popcount"]))
 
 
-def _run(benchmark: str, cases: Sequence[Case], device: torch.device, turns: int, json: Path | None) -> None:
+def _run(
+    benchmark: str, cases: Sequence[tuple[str, Maker]], device: torch.device, turns: int, json: Path | None
+) -> None:
     console, notes = Console(), Console(stderr=True)
+    if json is not None:
+        check_appendable(json, GpuRow)
     environment = environment_of(device)
     rows: list[GpuRow] = []
     for number, (case, make) in enumerate(cases, start=1):
         notes.print(f"{number}/{len(cases)}  {case}", highlight=False)
-        amount, contenders = make()
-        measured = measure(benchmark, case, amount, contenders, clock_for(device), turns, environment, notes.print)
+        measured = measure(Case(benchmark, case, *make()), clock_for(device), turns, environment, notes)
         if json is not None:
-            append(json, measured)
+            append_rows(json, measured)
         rows += measured
     console.print(table(benchmark, rows))
 

@@ -1,48 +1,41 @@
-"""Clocks: how long a piece of work takes on its device, apart from what the host does meanwhile."""
+"""Clocks that measure how long a device is busy with a piece of work, whatever the host does meanwhile."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
 
-Work = Callable[[], object]
+from bnnedge.benchmarks.turns import Clock, WallClock, Work
+
 _FLUSH_BYTES = 256 * 2**20
 """More than the second-level cache of any GPU: writing so much leaves nothing of the operands in it."""
 
 
-class Clock(Protocol):
-    """Times one piece of work."""
+class DeviceClock(Clock, Protocol):
+    """A clock that may want the work in another form."""
 
     def record(self, work: Work) -> Work:
         """``work`` in the form that is cheapest to start again, which is what ``seconds`` should be given."""
         ...
 
-    def seconds(self, work: Work) -> float:
-        """Seconds that the device is busy with ``work``, operands not in its caches."""
-        ...
 
-
-class WallClock:
-    """For work on the CPU."""
+class CpuClock(WallClock):
+    """For work on the CPU, which is done when its call returns."""
 
     def record(self, work: Work) -> Work:
         return work
 
-    def seconds(self, work: Work) -> float:
-        started = time.perf_counter()
-        work()
-        return time.perf_counter() - started
-
 
 class CudaClock:
-    """Two events around the work. Kernels of some microseconds are shorter than their launch, so work is recorded as a
-    CUDA graph first; work that cannot be recorded raises what CUDA says of it."""
+    """Two CUDA events around the work, which finds none of its operands in the caches.
+
+    A kernel of some microseconds takes less time than its launch, so the work is recorded as a CUDA graph first; work
+    that cannot be recorded raises what CUDA says of it.
+    """
 
     def __init__(self, device: torch.device, graphs: bool = True) -> None:
-        """``graphs`` False for work that cannot be recorded, and is long enough to hide its launches."""
+        """``graphs`` is False for work that cannot be recorded and takes long enough to hide its launches."""
         self._device, self._graphs = device, graphs
         self._flush = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device=device)
 
@@ -52,7 +45,7 @@ class CudaClock:
         stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream):
-            for _ in range(3):  # whatever compiles or allocates does it here
+            for _ in range(3):  # whatever is compiled or allocated at the first calls happens here
                 work()
         torch.cuda.current_stream(self._device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
@@ -70,6 +63,6 @@ class CudaClock:
         return float(first.elapsed_time(last)) / 1e3
 
 
-def clock_for(device: torch.device, graphs: bool = True) -> Clock:
-    """The clock of ``device``; ``graphs`` as in ``CudaClock``."""
-    return CudaClock(device, graphs) if device.type == "cuda" else WallClock()
+def clock_for(device: torch.device, graphs: bool = True) -> DeviceClock:
+    """The clock of ``device``; ``graphs`` is as in ``CudaClock``."""
+    return CudaClock(device, graphs) if device.type == "cuda" else CpuClock()

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bnnedge.benchmarks.gpu.gemm import counts_of, modelled_gpu, output_dtype, random_words
-from bnnedge.benchmarks.gpu.measure import Amount, Contender, require_equal
+from bnnedge.benchmarks.gpu.measure import Amount, Implementation, require_equal
 from bnnedge.benchmarks.ops.shapes import ConvShape
 from bnnedge.kernels.geometry import BConv2dGeometry
 from bnnedge.kernels.gpu import reference, roofline
@@ -36,10 +36,11 @@ def geometry_of(shape: ConvShape, batch: int) -> BConv2dGeometry:
     )
 
 
-def contenders(
-    shape: ConvShape, batch: int, device: torch.device, implementations: Sequence[str]
-) -> tuple[Amount, list[Contender]]:
-    """Packed signs in, bf16 times ``alpha`` out; the peer has its signs in bf16, channels last, already."""
+def implementations(
+    shape: ConvShape, batch: int, device: torch.device, names: Sequence[str]
+) -> tuple[Amount, list[Implementation]]:
+    """The layer by our kernels ``names``, from packed signs to bf16 scaled by ``alpha``, and by the peer, whose signs
+    are in bf16 and channels last already."""
     g = geometry_of(shape, batch)
     signs = random_words(batch * g.height * g.width, g.channels, device)
     counts = counts_of(signs).view(batch, g.height, g.width)
@@ -48,12 +49,12 @@ def contenders(
     filter_counts = counts_of(filters).view(g.out_channels, *g.kernel)
     filters = filters.view(g.out_channels, *g.kernel, -1)
     alpha = torch.rand(g.out_channels, device=device) + 0.5
-    found = [_ours(name, words, filters, g, counts, filter_counts, alpha) for name in implementations]
+    found = [_ours(name, words, filters, g, counts, filter_counts, alpha) for name in names]
 
     x = torch.cat([reference.unpack_signs(part, g.channels, torch.bfloat16) for part in torch.split(words, 16)])
     weight = reference.unpack_signs(filters, g.channels, torch.bfloat16)
     x, weight = x.permute(0, 3, 1, 2), weight.permute(0, 3, 1, 2)  # channels last in memory
-    found.append(Contender("torch bf16", lambda: F.conv2d(x, weight, None, g.stride, g.padding)))
+    found.append(Implementation("torch bf16", lambda: F.conv2d(x, weight, None, g.stride, g.padding)))
     return Amount(2.0 * batch * shape.multiply_adds, "ops"), found
 
 
@@ -65,7 +66,7 @@ def _ours(
     counts: Tensor,
     filter_counts: Tensor,
     alpha: Tensor,
-) -> Contender:
+) -> Implementation:
     bconv2d = PACKED["bconv2d"].load(name)
 
     def work() -> Tensor:
@@ -82,6 +83,6 @@ def _ours(
 
     gpu = modelled_gpu(words.device)
     if gpu is None or name != "bmma":
-        return Contender(name, work, check)
+        return Implementation(name, work, check)
     tile = config_for("bconv2d", words.device, g.batch * g.out_height * g.out_width, g.out_channels, 4).tile
-    return Contender(name, work, check, roofline.bconv2d(gpu, g, tile, 2).seconds * 1e6)
+    return Implementation(name, work, check, roofline.bconv2d(gpu, g, tile, 2).seconds * 1e6)

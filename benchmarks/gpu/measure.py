@@ -1,4 +1,4 @@
-"""Contenders in turns on one piece of work, after each of ours has given the right bits."""
+"""Implementations of one piece of work in turns, after each of ours has given the right bits."""
 
 from __future__ import annotations
 
@@ -6,83 +6,91 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
+from rich.console import Console
 
-from bnnedge.benchmarks.gpu.clock import Clock, Work
+from bnnedge.benchmarks.gpu.clock import DeviceClock
 from bnnedge.benchmarks.gpu.row import GpuRow
+from bnnedge.benchmarks.turns import Contender, Seconds, Work, quantiles, take_turns
 from bnnedge.errors import BenchmarkError
 
 
 @dataclass(frozen=True)
-class Contender:
+class Implementation:
     """One way to do the work."""
 
     name: str
     work: Work
     check: Callable[[], None] | None = None
-    """Raises ``BenchmarkError`` unless the result is exact; ours have one, peers none."""
+    """Raises ``BenchmarkError`` unless the result is exact. Ours have one; None marks a peer."""
     modelled_us: float | None = None
-    """What the GPU's roofline allows."""
+    """The time that the GPU's roofline allows, in microseconds."""
 
 
 @dataclass(frozen=True)
 class Amount:
-    """How much one run of the work is."""
+    """How much there is to do in one run of the work."""
 
     value: float
     unit: str
     """As in ``GpuRow``."""
 
 
+@dataclass(frozen=True)
+class Case:
+    """One piece of work and everybody who does it."""
+
+    benchmark: str
+    """gemm, conv, pack or step."""
+    name: str
+    """What is computed, such as ``8192 x 8192 x 8192`` or the name of a layer."""
+    amount: Amount
+    implementations: Sequence[Implementation]
+
+
 def measure(
-    benchmark: str,
-    case: str,
-    amount: Amount,
-    contenders: Sequence[Contender],
-    clock: Clock,
-    turns: int,
-    environment: dict[str, Any],
-    leave_out: Callable[[str], None],
+    case: Case, clock: DeviceClock, turns: int, environment: dict[str, Any], notes: Console | None = None
 ) -> list[GpuRow]:
-    """One row a contender, in order; a peer that cannot do the work goes, with the reason, to ``leave_out``.
+    """One row an implementation, in order; a peer that cannot do the work is left out, and ``notes`` says why.
 
     Raises ``BenchmarkError``, before anything is timed, if one of ours gives a wrong result.
     """
-    for contender in contenders:
-        if contender.check is not None:
-            contender.check()
-    ready = []
-    for contender in contenders:
+    notes = notes or Console(stderr=True)
+    for implementation in case.implementations:
+        if implementation.check is not None:
+            implementation.check()
+    ready: list[tuple[Implementation, Work]] = []
+    for implementation in case.implementations:
         try:
-            ready.append((contender, clock.record(contender.work)))
+            ready.append((implementation, clock.record(implementation.work)))
         except (RuntimeError, ValueError) as error:
-            if contender.check is not None:
+            if implementation.check is not None:
                 raise
-            leave_out(f"{case}: without {contender.name}: {' '.join(str(error).split())[:200]}")
-    seconds: list[list[float]] = [[] for _ in ready]
-    for _ in range(turns):
-        for (_, work), times in zip(ready, seconds, strict=True):
-            times.append(clock.seconds(work))
-    rows = []
-    for (contender, _), times in zip(ready, seconds, strict=True):
-        p20, p50, p80 = (float(q) * 1e6 for q in np.quantile(times, (0.2, 0.5, 0.8)))
-        rows.append(
-            GpuRow(
-                benchmark=benchmark,
-                case=case,
-                contender=contender.name,
-                turns=turns,
-                p20_us=p20,
-                p50_us=p50,
-                p80_us=p80,
-                amount=amount.value,
-                unit=amount.unit,
-                modelled_us=contender.modelled_us,
-                environment=environment,
-            )
-        )
-    return rows
+            reason = " ".join(str(error).split())[:200]
+            notes.print(f"{case.name}: without {implementation.name}: {reason}", markup=False, soft_wrap=True)
+    contenders = [Contender(implementation.name, [work]) for implementation, work in ready]
+    measured = take_turns(contenders, turns, clock=clock, console=notes)
+    return [
+        _row(case, implementation, seconds, environment)
+        for (implementation, _), seconds in zip(ready, measured, strict=True)
+    ]
+
+
+def _row(case: Case, implementation: Implementation, seconds: Seconds, environment: dict[str, Any]) -> GpuRow:
+    us = quantiles(seconds * 1e6)
+    return GpuRow(
+        benchmark=case.benchmark,
+        case=case.name,
+        contender=implementation.name,
+        turns=len(seconds),
+        p20_us=us.p20,
+        p50_us=us.p50,
+        p80_us=us.p80,
+        amount=case.amount.value,
+        unit=case.amount.unit,
+        modelled_us=implementation.modelled_us,
+        environment=environment,
+    )
 
 
 def require_equal(what: str, found: torch.Tensor, expected: torch.Tensor) -> None:

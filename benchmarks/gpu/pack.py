@@ -1,4 +1,4 @@
-"""Kernels bound by memory against a copy of as many bytes: packing, a block's tail and its gradient."""
+"""Kernels that memory bounds, against a copy of as many bytes: packing, the end of a block, and its gradient."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bnnedge.benchmarks.gpu.gemm import modelled_gpu
-from bnnedge.benchmarks.gpu.measure import Amount, Contender, require_equal
+from bnnedge.benchmarks.gpu.measure import Amount, Implementation, require_equal
 from bnnedge.errors import BenchmarkError
 from bnnedge.kernels.gpu import reference, roofline
 from bnnedge.kernels.gpu.bn_clip_pack import bn_clip_pack
@@ -20,17 +20,20 @@ from bnnedge.kernels.gpu.pack import sign_pack
 OPS = ("sign_pack", "bn_clip_pack", "bn_gradient")
 
 
-def contenders(op: str, batch: int, size: int, channels: int, device: torch.device) -> tuple[Amount, list[Contender]]:
-    """``op`` of OPS on bf16 [batch, size, size, channels], and a copy; the amount is what ``op`` reads and writes."""
+def implementations(
+    op: str, batch: int, size: int, channels: int, device: torch.device
+) -> tuple[Amount, list[Implementation]]:
+    """``op`` of OPS on bf16 [batch, size, size, channels], and a copy; the amount is the bytes that ``op`` reads and
+    writes."""
     y, residual = (torch.randn((batch, size, size, channels), device=device).to(torch.bfloat16) for _ in range(2))
     nbytes = _nbytes(op, y)
     source = torch.zeros(nbytes // 2, dtype=torch.int8, device=device)
     target = torch.empty_like(source)
     gpu = modelled_gpu(device)
     least_us = None if gpu is None else roofline.pack(gpu, nbytes).seconds * 1e6
-    copy = Contender("torch copy", lambda: target.copy_(source), None, least_us)
+    copy = Implementation("torch copy", lambda: target.copy_(source), None, least_us)
     work, check = _sign_pack(y) if op == "sign_pack" else _tail(op, y, residual)
-    return Amount(float(nbytes), "bytes"), [Contender(op, work, check, least_us), copy]
+    return Amount(float(nbytes), "bytes"), [Implementation(op, work, check, least_us), copy]
 
 
 def _nbytes(op: str, y: Tensor) -> int:
@@ -41,11 +44,11 @@ def _nbytes(op: str, y: Tensor) -> int:
     return forward if op == "bn_clip_pack" else backward
 
 
-Work = tuple[Callable[[], Any], Callable[[], None]]
-"""What is timed, and its check."""
+WorkAndCheck = tuple[Callable[[], Any], Callable[[], None]]
+"""What is timed, and what raises ``BenchmarkError`` if its result is wrong."""
 
 
-def _sign_pack(y: Tensor) -> Work:
+def _sign_pack(y: Tensor) -> WorkAndCheck:
     def check() -> None:
         ends = [0, len(y) - 1]
         for field, expected in reference.sign_pack(y[ends])._asdict().items():
@@ -54,8 +57,8 @@ def _sign_pack(y: Tensor) -> Work:
     return lambda: sign_pack(y), check
 
 
-def _tail(op: str, y: Tensor, residual: Tensor) -> Work:
-    """The tail of a block as a training step runs it, its batch's statistics at hand."""
+def _tail(op: str, y: Tensor, residual: Tensor) -> WorkAndCheck:
+    """The end of a block as a training step runs it: batch normalisation, sum and clip, with the batch's statistics."""
     channels = y.shape[-1]
     weight, bias, *running = (torch.rand(channels, device=y.device) for _ in range(4))
     mean, invstd = batch_statistics(y, running[0], running[1], 1e-5, 0.1)
@@ -82,6 +85,9 @@ def _tail(op: str, y: Tensor, residual: Tensor) -> Work:
 
 
 def _require_close(op: str, found: Tensor, expected: Tensor) -> None:
-    """A step of bf16, which the interpreter cuts off and a GPU rounds, and float32's rounding of the terms before."""
+    """Raise ``BenchmarkError`` for a difference beyond one step of bf16.
+
+    The interpreter truncates to bf16 where a GPU rounds (2**-7 of the value), and float32 rounds the terms before.
+    """
     if not torch.allclose(found.float(), expected.float(), rtol=2**-7, atol=2**-16):
         raise BenchmarkError(f"{op} differs from the reference; no time is taken of wrong results")

@@ -1,24 +1,20 @@
-"""One GPU measurement, one JSON line; tables are made from rows alone."""
+"""The row of a GPU measurement, and what its environment says of the GPU."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from bnnedge.benchmarks.environment import read_environment
-from bnnedge.benchmarks.result import append_lines
-
-FORMAT_VERSION = 1
+from bnnedge.benchmarks.rows import Row
 
 
 @dataclass(frozen=True, kw_only=True)
-class GpuRow:
+class GpuRow(Row):
     """One contender on one piece of work."""
 
     benchmark: str
@@ -31,31 +27,21 @@ class GpuRow:
     p50_us: float
     p80_us: float
     amount: float
-    """Of one run, in ``unit``."""
+    """How much one run does, in ``unit``."""
     unit: str
-    """ops (two for each multiply-add), bytes (read and written) or images."""
+    """``ops`` (two for each multiply-add), ``bytes`` (read and written) or ``images``."""
     modelled_us: float | None
-    """What the roofline of the GPU allows; None for a GPU or a contender that is not modelled."""
+    """The time that the roofline of the GPU allows; None for a GPU or a contender that is not modelled."""
     peak_memory_bytes: int | None = None
     """What a training step adds to the allocator's peak; None for other work and on a CPU."""
     kept_bytes: int | None = None
-    """What autograd keeps of the binary blocks of a training step between forward and backward; None for other work
-    and where it is compiled."""
-    environment: dict[str, Any]
+    """Bytes that autograd keeps of the binary blocks between the forward and the backward pass of a training step; None
+    for other work and where the step is compiled."""
 
     @property
     def rate(self) -> float:
-        """``amount`` a second at the median."""
+        """``amount`` per second at the median."""
         return self.amount / self.p50_us * 1e6
-
-    def to_json(self) -> str:
-        """One line without its newline."""
-        return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, allow_nan=False)
-
-
-def append(path: Path, rows: Sequence[GpuRow]) -> None:
-    """Add rows to a JSON lines file. Raises ``BenchmarkError`` if it cannot be written."""
-    append_lines(path, [row.to_json() for row in rows])
 
 
 def environment_of(device: torch.device) -> dict[str, Any]:

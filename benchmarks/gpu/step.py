@@ -9,7 +9,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor, nn
 
-from bnnedge.benchmarks.gpu.measure import Amount, Contender
+from bnnedge.benchmarks.gpu.measure import Amount, Implementation
 from bnnedge.benchmarks.gpu.stash import kept_bytes
 from bnnedge.benchmarks.methods.cost import noise
 from bnnedge.benchmarks.methods.plain_ste import LEARNING_RATE, PlainConv2d, PlainLinear, PlainSteTraining
@@ -19,13 +19,13 @@ from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear
 from bnnedge.models.create import create_model
 from bnnedge.train.assemble import make_state
 from bnnedge.train.device import autocast
-from bnnedge.train.loop import train_step
 from bnnedge.train.resolve import resolve
+from bnnedge.train.step import train_step
 
 WARMUP = 3
 """Steps of a contender before its memory is measured; the first ones compile and choose algorithms."""
 LOSSES_AGREE = 0.05
-"""Largest difference of ``mean_loss`` from the peer's, as a part of it: bf16 rounds the same sums in another order."""
+"""Largest relative difference of ``mean_loss`` from the peer's: bf16 rounds the same sums in another order."""
 Step = Callable[[Tensor, Tensor], float]
 
 
@@ -59,29 +59,29 @@ class Training:
     name: str
     step: Step
     kept_bytes: int | None
-    """What autograd keeps of the binary blocks between forward and backward, for one batch; None if compiled."""
-    anew: Callable[[], Training] | None = None
-    """Makes ours once more, with its first weights; None for a peer."""
+    """Bytes that autograd keeps of the binary blocks between forward and backward for one batch; None if compiled."""
+    restarted: Callable[[], Training] | None = None
+    """Makes the same training again with its initial weights; None for a peer."""
     peak_memory_bytes: int | None = None
-    """What it added to the allocator's peak; None on a CPU."""
+    """Bytes that it added to the allocator's peak; None on a CPU."""
 
 
 def trainings(setting: Setting) -> list[Training]:
-    """The contenders, each measured for its memory when it was made."""
+    """One training a contender, whose memory is measured while it is made."""
     makers = [partial(_ours, setting), partial(_ours, setting, recompute=True), partial(_plain, setting)]
     if setting.compile:
         makers += [partial(_ours, setting, compiled=True), partial(_plain, setting, compiled=True)]
     return [_with_memory(make, setting) for make in makers]
 
 
-def contenders(setting: Setting, made: list[Training], check_steps: int) -> tuple[Amount, list[Contender]]:
+def implementations(setting: Setting, made: list[Training], check_steps: int) -> tuple[Amount, list[Implementation]]:
     """Each of ``trainings`` as work on the same batch; ours are right if their losses are the peer's."""
     batch = setting.batch()
     found = []
     for training in made:
-        make = training.anew
+        make = training.restarted
         check = None if make is None else partial(check_losses, setting, make, check_steps)
-        found.append(Contender(training.name, partial(training.step, *batch), check))
+        found.append(Implementation(training.name, partial(training.step, *batch), check))
     return Amount(float(setting.batch_size), "images"), found
 
 
@@ -97,12 +97,12 @@ def check_losses(setting: Setting, ours: Callable[[], Training], steps: int) -> 
 
 @cache
 def _peer_loss(setting: Setting, steps: int) -> float:
-    """The same for each of ours."""
+    """The peer's ``mean_loss``, which each of ours is compared with."""
     return mean_loss(setting, _plain(setting), steps)
 
 
 def mean_loss(setting: Setting, training: Training, steps: int) -> float:
-    """Mean over the last quarter of ``steps`` steps, which go round four batches."""
+    """Mean loss of the last quarter of ``steps`` steps, which cycle through four batches."""
     batches = [setting.batch(seed) for seed in range(4)]
     losses = [training.step(*batches[i % len(batches)]) for i in range(steps)]
     last = losses[-max(1, steps // 4) :]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json as json_lines
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +12,7 @@ import typer
 from bnnedge.benchmarks.environment import read_environment
 from bnnedge.benchmarks.methods import accuracy as acc
 from bnnedge.benchmarks.methods import cost as costs
+from bnnedge.benchmarks.methods.cost_report import report
 from bnnedge.config import RunConfig
 from bnnedge.errors import BnnedgeError
 from bnnedge.methods import METHODS
@@ -81,11 +80,11 @@ def cost(
     setting = costs.Setting(model, image_size, batch_size, device, threads)
     rows = costs.measure(costs.labels(method or list(METHODS)), setting, warmup, runs)
     if json is not None:
-        json.write_text("".join(json_lines.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
-    report = costs.report(rows, " ".join(["python -m bnnedge.benchmarks.methods", *sys.argv[1:]]))
+        json.write_text("".join(f"{row.to_json()}\n" for row in rows), encoding="utf-8")
+    text = report(rows, " ".join(["python -m bnnedge.benchmarks.methods", *sys.argv[1:]]))
     if markdown is not None:
-        markdown.write_text(report, encoding="utf-8")
-    print(report)
+        markdown.write_text(text, encoding="utf-8")
+    print(text)
 
 
 if __name__ == "__main__":

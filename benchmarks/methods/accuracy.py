@@ -1,4 +1,4 @@
-"""Test accuracy of every method on one data set, next to the float32 twin of the same network."""
+"""Test score of every method on one data set, beside the float32 twin of the same network."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bnnedge.benchmarks.report.scores import scores_of_task
 from bnnedge.config import RunConfig
+from bnnedge.tasks.task import Score
 from bnnedge.train.run_folder import RunFolder
 from bnnedge.train.start import resume_run, start_run
 
 FLOAT = "float"
 
 EPOCHS = {"vgg_small_1w1a": 8, "resnet20_1w1a": 40}
-"""Sized for the digits at 8 x 8 pixels on one core."""
+"""Epochs of a run by model, sized for the digits at 8 x 8 pixels on one core."""
 
 SHORT_RUNS: dict[str, dict[str, dict[str, Any]]] = {
     "vgg_small_1w1a": {"bayesbinn": {"posterior_lr": 0.01}, "bnew": {"rho": 0.04}},
@@ -30,24 +32,30 @@ SHORT_RUNS: dict[str, dict[str, dict[str, Any]]] = {
         "rbnn": {"warm_up": 5},
     },
 }
-"""By model and method: settings in place of published ones that are meant for far longer runs, of 10^5 steps, or far
-larger batches than these."""
+"""Settings by model and method. They replace published ones that are meant for runs of far more steps, some 10^5, or
+far larger batches than these."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One run: its folder's ``result.json`` and the settings that made it."""
+    """One run: the resolved settings, and the result on the test split."""
 
     config: RunConfig
-    test_top1: float
+    test_score: float
+    """The value of ``score``."""
+
+    @property
+    def score(self) -> Score:
+        """The first score of the run's task."""
+        return _first_score(self.config)
 
 
 def train(
     configs: Sequence[RunConfig], folder: Path, say: Callable[[str], None] = lambda line: None
 ) -> Iterator[Trial]:
-    """Runs of ``configs`` in ``folder``, trained unless they are there already; one that was cut off goes on.
+    """The runs of ``configs`` in ``folder``: those that are not there are trained, one that was cut off is continued.
 
-    ``say`` gets a line a run, with the time left if those to come take as long as those trained so far on each model.
+    ``say`` gets a line a run, with the time left if the runs to come take as long as those of the same model so far.
     """
     took_s: dict[str, list[float]] = {}
     for number, config in enumerate(configs, start=1):
@@ -59,8 +67,16 @@ def train(
         known = {model: statistics.mean(times) for model, times in took_s.items()}
         other = statistics.mean(known.values()) if known else 0.0
         left_s = sum(known.get(c.model, other) for c in configs[number:])
-        say(f"{number}/{len(configs)}  {out.name}  test {result['test_top1']:.2%}  {left_s / 60:.0f} min left")
-        yield Trial(RunConfig.read(RunFolder(out).config), result["test_top1"])
+        resolved = RunConfig.read(RunFolder(out).config)
+        score = _first_score(resolved)
+        value = result[f"test_{score.name}"]
+        say(f"{number}/{len(configs)}  {out.name}  test {score.text(value)}  {left_s / 60:.0f} min left")
+        yield Trial(resolved, value)
+
+
+def _first_score(config: RunConfig) -> Score:
+    # Runs that were made before there were tasks name none, and all of them are classification.
+    return scores_of_task(config.task or "classification")[0]
 
 
 def short_run(config: RunConfig) -> RunConfig:
@@ -90,26 +106,28 @@ def _given(config: RunConfig) -> dict[str, Any]:
 
 
 def table(trials: Sequence[Trial]) -> str:
-    """Markdown: a row a method, for each model the mean and standard deviation over seeds and the gap to float32."""
+    """A Markdown table with a row a method: for each model mean and standard deviation over the seeds, and the
+    difference from the float32 twin."""
     models = list(dict.fromkeys(trial.config.model for trial in trials))
     methods = list(dict.fromkeys(trial.config.method for trial in trials))
     methods.sort(key=lambda method: method == FLOAT)  # the twin stands last
     scores: dict[tuple[str, str], list[float]] = {}
     for trial in trials:
-        scores.setdefault((trial.config.method, trial.config.model), []).append(100 * trial.test_top1)
+        scores.setdefault((trial.config.method, trial.config.model), []).append(trial.test_score)
     lines = ["| method | " + " | ".join(f"{model} | to float32" for model in models) + " | settings |"]
     lines.append("|---|" + "---:|---:|" * len(models) + "---|")
     for method in methods:
         cells = [method]
         for model in models:
             own, twin = scores.get((method, model)), scores.get((FLOAT, model))
-            cells.append(_score(own) if own else "")
-            cells.append(f"{statistics.mean(own) - statistics.mean(twin):+.2f}" if own and twin else "")
+            scale = 100 if trials[0].score.unit == "%" else 1
+            cells.append(_mean([scale * value for value in own]) if own else "")
+            cells.append(f"{scale * (statistics.mean(own) - statistics.mean(twin)):+.2f}" if own and twin else "")
         lines.append(f"| {' | '.join([*cells, _settings([t.config for t in trials if t.config.method == method])])} |")
     return "\n".join(lines) + "\n"
 
 
-def _score(values: Sequence[float]) -> str:
+def _mean(values: Sequence[float]) -> str:
     mean = f"{statistics.mean(values):.2f}"
     return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
@@ -134,16 +152,17 @@ def caption(trials: Sequence[Trial]) -> str:
     config = trials[0].config
     seeds = sorted({trial.config.seed for trial in trials})
     epochs = {_short(trial.config.model): trial.config.epochs for trial in trials}
-    size = config.image_size or ()
+    score, size = trials[0].score, config.image_size or ()
     return (
         f"{config.dataset}, {'x'.join(map(str, size * 2 if len(size) == 1 else size))}, "
         f"{', '.join(f'{model} {count} epochs' for model, count in epochs.items())} of batch size {config.batch_size}, "
-        f"seeds {', '.join(map(str, seeds))}, {config.device}: test top-1 in percent (mean and "
-        "standard deviation over the seeds) of the weights with the best validation top-1."
+        f"seeds {', '.join(map(str, seeds))}, {config.device}: test {score.label} "
+        f"in {'percent' if score.unit == '%' else score.unit or 'its own unit'} (mean and standard deviation over the "
+        f"seeds) of the weights with the best validation {score.label}."
     )
 
 
 def write_rows(trials: Sequence[Trial], path: Path) -> None:
-    """One JSON line a run: the resolved settings and ``test_top1``."""
-    rows = [{"test_top1": trial.test_top1, **trial.config.to_dict()} for trial in trials]
+    """One JSON line a run: its test score and the resolved settings."""
+    rows = [{f"test_{trial.score.name}": trial.test_score, **trial.config.to_dict()} for trial in trials]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -12,10 +12,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bnnedge.benchmarks.devices.device import BenchmarkPlan
+from bnnedge.benchmarks.devices.device import BenchmarkSettings
 from bnnedge.benchmarks.networks.measure import measure
-from bnnedge.benchmarks.report import machine_line, short
-from bnnedge.benchmarks.result import BenchmarkRow, append_rows, check_appendable
+from bnnedge.benchmarks.report.table import machine_line, short
+from bnnedge.benchmarks.rows import BenchmarkRow, append_rows, check_appendable
 from bnnedge.errors import BnnedgeError
 from bnnedge.export.api import check_stem
 from bnnedge.models.create import check_model_name
@@ -41,10 +41,10 @@ def main(
 ) -> None:
     """Time whole binary networks, untrained, against LCE and against their float32 and int8 twins, in one run.
 
-    Contenders take turns, one image a time. Each one's output is compared with PyTorch's before it is timed.
+    Contenders take turns, one image at a time. The output of each is compared with PyTorch's before it is timed.
     """
     console, notes = Console(), Console(stderr=True)
-    plan = BenchmarkPlan(threads=threads, warmup=warmup, runs=runs)
+    settings = BenchmarkSettings(threads=threads, warmup=warmup, runs=runs)
     names = models or ["resnet18_1w1a"]
     try:
         check_stem(stem)
@@ -55,7 +55,7 @@ def main(
         for name, size in product(names, image_sizes or [32, 224]):
             missing: list[str] = []
             classes = num_classes or (1000 if size >= IMAGENET_FORM_FROM else 10)
-            rows = measure(name, size, classes, plan, missing.append, notes, stem == "int8")
+            rows = measure(name, size, classes, settings, missing.append, notes, stem == "int8")
             if json is not None:
                 append_rows(json, rows)
             console.print(table(name, rows, missing))
@@ -65,9 +65,10 @@ def main(
 
 
 def table(name: str, rows: Sequence[BenchmarkRow], missing: Sequence[str]) -> Table:
-    """Milliseconds, and how many times as long as each of our files a contender takes; 80 columns wide.
+    """Milliseconds, and the multiple of the time of each of our files that a contender takes; 80 columns wide.
 
-    The title names the network, which is ``binary`` in the rows; ``missing`` is the footnote.
+    The title names the network, so the rows call it ``binary``. ``missing``, what was left out and why, goes into the
+    footnote.
     """
     size = rows[0].metadata["input_shape"][-1]
     threads = f"{rows[0].threads} thread{'s' * (rows[0].threads > 1)}"
@@ -81,7 +82,7 @@ def table(name: str, rows: Sequence[BenchmarkRow], missing: Sequence[str]) -> Ta
         show_edge=False,
     )
     ours = [row for row in rows if row.runtime.endswith("+bnnedge")]
-    for column in ("file", "runtime"):  # in a narrower window these go over several lines, numbers stay whole
+    for column in ("file", "runtime"):  # a narrower window breaks these over several lines and keeps the numbers whole
         result.add_column(column, overflow="fold")
     ratios = [f"x\n{Path(row.file).suffix}" for row in ours]
     for column in ("p20\nms", "p50\nms", "p80\nms", *ratios, "size\nKiB"):

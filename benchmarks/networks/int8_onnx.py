@@ -17,11 +17,12 @@ X86 = ("x86_64", "amd64")
 
 
 def weight_bits(machine: str, cpu_flags: Collection[str]) -> int:
-    """What ONNX Runtime's kernels leave of a weight's 8 bits: 7 on x86 without VNNI.
+    """Bits of a weight that ONNX Runtime's int8 kernels can use: 7 on x86 without VNNI, else 8.
 
-    There they add two products, each of an unsigned and a signed byte, in 16 bits: 2 * 255 * 127 does not fit,
-    2 * 255 * 64 does. Its documentation advises ``reduce_range`` or unsigned weights then, and this is the faster: on
-    Zen 3 ``resnet18_1w1a`` took 27.5 ms at 224x224, with unsigned weights 38.2 ms, with both signed 68 ms.
+    On x86 without VNNI they add two products, each of an unsigned and a signed byte, in 16 bits: 2 * 255 * 127 does not
+    fit, 2 * 255 * 64 does. The documentation of ONNX Runtime advises ``reduce_range`` or unsigned weights then, of
+    which the first is faster: on Zen 3 ``resnet18_1w1a`` took 27.5 ms at 224x224, with unsigned weights 38.2 ms, with
+    both signed 68 ms.
     """
     return 7 if machine.lower() in X86 and not {"avx512_vnni", "avx_vnni"} & set(cpu_flags) else 8
 

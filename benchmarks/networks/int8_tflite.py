@@ -63,7 +63,7 @@ def activation_ranges(model: Model, data: bytes, images: Images) -> dict[int, Ra
 
 
 class _Quantizer:
-    """Changes the tensors of ``model`` in place."""
+    """Quantizes the tensors of ``model`` in place."""
 
     def __init__(self, model: Model, ranges: dict[int, Range]) -> None:
         self._raw = model.raw
@@ -72,7 +72,7 @@ class _Quantizer:
         self._ranges = ranges
 
     def run(self) -> None:
-        """Inputs come before outputs: operators are in execution order."""
+        """Quantize every operator, in execution order, so that inputs come before outputs."""
         source, result = self._model.inputs[0], self._model.outputs[0]
         self._activation(source)
         for operator in self._model.operators:
@@ -118,7 +118,7 @@ class _Quantizer:
         self._set(tensor, _parameters([scale], [zero]), "INT8")
 
     def _constant(self, tensor: int, parameters: Any = None) -> None:
-        """In codes of ``parameters``, or without them of its own range."""
+        """Quantize a constant with ``parameters``, or without them by its own range."""
         values = self._floats(tensor)
         if parameters is None:
             scale, zero = _affine_range(min(0.0, float(values.min())), max(0.0, float(values.max())))
@@ -179,7 +179,7 @@ def _affine_range(low: float, high: float) -> tuple[float, int]:
 
 
 def _parameters(scale: Any, zero: Any, axis: int = 0) -> Any:
-    # The schema's writer takes lists; scales are float32 there, so they are rounded here and not behind our back.
+    # The schema's writer takes lists and stores scales as float32, so they are rounded here, where it can be seen.
     parameters = schema().QuantizationParametersT()
     parameters.scale = [float(np.float32(s)) for s in scale]
     parameters.zeroPoint = [int(z) for z in zero]

@@ -1,22 +1,21 @@
-"""From a network's name to rows: build, open, check, time in turns."""
+"""From a network's name to rows: build its forms, open the deployments, check them, and time them in turns."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
-from bnnedge.benchmarks.devices.device import BenchmarkPlan
+from bnnedge.benchmarks.devices.device import BenchmarkSettings
 from bnnedge.benchmarks.environment import read_environment, utc_now
-from bnnedge.benchmarks.networks.contenders import CHECK_IMAGES, Candidate, candidates, open_checked
+from bnnedge.benchmarks.networks.deployments import CHECK_IMAGES, Deployment, deployments, open_checked
 from bnnedge.benchmarks.networks.twins import build, noise
-from bnnedge.benchmarks.result import BenchmarkRow
-from bnnedge.benchmarks.runner import Contender, measure_latencies, quantiles
+from bnnedge.benchmarks.rows import BenchmarkRow
+from bnnedge.benchmarks.turns import Contender, Seconds, Work, quantiles, take_turns
 from bnnedge.export.runtimes.runtime import Images, Session
 
 INPUT = "random normal"
@@ -27,98 +26,88 @@ WAKE_S = 0.02
 """Running time after a pause: with one run LiteRT's twins on two threads were as slow as on one (seen on Linux)."""
 
 
-class Rest(Session):
-    """A pause in which others' helper threads fall asleep, then runs that are not measured to get one's own going.
-
-    It stands before each contender that has several threads. ONNX Runtime could be told to stop spinning at the end of
-    a run, but that makes its own runs slower, and peers are measured at their best.
-    """
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def prepare(self, images: Images) -> Any:
-        return self._session.prepare(images)
-
-    def invoke(self, prepared: Any) -> NDArray[np.float32]:
-        time.sleep(REST_S)
-        started = time.perf_counter()
-        while True:
-            output = self._session.invoke(prepared)
-            if time.perf_counter() - started >= WAKE_S:
-                return output
-
-
 def measure(
     name: str,
     image_size: int,
     num_classes: int,
-    plan: BenchmarkPlan,
+    settings: BenchmarkSettings,
     leave_out: Callable[[str], None],
     console: Console | None = None,
     int8_stem: bool = False,
 ) -> list[BenchmarkRow]:
-    """One row a contender, ours first. Raises a ``BnnedgeError`` if one of ours fails or gives a wrong result."""
+    """One row a deployment, ours first. Raises a ``BnnedgeError`` if one of ours fails or gives a wrong result."""
     # Read first: afterwards the load average would be this benchmark's own.
     environment = asdict(read_environment())
     network = build(name, image_size, num_classes, int8_stem=int8_stem)
     images = noise(TIMED_IMAGES, network.input_shape, seed=2)
     opened = [
-        (candidate, session)
-        for candidate in candidates(network, leave_out)
-        if (session := open_checked(candidate, network, images[:CHECK_IMAGES], plan.threads, leave_out)) is not None
+        (deployment, session)
+        for deployment in deployments(network, leave_out)
+        if (session := open_checked(deployment, network, images[:CHECK_IMAGES], settings.threads, leave_out))
+        is not None
     ]
     started_at = utc_now()
-    latencies = timed(opened, images, plan, console)
     return [
-        _row(candidate, latency, plan, network.metadata, environment, started_at)
-        for (candidate, _), latency in zip(opened, latencies, strict=True)
+        _row(deployment, seconds, settings, network.metadata, environment, started_at)
+        for (deployment, _), seconds in zip(opened, timed(opened, images, settings, console), strict=True)
     ]
 
 
 def timed(
-    opened: Sequence[tuple[Candidate, Session]], images: Images, plan: BenchmarkPlan, console: Console | None
-) -> list[NDArray[np.int64]]:
-    """Nanoseconds of every run, [runs] for each of ``opened``, taken alternating between them."""
+    opened: Sequence[tuple[Deployment, Session]], images: Images, settings: BenchmarkSettings, console: Console | None
+) -> list[Seconds]:
+    """Seconds of every run, [runs] for each of ``opened``, which take turns."""
     contenders = []
-    for candidate, session in opened:
-        inputs = [session.prepare(images[i : i + 1]) for i in range(len(images))]
-        if plan.threads > 1:
-            contenders.append(Contender(f"before {candidate.name}", Rest(session), inputs))
-        contenders.append(Contender(candidate.name, session, inputs))
-    every = measure_latencies(contenders, plan.warmup, plan.runs, console)
-    return every[1::2] if plan.threads > 1 else every
+    for deployment, session in opened:
+        works = [partial(session.invoke, session.prepare(images[i : i + 1])) for i in range(len(images))]
+        before = partial(rest_and_wake, works[0]) if settings.threads > 1 else None
+        contenders.append(Contender(deployment.name, works, before))
+    return take_turns(contenders, settings.runs, settings.warmup, console=console)
+
+
+def rest_and_wake(work: Work) -> None:
+    """Pause until the helper threads of others are asleep, then do ``work`` until its own threads are awake.
+
+    With several threads this stands before each timed run. ONNX Runtime could be told to stop spinning at the end of a
+    run, but that makes its own runs slower, and peers are measured at their best.
+    """
+    time.sleep(REST_S)
+    started = time.perf_counter()
+    work()
+    while time.perf_counter() - started < WAKE_S:
+        work()
 
 
 def _row(
-    candidate: Candidate,
-    latency: NDArray[np.int64],
-    plan: BenchmarkPlan,
+    deployment: Deployment,
+    seconds: Seconds,
+    settings: BenchmarkSettings,
     metadata: dict[str, Any],
     environment: dict[str, Any],
     started_at: str,
 ) -> BenchmarkRow:
-    q = quantiles(latency)
-    method = metadata["method"] if candidate.form == "binary" else candidate.form
-    stem = {"stem": {"precision": "int8"}} if candidate.codes else {}
+    ms = quantiles(seconds * 1e3)
+    method = metadata["method"] if deployment.form == "binary" else deployment.form
+    stem = {"stem": {"precision": "int8"}} if deployment.codes else {}
     return BenchmarkRow(
-        file=candidate.file,
-        runtime=candidate.runtime,
-        runtime_version=candidate.runtime_version,
+        file=deployment.file,
+        runtime=deployment.runtime,
+        runtime_version=deployment.runtime_version,
         device="local",
-        threads=plan.threads,
+        threads=settings.threads,
         input=INPUT,
         batch_size=1,
-        warmup=plan.warmup,
-        runs=plan.runs,
-        p20_ms=q.p20_ms,
-        p50_ms=q.p50_ms,
-        p80_ms=q.p80_ms,
-        images_per_s=1000 / q.p50_ms,
-        top1=None,
-        top1_images=0,
+        warmup=settings.warmup,
+        runs=settings.runs,
+        p20_ms=ms.p20,
+        p50_ms=ms.p50,
+        p80_ms=ms.p80,
+        images_per_s=1000 / ms.p50,
+        task=metadata.get("task"),
+        scores={},
+        samples=0,
         peak_memory_bytes=None,
-        file_bytes=candidate.file_bytes,
+        file_bytes=deployment.file_bytes,
         metadata={**metadata, "method": method, **stem},
         environment=environment,
         started_at=started_at,

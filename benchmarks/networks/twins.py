@@ -44,9 +44,9 @@ METHOD = "ste"
 CALIBRATION_IMAGES = 8
 SMALLEST_IMAGE = 8
 INPUT_RANGE = (-16.0, 127 / 8)
-"""Of an int8 stem: the inputs are codes as they are."""
+"""Range of the input of an int8 stem, in which steps are 1/8, as in ``noise``: its codes hold the input exactly."""
 STEM_RANGE = (-255 / 256, 255 / 256)
-"""Of its output: the 255 steps are powers of two."""
+"""Range of the output of an int8 stem: each of its 255 steps is a power of two."""
 
 
 @dataclass(frozen=True)
@@ -59,31 +59,31 @@ class Int8StemFiles:
 
 
 @dataclass(frozen=True)
-class Network:
-    """The forms of one topology. Files are bytes, as they would lie on a disk."""
+class NetworkForms:
+    """All forms of one topology. Files are held as their bytes."""
 
     name: str
     input_shape: tuple[int, int, int]
     binary: nn.Module
-    """In its deploy form: what the binary files must compute."""
+    """The network in its deploy form, which says what the binary files must compute."""
     twin: nn.Module
-    """Float32 in PyTorch, batch norms folded, channels last: what the other twins must compute."""
+    """The float32 twin in PyTorch, batch norms folded, channels last. It says what the other twins must compute."""
     binary_onnx: bytes
     binary_tflite: bytes
     int8_stem: Int8StemFiles | None
-    """The binary files once more, if asked for."""
+    """The binary files with an int8 stem, if asked for."""
     float_onnx: bytes
     float_tflite: bytes
     int8_onnx: bytes | BenchmarkError
     int8_tflite: bytes | BenchmarkError
-    """Or why there is none."""
+    """The int8 twin for LiteRT. An error in place of an int8 twin says why there is none."""
     int8_onnx_weight_bits: int
-    """See ``int8_onnx.weight_bits``."""
+    """Bits of a weight in ``int8_onnx``, see ``int8_onnx.weight_bits``."""
     metadata: dict[str, Any]
-    """Of the binary files."""
+    """Metadata of the binary files."""
 
 
-def build(name: str, image_size: int, num_classes: int, channels: int = 3, int8_stem: bool = False) -> Network:
+def build(name: str, image_size: int, num_classes: int, channels: int = 3, int8_stem: bool = False) -> NetworkForms:
     """``name`` as in ``create_model``, in all its forms. Raises as ``create_model`` and ``export`` do."""
     if image_size < SMALLEST_IMAGE:
         raise BenchmarkError(f"expected an image size of at least {SMALLEST_IMAGE}, found {image_size}")
@@ -106,7 +106,7 @@ def build(name: str, image_size: int, num_classes: int, channels: int = 3, int8_
     files = _written(optimize(float_twin(traced)), {**metadata, "method": "float32 twin"})
     here = read_environment()
     bits = weight_bits(here.machine, here.cpu_flags)
-    return Network(
+    return NetworkForms(
         name=name,
         input_shape=shape,
         binary=deploy(model),
@@ -166,7 +166,7 @@ def noise(count: int, shape: tuple[int, int, int], seed: int) -> Images:
 
 
 def _power_of_two(values: Tensor) -> Tensor:
-    """The nearest one by ratio; of values above 0."""
+    """The power of two nearest to each of ``values``, all above 0, by ratio."""
     return torch.exp2(torch.log2(values).round())
 
 
@@ -222,8 +222,8 @@ def _bytes_or_reason(quantize: Callable[[bytes, Images], bytes], data: bytes, im
         return error
 
 
-def run_torch_behind(network: Network, codes: NDArray[np.int8], images: Images) -> Images:
-    """Outputs of the binary network if its int8 stem gives ``codes``."""
+def run_torch_behind(network: NetworkForms, codes: NDArray[np.int8], images: Images) -> Images:
+    """Outputs of the binary network when its int8 stem gives ``codes``."""
     assert network.int8_stem is not None
     stem = network.int8_stem.stem
     model, batch = copy.deepcopy(network.binary).double(), torch.from_numpy(images).double()

@@ -12,9 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from bnnedge.benchmarks.environment import read_environment
-from bnnedge.benchmarks.ops.engines import Engine, all_engines
-from bnnedge.benchmarks.ops.measure import OpRow, append, measure
+from bnnedge.benchmarks.ops.engine import Engine
+from bnnedge.benchmarks.ops.engines import all_engines
+from bnnedge.benchmarks.ops.measure import measure
+from bnnedge.benchmarks.ops.row import OpRow
 from bnnedge.benchmarks.ops.shapes import networks, read_shapes
+from bnnedge.benchmarks.rows import append_rows, check_appendable
 from bnnedge.errors import BenchmarkError, BnnedgeError
 
 
@@ -29,25 +32,30 @@ def main(
     json: Annotated[Path | None, typer.Option(help="JSON lines file to add to.")] = None,
 ) -> None:
     """Time one binary convolution, from float input to float output, against other engines in the same run."""
-    console = Console()
+    console, notes = Console(), Console(stderr=True)
     try:
-        engines = choose(engine, Console(stderr=True))
+        engines = choose(engine, notes)
+        if json is not None:
+            check_appendable(json, OpRow)
         environment = asdict(read_environment())
         for name in network or networks():
             rows = []
             for shape in read_shapes(name):
-                measured = measure(name, shape, engines, threads, turns, turn_ms / 1000, environment)
+                measured = measure(name, shape, engines, threads, turns, turn_ms / 1000, environment, notes)
                 if json is not None:
-                    append(json, measured)
+                    append_rows(json, measured)
                 rows.append(measured)
             console.print(table(name, rows, threads))
     except BnnedgeError as error:
-        Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        notes.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
 
 
 def choose(names: Sequence[str] | None, console: Console) -> list[Engine]:
-    """The engines called ``names``, or all that run here; what is left out is said on ``console``."""
+    """The engines called ``names``, or all that run here; ``console`` says which are left out and why.
+
+    Raises ``BenchmarkError`` for a name that is unknown or cannot run here.
+    """
     known = all_engines()
     if names:
         by_name = {engine.name: engine for engine in known}
@@ -64,7 +72,7 @@ def choose(names: Sequence[str] | None, console: Console) -> list[Engine]:
 
 
 def table(network: str, shapes: Sequence[Sequence[OpRow]], threads: int) -> Table:
-    """Microseconds of each engine, and how many times as long as our first engine it takes."""
+    """Microseconds of each engine, and its time as a multiple of the first engine's."""
     result = Table(title=f"{network}, {threads} thread{'s' if threads > 1 else ''}")
     for column in ("shape", "engine"):
         result.add_column(column, no_wrap=True)

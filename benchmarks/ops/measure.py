@@ -1,146 +1,144 @@
-"""Timing engines against each other: turn by turn, so that whatever the machine does meanwhile hits all of them."""
+"""Timing engines against each other on one convolution."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
-from bnnedge.benchmarks.ops.engines import Engine, Prepared
+from bnnedge.benchmarks.ops.engine import Engine, Prepared
+from bnnedge.benchmarks.ops.row import OpRow
 from bnnedge.benchmarks.ops.shapes import ConvShape
-from bnnedge.benchmarks.result import append_lines
+from bnnedge.benchmarks.turns import Contender, Seconds, Work, quantiles, take_turns
 from bnnedge.kernels import native
 
-FORMAT_VERSION = 1
 _REST_S = 0.02
-"""With several threads, others' helpers go on spinning after their turn; they get this long to fall asleep."""
+"""The helper threads of another engine go on spinning after its turn; they get this long to fall asleep."""
+_PEAK_SAMPLE = 100_000
+"""Rounds of a kernel's loop on registers whose time says how many rounds fill a turn."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class OpRow:
-    """One engine on one shape, and all that is needed to read the numbers later."""
+@dataclass(frozen=True)
+class _Entry:
+    """An engine that is ready to run."""
 
-    network: str
-    shape: dict[str, Any]
-    """The fields of ``ConvShape``."""
-    engine: str
-    engine_version: str
-    threads: int
-    turns: int
-    calls_per_turn: int
-    """Convolutions measured together in one turn."""
-    chain: int
-    """Of these, how many in one call of the engine."""
-    best_us: float
-    p20_us: float
-    p50_us: float
-    """Of the turns' averages, per convolution: from float input to output, packing included."""
-    p80_us: float
-    gmacs_per_s: float
-    """1e9 products a second, at the median."""
-    peak_share: float | None
-    """Of a loop of the same instructions on registers in the same turns; None if the engine has none."""
-    environment: dict[str, Any]
-
-    def to_json(self) -> str:
-        """One line without its newline."""
-        return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, allow_nan=False)
-
-
-@dataclass
-class _Contestant:
     engine: Engine
     prepared: Prepared
     repeats: int
-    seconds: list[float]
-    peak: str | None
-    """The kernel whose yardstick belongs to it."""
+    """Calls in one turn."""
+    kernel: str | None
+    """The kernel of ours whose loop on registers its rate is compared with; None if there is none."""
+
+    def contender(self, threads: int) -> Contender:
+        run = self.prepared.run
+
+        def before() -> None:
+            if threads > 1:
+                time.sleep(_REST_S)
+                run()  # wakes the engine's own threads
+            run()
+
+        return Contender(self.engine.name, [_repeated(run, self.repeats)], before)
+
+
+@dataclass(frozen=True)
+class _Peak:
+    """A kernel's inner loop on registers alone: the rate that its convolution could reach at most."""
+
+    kernel: str
+    rounds: int
+    multiply_adds: int
+
+    @classmethod
+    def of(cls, kernel: str, turn_s: float) -> _Peak:
+        started = time.perf_counter()
+        native.peak(_PEAK_SAMPLE, kernel)
+        rounds = max(1, round(_PEAK_SAMPLE * turn_s / (time.perf_counter() - started)))
+        return cls(kernel, rounds, native.peak(rounds, kernel))
+
+    def contender(self) -> Contender:
+        return Contender(f"peak of {self.kernel}", [partial(native.peak, self.rounds, self.kernel)])
 
 
 def measure(
-    network: str, shape: ConvShape, engines: Sequence[Engine], threads: int, turns: int, turn_s: float, environment: Any
+    network: str,
+    shape: ConvShape,
+    engines: Sequence[Engine],
+    threads: int,
+    turns: int,
+    turn_s: float,
+    environment: dict[str, Any],
+    console: Console | None = None,
 ) -> list[OpRow]:
-    """One row an engine, in order. Raises ``BenchmarkError`` if one of ours gives a wrong result."""
-    contestants = []
-    for engine in engines:
-        check = getattr(engine, "check", None)
-        if check is not None:
-            check(shape)
-        prepared = engine.prepare(shape, threads)
-        kernel = getattr(engine, "kernel", None) if check is not None else None
-        repeats = max(1, round(turn_s / _seconds(prepared.run, 3)))
-        contestants.append(_Contestant(engine, prepared, repeats, [], kernel if _has_peak(kernel) else None))
-    peaks: dict[str, list[float]] = {c.peak: [] for c in contestants if c.peak is not None}
-    rounds = {kernel: _peak_rounds(kernel, turn_s) for kernel in peaks}
-    for _ in range(turns):
-        for kernel, rates in peaks.items():
-            started = time.perf_counter()
-            products = native.peak(rounds[kernel], kernel)
-            rates.append(products / (time.perf_counter() - started))
-        for contestant in contestants:
-            if threads > 1:
-                time.sleep(_REST_S)
-                contestant.prepared.run()
-            seconds = _seconds(contestant.prepared.run, contestant.repeats)
-            contestant.seconds.append(seconds / contestant.prepared.calls)
-    rates_of = {kernel: float(np.median(rates)) * threads for kernel, rates in peaks.items()}
-    return [_row(network, shape, c, threads, turns, rates_of, environment) for c in contestants]
+    """One row an engine, in order; each turn takes about ``turn_s`` seconds.
+
+    Raises ``BenchmarkError`` if one of ours gives a wrong result.
+    """
+    entries = [_prepare(engine, shape, threads, turn_s) for engine in engines]
+    peaks = [_Peak.of(kernel, turn_s) for kernel in dict.fromkeys(e.kernel for e in entries) if kernel is not None]
+    contenders = [*(peak.contender() for peak in peaks), *(entry.contender(threads) for entry in entries)]
+    seconds = take_turns(contenders, turns, console=console)
+    peak_rates = {
+        peak.kernel: float(np.median(peak.multiply_adds / own)) * threads
+        for peak, own in zip(peaks, seconds[: len(peaks)], strict=True)
+    }
+    return [
+        _row(network, shape, entry, own, threads, peak_rates, environment)
+        for entry, own in zip(entries, seconds[len(peaks) :], strict=True)
+    ]
 
 
-def append(path: Path, rows: Sequence[OpRow]) -> None:
-    """Add rows to a JSON lines file. Raises ``BenchmarkError`` if it cannot be written."""
-    append_lines(path, [row.to_json() for row in rows])
+def _prepare(engine: Engine, shape: ConvShape, threads: int, turn_s: float) -> _Entry:
+    engine.check(shape)
+    prepared = engine.prepare(shape, threads)
+    prepared.run()
+    started = time.perf_counter()
+    _repeated(prepared.run, 3)()
+    repeats = max(1, round(3 * turn_s / (time.perf_counter() - started)))
+    kernel = engine.native_kernel
+    has_peak = kernel is not None and native.peak(1, kernel) > 0
+    return _Entry(engine, prepared, repeats, kernel if has_peak else None)
+
+
+def _repeated(run: Callable[[], object], repeats: int) -> Work:
+    def work() -> None:
+        for _ in range(repeats):
+            run()
+
+    return work
 
 
 def _row(
     network: str,
     shape: ConvShape,
-    contestant: _Contestant,
+    entry: _Entry,
+    seconds: Seconds,
     threads: int,
-    turns: int,
-    peaks: dict[str, float],
-    environment: Any,
+    peak_rates: dict[str, float],
+    environment: dict[str, Any],
 ) -> OpRow:
-    p20, p50, p80 = (float(q) for q in np.percentile(contestant.seconds, (20, 50, 80)))
-    rate = shape.multiply_adds / p50
+    calls = entry.repeats * entry.prepared.calls
+    us = quantiles(seconds * 1e6 / calls)
+    rate = shape.multiply_adds / us.p50 * 1e6
     return OpRow(
         network=network,
         shape=asdict(shape),
-        engine=contestant.engine.name,
-        engine_version=contestant.engine.version(),
+        engine=entry.engine.name,
+        engine_version=entry.engine.version(),
         threads=threads,
-        turns=turns,
-        calls_per_turn=contestant.repeats * contestant.prepared.calls,
-        chain=contestant.prepared.calls,
-        best_us=min(contestant.seconds) * 1e6,
-        p20_us=p20 * 1e6,
-        p50_us=p50 * 1e6,
-        p80_us=p80 * 1e6,
+        turns=len(seconds),
+        calls_per_turn=calls,
+        chain=entry.prepared.calls,
+        best_us=float(seconds.min()) * 1e6 / calls,
+        p20_us=us.p20,
+        p50_us=us.p50,
+        p80_us=us.p80,
         gmacs_per_s=rate / 1e9,
-        peak_share=None if contestant.peak is None else rate / peaks[contestant.peak],
+        peak_share=None if entry.kernel is None else rate / peak_rates[entry.kernel],
         environment=environment,
     )
-
-
-def _seconds(run: Callable[[], object], repeats: int) -> float:
-    """Average seconds of one call; the first of a fresh engine is not a measurement."""
-    run()
-    started = time.perf_counter()
-    for _ in range(repeats):
-        run()
-    return (time.perf_counter() - started) / repeats
-
-
-def _has_peak(kernel: str | None) -> bool:
-    return kernel is not None and native.peak(1, kernel) > 0
-
-
-def _peak_rounds(kernel: str, turn_s: float) -> int:
-    started = time.perf_counter()
-    native.peak(100_000, kernel)
-    return max(1, round(100_000 * turn_s / (time.perf_counter() - started)))

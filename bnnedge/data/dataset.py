@@ -233,6 +233,11 @@ def _split(source: Source, validation_split: ValidationSplit) -> dict[Split, Sam
     count = len(source.train)
     if validation_split == "own":
         held_out = source.validation
+        if not len(held_out):
+            raise DataError(
+                f"{source.name} has too few training samples to hold any out for validation; "
+                "--validation-split none trains on all of them"
+            )
     elif validation_split == "none":
         held_out = np.empty(0, np.int64)
     else:

@@ -95,7 +95,8 @@ class Preprocessing:
     def normalize(self, pixels: Any) -> Any:
         """float32 inputs [N, C, H, W] of stored pixels of this geometry, a NumPy array or a PyTorch tensor.
 
-        Both libraries round alike, so the results are the same to the bit.
+        Both libraries round alike, so the results are the same to the bit. PyTorch's are of its default type, if the
+        user has set another one.
         """
         if isinstance(pixels, np.ndarray):
             floats = pixels.astype(np.float32)
@@ -103,8 +104,8 @@ class Preprocessing:
             return (floats / np.float32(self.scale) - mean) / std
         import torch
 
-        mean, std = (torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        return (pixels.float() / self.scale - mean) / std
+        shift, spread = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        return (pixels.float() / self.scale - shift) / spread
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON and checkpoints hold them."""

@@ -85,7 +85,6 @@ class _BinarizedLayer(nn.Module):
     for the magnitudes that a sign takes away.
     """
 
-    weight: nn.Parameter
     binarizer: Binarizer
     """Set by the training method; without one the layer is trained by the plain straight-through estimator."""
     binary_input: bool

@@ -18,6 +18,7 @@ from bnnedge.binarization.sign import sign
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
 from bnnedge.methods.method import Defaults, Method, Plan
+from bnnedge.tasks.classification import Classification
 
 EPSILON = 1e-10
 """Added to ``1 - w^2`` and ``1 - mu^2``. The published settings live from it: see ``Bayesbinn``."""
@@ -288,7 +289,8 @@ class Bayesbinn(Method[BayesbinnOptions]):
 
     @torch.no_grad()
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
-        """Logits of the mode or of mu; or the averaged logits or log-probabilities of samples of the posterior."""
+        """The output of the mode; or the task's average over one network with the weights mu, or over several that
+        are sampled from the posterior."""
         if not self.options.evaluate_steps and not self.options.evaluate_mean:
             return super().predict(model, images)
         layers = list(binary_layers(model).values())
@@ -304,9 +306,8 @@ class Bayesbinn(Method[BayesbinnOptions]):
             for layer in layers:
                 layer.binarizer.drawn = None  # type: ignore[assignment]
         stacked = torch.stack(outputs)
-        if self.options.evaluate_average == "logits":
-            return stacked.mean(0)
-        return stacked.log_softmax(-1).logsumexp(0) - math.log(len(outputs))
+        task = Classification(stacked.shape[2]) if self.task is None else self.task
+        return task.average(stacked, self.options.evaluate_average)
 
     def _draw(self, natural: Tensor, generator: torch.Generator) -> Tensor:
         if self.options.evaluate_mean:

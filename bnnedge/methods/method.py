@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from bnnedge.binarization.binarizer import Binarizer
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
+from bnnedge.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,10 @@ class Method(Generic[OptionsT]):
     has_latent_weights: ClassVar[bool] = True
     """False where the weights that are trained are -1 and +1 themselves, so that an average of them means nothing."""
 
+    task: Task | None = None
+    """What the network is trained for, set by a run before ``attach``. None, as in a loop of the user's own: a method
+    that has to know takes it for classification."""
+
     def __init__(self, options: OptionsT) -> None:
         self.options = options
 
@@ -157,7 +162,10 @@ class Method(Generic[OptionsT]):
         """Hook after the optimizers' steps."""
 
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
-        """Logits of ``model``, in eval mode; a method with a posterior may average over samples of it."""
+        """The output of ``model``, which is in eval mode, for ``images`` [N, C, H, W].
+
+        A method with a posterior over the weights may average the outputs of several networks by ``task.average``.
+        """
         return model(images)  # type: ignore[no-any-return]
 
     @torch.no_grad()

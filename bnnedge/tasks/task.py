@@ -102,7 +102,8 @@ class Task(ABC):
 
     @abstractmethod
     def sums(self, outputs: Array, targets: Array) -> Array:
-        """Sums over the samples of a batch, from which ``score`` computes the scores: [``number_of_sums``]."""
+        """Sums over the samples of a batch, from which ``score`` computes the scores: a vector [``number_of_sums``] of
+        the same library as ``outputs``, for example ``library_of(outputs).stack([...])``."""
 
     @abstractmethod
     def score(self, sums: NDArray[np.float64], samples: int) -> dict[str, float]:

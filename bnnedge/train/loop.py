@@ -23,14 +23,14 @@ from bnnedge.files import write_atomically
 from bnnedge.layers.binary_layers import binary_layers
 from bnnedge.progress import TrainingProgress
 from bnnedge.tasks.task import Tally
-from bnnedge.train.device import autocast
 from bnnedge.train.global_batch_norm import average_statistics
 from bnnedge.train.learning_rate import learning_rate
-from bnnedge.train.loader import Parts, load_parts, to_device
+from bnnedge.train.loader import load_parts
 from bnnedge.train.metrics import binary_weights, evaluate, flip_rates, mean_of, positive_fractions
 from bnnedge.train.rng import epoch_generator, mixed_seed, rng_state, set_rng_state
 from bnnedge.train.run_folder import RunFolder
 from bnnedge.train.state import TrainingState, phase_of
+from bnnedge.train.step import step_on_parts
 
 
 class DivergenceError(BnnedgeError):
@@ -152,76 +152,13 @@ def _train_steps(state: TrainingState, progress: TrainingProgress) -> Tally:
     steps, first = state.dataset.steps("train", config.batch_size), state.task.scores[0]
     for step, (parts, size) in enumerate(load_parts(batches, group, config.accumulate, state.device)):
         lr = set_learning_rate(state, step / steps)
-        found = _step(state, parts, size)
+        found = step_on_parts(state, parts, size)
         _finite(found.loss, "training loss", state.epoch + 1, f"step {step + 1}", lr)
         tally.add_sums(found.samples, found.sums, found.loss_sum)
         progress.step(tally.loss, first.text(tally.first))
     if not config.sync_batch_norm:
         average_statistics([state.model.state_dict(), *([state.ema.weights] if state.ema else [])], group)
     return tally
-
-
-def train_step(state: TrainingState, inputs: Tensor, targets: Tensor) -> Tally:
-    """One step of every optimizer on one batch; loss and scores over the batch, of all passes.
-
-    A loss that is not finite ends the step before any weight has changed.
-    """
-    parts = state.group.parts(inputs, targets, state.config.accumulate)
-    return _step(state, to_device(parts, state.device), len(targets))
-
-
-def _step(state: TrainingState, parts: Parts, batch_size: int) -> Tally:
-    """``train_step`` on this process's ``parts`` of a batch of ``batch_size`` samples."""
-    method = state.method
-    for optimizer in state.optimizers.values():
-        optimizer.zero_grad()
-    totals = _backward(state, parts, batch_size)
-    gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-    state.group.sum_([totals, *gradients])
-    loss_sum, interrupted, *sums = totals.tolist()  # the one moment at which a GPU is waited for
-    if interrupted:
-        raise KeyboardInterrupt
-    found = Tally(state.task)
-    found.add_sums(batch_size * method.passes, sums, loss_sum)
-    if not math.isfinite(found.loss):
-        return found
-    method.before_step(state.model)
-    for optimizer in state.optimizers.values():
-        optimizer.step()
-    method.after_step(state.model)
-    if state.ema:
-        state.ema.update(state.model)
-    return found
-
-
-def _backward(state: TrainingState, parts: Parts, batch_size: int) -> Tensor:
-    """All forward and backward passes of a step.
-
-    Returns float64 [2 + the task's sums]: the sum of the losses, 1 if this process was interrupted, the task's sums.
-    """
-    method, config, task = state.method, state.config, state.task
-    totals = torch.zeros(2 + task.number_of_sums, dtype=torch.float64, device=state.device)
-    totals[1] = state.group.interrupted
-    for _ in range(method.passes):
-        # All micro-batches of a pass see the same random weights, as one batch would.
-        rng = rng_state() if method.samples_weights and len(parts) > 1 else None
-        for inputs, targets in parts:
-            if rng is not None:
-                set_rng_state(rng)
-            with autocast(state.device, config.precision):
-                taught = state.distillation.outputs(inputs) if state.distillation else None
-                outputs = state.forward(inputs)
-                loss = _loss(state, outputs, targets, taught)
-            (loss / (method.passes * (batch_size / len(targets)))).backward()  # type: ignore[no-untyped-call]
-            totals[0] += loss.detach().double() * len(targets)
-            totals[2:] += task.sums(outputs.detach(), targets)
-    return totals
-
-
-def _loss(state: TrainingState, outputs: Tensor, targets: Tensor, taught: Tensor | None) -> Tensor:
-    if state.distillation is None or taught is None:
-        return state.task.loss(outputs, targets)
-    return state.distillation.loss(outputs, targets, taught)
 
 
 def set_learning_rate(state: TrainingState, done: float) -> float:

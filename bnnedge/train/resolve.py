@@ -76,4 +76,4 @@ def path_or_none(text: str | None) -> Path | None:
 
 def _task_of_network(name: str) -> str | None:
     """The task that a registered network is made for; None for a user's own, which takes the data set's."""
-    return None if ".py:" in name else MODELS.load(name).task  # type: ignore[no-any-return]
+    return None if ".py:" in name else MODELS.load(name).task

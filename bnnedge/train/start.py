@@ -14,6 +14,7 @@ from bnnedge.errors import CheckpointError, ConfigError, one_line
 from bnnedge.files import write_atomically
 from bnnedge.methods import METHODS
 from bnnedge.options import fill, plain
+from bnnedge.tasks import TASKS
 from bnnedge.tasks.task import Tally, scores_text
 from bnnedge.train.assemble import make_state
 from bnnedge.train.checkpoint import Checkpoint, read_checkpoint
@@ -123,6 +124,7 @@ def _result(state: TrainingState, best: Checkpoint, test: Tally) -> dict[str, An
         "model": config.model,
         "dataset": config.dataset,
         "task": state.task.name,
+        "outputs": state.task.outputs,
         "seed": config.seed,
         "epochs": config.epochs,
         "best_epoch": best.best_epoch,
@@ -134,6 +136,19 @@ def _result(state: TrainingState, best: Checkpoint, test: Tally) -> dict[str, An
         result["note"] = "the test split chose the epoch, so the test scores are better than on unseen samples"
     test_scores = {f"test_{name}": value for name, value in test.scores.items()}
     return {**result, **test_scores, "test_loss": test.loss, "test_samples": test.samples}
+
+
+def result_text(result: Mapping[str, Any]) -> str:
+    """The scores of ``result.json`` in one line."""
+    # Results of earlier versions name neither; the scores that they lack are left out.
+    task = TASKS.load(result.get("task", "classification"))(result.get("outputs", 1000))
+    first = task.scores[0]
+    test = {name.removeprefix("test_"): value for name, value in result.items() if name.startswith("test_")}
+    samples = test.get("samples", test.get("images"))
+    text = f"test {scores_text(task, test)} ({samples} samples)"
+    if f"val_{first.name}" in result:
+        text += f", validation {first.label} {first.text(result[f'val_{first.name}'])} at epoch {result['best_epoch']}"
+    return f"{text}; {result['note']}" if "note" in result else text
 
 
 def _continue_from(checkpoint: Checkpoint, state: TrainingState, folder: RunFolder) -> None:

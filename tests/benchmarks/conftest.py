@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bnnedge.benchmarks.result import BenchmarkRow
+from bnnedge.benchmarks.rows import BenchmarkRow
 from bnnedge.data.dataset import Dataset, load_dataset
 from bnnedge.export.graph import Graph, Linear, Reshape, TensorSpec
 
@@ -34,8 +35,9 @@ def make_row() -> RowFactory:
             "p50_ms": 1.0,
             "p80_ms": 1.2,
             "images_per_s": 1000.0,
-            "top1": 0.975,
-            "top1_images": 359,
+            "task": "classification",
+            "scores": {"top1": 0.975},
+            "samples": 359,
             "peak_memory_bytes": 3 * 2**20,
             "file_bytes": 61440,
             "metadata": {"method": "ste", "model": "resnet20_1w1a", "input_shape": [1, 16, 16]},
@@ -75,9 +77,8 @@ def digits_classifier(digits: Dataset) -> tuple[Graph, NDArray[np.float64]]:
             "producer": "bnnedge",
             "method": "ste",
             "model": "resnet20_1w1a",
-            "num_classes": 10,
             "input_shape": [1, SIZE, SIZE],
-            "dataset": digits.info.to_dict(),
+            **json.loads(json.dumps(digits.info.to_metadata())),
         },
     )
     return graph, _with_ones(digits.arrays("test")[0]) @ solution

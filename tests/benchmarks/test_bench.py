@@ -14,9 +14,9 @@ from rich.console import Console
 
 from bnnedge.benchmarks.bench import bench, open_device, random_input
 from bnnedge.benchmarks.devices import DEVICES
-from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkPlan, Device, ModelFile
+from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkSettings, Device, ModelFile
 from bnnedge.benchmarks.devices.local import LocalDevice
-from bnnedge.benchmarks.result import BenchmarkRow, read_rows
+from bnnedge.benchmarks.rows import BenchmarkRow, read_rows
 from bnnedge.data.dataset import Dataset
 from bnnedge.errors import (
     BenchmarkError,
@@ -300,7 +300,7 @@ class RecordingDevice(Device):
         return None if runtime in ("onnxruntime", "lce") else f"no {runtime}"
 
     def measure(
-        self, files: Sequence[ModelFile], data: BenchmarkInput, plan: BenchmarkPlan, console: Console | None = None
+        self, files: Sequence[ModelFile], data: BenchmarkInput, plan: BenchmarkSettings, console: Console | None = None
     ) -> list[BenchmarkRow]:
         self.files = list(files)
         return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -9,14 +10,15 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
-from bnnedge.benchmarks.gpu.clock import WallClock
-from bnnedge.benchmarks.gpu.measure import Amount, Contender, measure, require_equal
-from bnnedge.benchmarks.gpu.row import GpuRow, append, environment_of
+from bnnedge.benchmarks.gpu.clock import CpuClock
+from bnnedge.benchmarks.gpu.measure import Amount, Case, Implementation, measure, require_equal
+from bnnedge.benchmarks.gpu.row import GpuRow, environment_of
+from bnnedge.benchmarks.rows import append_rows
 from bnnedge.errors import BenchmarkError
 
 pytest.importorskip("triton", reason="triton not found: it has wheels for Linux only")
@@ -88,9 +90,11 @@ def do_nothing() -> None:
     pass
 
 
-def run_measure(contenders: list[Contender], notes: Callable[[str], None] = lambda line: None) -> list[GpuRow]:
-    environment: dict[str, Any] = {"gpu": None}
-    return measure("gemm", "a case", Amount(10, "ops"), contenders, WallClock(), 3, environment, notes)
+def run_measure(
+    implementations: list[Implementation], clock: CpuClock | None = None, notes: Console | None = None
+) -> list[GpuRow]:
+    case = Case("gemm", "a case", Amount(10, "ops"), implementations)
+    return measure(case, clock or CpuClock(), 3, {"gpu": None}, notes)
 
 
 def test_nothing_is_timed_when_a_result_is_wrong() -> None:
@@ -100,7 +104,9 @@ def test_nothing_is_timed_when_a_result_is_wrong() -> None:
         require_equal("ours", torch.tensor([1, 2, 4]), torch.tensor([1, 2, 3]))
 
     with pytest.raises(BenchmarkError, match=r"ours: 1 of 3 numbers differ"):
-        run_measure([Contender("peer", lambda: runs.append(1)), Contender("ours", lambda: runs.append(2), check)])
+        run_measure(
+            [Implementation("peer", lambda: runs.append(1)), Implementation("ours", lambda: runs.append(2), check)]
+        )
     assert runs == []
 
 
@@ -111,7 +117,7 @@ def test_another_shape_or_type_is_wrong(other: torch.Tensor) -> None:
 
 
 def test_a_peer_that_cannot_run_is_left_out() -> None:
-    class Refusing(WallClock):
+    class Refusing(CpuClock):
         def record(self, work: Callable[[], object]) -> Callable[[], object]:
             work()
             return work
@@ -119,27 +125,25 @@ def test_a_peer_that_cannot_run_is_left_out() -> None:
     def fail() -> None:
         raise RuntimeError("not on\nthis device")
 
-    said: list[str] = []
-    contenders = [Contender("ours", do_nothing, do_nothing, modelled_us=2.5), Contender("peer", fail)]
-    rows = measure("gemm", "a case", Amount(10, "ops"), contenders, Refusing(), 3, {"gpu": None}, said.append)
+    said = io.StringIO()
+    both = [Implementation("ours", do_nothing, do_nothing, modelled_us=2.5), Implementation("peer", fail)]
+    rows = run_measure(both, Refusing(), Console(file=said))
     assert [row.contender for row in rows] == ["ours"]
-    assert said == ["a case: without peer: not on this device"]
+    assert said.getvalue() == "a case: without peer: not on this device\n"
     assert rows[0].modelled_us == 2.5
     assert rows[0].rate == pytest.approx(10 / (rows[0].p50_us * 1e-6))
     with pytest.raises(RuntimeError):  # ours is never left out
-        measure(
-            "gemm", "a case", Amount(10, "ops"), [Contender("ours", fail, do_nothing)], Refusing(), 3, {}, said.append
-        )
+        run_measure([Implementation("ours", fail, do_nothing)], Refusing())
 
 
 def test_rows_are_appended(tmp_path: Path) -> None:
-    rows = run_measure([Contender("ours", do_nothing, do_nothing)])
+    rows = run_measure([Implementation("ours", do_nothing, do_nothing)])
     path = tmp_path / "new" / "rows.jsonl"
-    append(path, rows)
-    append(path, rows)
+    append_rows(path, rows)
+    append_rows(path, rows)
     assert len(path.read_text(encoding="utf-8").splitlines()) == 2
     with pytest.raises(BenchmarkError, match="cannot be written"):
-        append(tmp_path, rows)
+        append_rows(tmp_path, rows)
 
 
 def test_environment_of_a_cpu_names_no_gpu() -> None:

@@ -48,13 +48,13 @@ def test_ours_keeps_bits_where_the_peer_keeps_floats(setting: step.Setting) -> N
 
 
 def test_ours_must_learn_as_the_peer_does(setting: step.Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    amount, contenders = step.contenders(setting, step.trainings(setting), check_steps=8)
+    amount, implementations = step.implementations(setting, step.trainings(setting), check_steps=8)
     assert (amount.value, amount.unit) == (4.0, "images")
-    for contender in contenders[:2]:
-        assert contender.check is not None
-        contender.check()
-    assert contenders[2].check is None
+    for implementation in implementations[:2]:
+        assert implementation.check is not None
+        implementation.check()
+    assert implementations[2].check is None
     monkeypatch.setattr(step, "LEARNING_RATE", 1.0)
-    assert contenders[0].check is not None
+    assert implementations[0].check is not None
     with pytest.raises(BenchmarkError, match="no time is taken of wrong results"):
-        contenders[0].check()
+        implementations[0].check()

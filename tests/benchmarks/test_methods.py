@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bnnedge.benchmarks.methods import accuracy, cost
+from bnnedge.benchmarks.methods import accuracy, cost, cost_report
 from bnnedge.benchmarks.methods.plain_ste import PlainSteTraining
 from bnnedge.config import RunConfig
 from bnnedge.errors import BenchmarkError, ConfigError
@@ -61,27 +61,38 @@ def test_cost_rows_and_table(net: str) -> None:
     assert rows[0].time_ratio == 1
     assert rows[1].time_ratio is not None and rows[1].time_ratio > 0
     assert cost.measure(["ste"], setting, warmup=0, runs=1)[0].time_ratio is None
-    lines = cost.table(rows).splitlines()
+    lines = cost_report.table(rows).splitlines()
     assert lines[2].startswith("| pytorch ste | 1 |") and "| 1.00 |" in lines[2]
     with pytest.raises(BenchmarkError, match="needs a row of pytorch ste"):
-        cost.table(rows[1:])
+        cost_report.table(rows[1:])
 
 
 def cost_row(contender: str, ms: float, mib: int | None) -> cost.CostRow:
     environment = {"cpu": "Abacus 3000", "versions": {"torch": "2.9"}, "date_utc": "2027-01-02T03:04:05"}
     setting = {"model": "net", "image_size": 8, "batch_size": 4, "device": "cpu", "threads": 2}
-    return cost.CostRow(contender, 1, ms, ms, ms, ms / 100, 0.0, mib and mib * 2**20, setting, environment)
+    return cost.CostRow(
+        contender=contender,
+        passes=1,
+        p20_ms=ms,
+        p50_ms=ms,
+        p80_ms=ms,
+        time_ratio=ms / 100,
+        epoch_ms=0.0,
+        memory_bytes=mib and mib * 2**20,
+        setting=setting,
+        environment=environment,
+    )
 
 
 def test_the_cost_report_explains_what_is_above_the_limits_as_the_table_rounds() -> None:
     rows = [cost_row("pytorch ste", 100, 1000), cost_row("ste", 115.4, 1004), cost_row("bop", 90, None)]
-    report = cost.report(rows, "the command")
+    report = cost_report.report(rows, "the command")
     assert "net, 8x8, batch 4, cpu, 2 threads: Abacus 3000, torch 2.9, 2027-01-02." in report
     assert "Made by `the command`." in report
     assert report.endswith("None takes above 1.15 times the time or 1.0 times the memory of plain STE.\n")
-    report = cost.report([*rows, cost_row("rbnn", 117, 990), cost_row("odd", 120, 1006)], "the command")
+    report = cost_report.report([*rows, cost_row("rbnn", 117, 990), cost_row("odd", 120, 1006)], "the command")
     assert (
-        f"and why:\n\n- rbnn, time 1.17: {cost.REASONS['rbnn']}.\n- odd, time 1.2 and memory 1.01: not known.\n"
+        f"and why:\n\n- rbnn, time 1.17: {cost_report.REASONS['rbnn']}.\n- odd, time 1.2 and memory 1.01: not known.\n"
         in report
     )
 

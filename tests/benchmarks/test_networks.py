@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,15 +23,15 @@ from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
-from bnnedge.benchmarks.devices.device import BenchmarkPlan
+from bnnedge.benchmarks.devices.device import BenchmarkSettings
 from bnnedge.benchmarks.networks import __main__ as command
 from bnnedge.benchmarks.networks import measure as networks_measure
-from bnnedge.benchmarks.networks.contenders import INT8, Candidate, TorchSession, candidates, open_checked
+from bnnedge.benchmarks.networks.deployments import INT8, Deployment, TorchSession, deployments, open_checked
 from bnnedge.benchmarks.networks.int8_onnx import quantize_onnx, weight_bits
 from bnnedge.benchmarks.networks.int8_tflite import quantize_tflite
-from bnnedge.benchmarks.networks.measure import Rest, timed
-from bnnedge.benchmarks.networks.twins import Network, build, noise, run_torch, settle, torch_twin
-from bnnedge.benchmarks.result import BenchmarkRow, read_rows
+from bnnedge.benchmarks.networks.measure import rest_and_wake, timed
+from bnnedge.benchmarks.networks.twins import NetworkForms, build, noise, run_torch, settle, torch_twin
+from bnnedge.benchmarks.rows import BenchmarkRow, read_rows
 from bnnedge.errors import BenchmarkError
 from bnnedge.export.graph import Activation, Graph, Node, TensorSpec
 from bnnedge.export.runtimes import RUNTIMES
@@ -51,12 +52,12 @@ needs_plugins = pytest.mark.skipif(any(PLUGINS), reason="the plug-ins were not b
 
 
 @pytest.fixture(scope="module")
-def network() -> Network:
+def network() -> NetworkForms:
     return build(MODEL, SIZE, num_classes=5)
 
 
 @pytest.fixture(scope="module")
-def int8_stem_network() -> Network:
+def int8_stem_network() -> NetworkForms:
     return build(MODEL, SIZE, num_classes=5, int8_stem=True)
 
 
@@ -78,7 +79,7 @@ def run(runtime: str, data: bytes | BenchmarkError) -> Images:
     return np.concatenate([session.run(IMAGES[i : i + 1]) for i in range(len(IMAGES))])
 
 
-def test_every_number_before_a_sign_is_exact(network: Network) -> None:
+def test_every_number_before_a_sign_is_exact(network: NetworkForms) -> None:
     """The same network in float64: not one pre-activation differs, and there are both signs."""
     seen: dict[bool, list[Any]] = {}
     for double in (False, True):
@@ -115,7 +116,7 @@ def test_float_shortcuts_are_exact_too() -> None:
         assert 0 < float((wide < 0).double().mean()) < 0.95  # hardly any behind a max-pool
 
 
-def test_torch_twin_is_the_network_without_signs(network: Network) -> None:
+def test_torch_twin_is_the_network_without_signs(network: NetworkForms) -> None:
     model = copy.deepcopy(network.binary)
     for layer in deployed_layers(model).values():
         layer.input_mode = "float"
@@ -146,12 +147,12 @@ def test_torch_twin_of_control_flow_and_dense_layers() -> None:
 
 
 @pytest.mark.parametrize(("form", "runtime"), [("float_onnx", "onnxruntime"), ("float_tflite", "litert")])
-def test_float_twins_compute_what_the_torch_twin_does(network: Network, form: str, runtime: str) -> None:
+def test_float_twins_compute_what_the_torch_twin_does(network: NetworkForms, form: str, runtime: str) -> None:
     assert relative(run(runtime, getattr(network, form)), run_torch(network.twin, IMAGES)) < 1e-4
 
 
 @pytest.mark.parametrize(("form", "runtime"), [("int8_onnx", "onnxruntime"), ("int8_tflite", "litert")])
-def test_int8_twins_are_near(network: Network, form: str, runtime: str) -> None:
+def test_int8_twins_are_near(network: NetworkForms, form: str, runtime: str) -> None:
     """Near, and not float: eight bits leave their mark."""
     difference = relative(run(runtime, getattr(network, form)), run_torch(network.twin, IMAGES))
     assert 1e-3 < difference < INT8
@@ -172,7 +173,7 @@ def test_weight_bits_of_onnxruntime(machine: str, flags: list[str], bits: int) -
 
 
 @pytest.mark.parametrize(("bits", "largest"), [(8, 127), (7, 64)])
-def test_int8_onnx_weights_have_their_bits(network: Network, bits: int, largest: int) -> None:
+def test_int8_onnx_weights_have_their_bits(network: NetworkForms, bits: int, largest: int) -> None:
     """Two products with an unsigned byte fit 16 bits if weights are at most 64."""
     model = onnx.load_model_from_string(quantize_onnx(network.float_onnx, IMAGES, bits))
     weights = [numpy_helper.to_array(t) for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT8]
@@ -181,7 +182,7 @@ def test_int8_onnx_weights_have_their_bits(network: Network, bits: int, largest:
     assert max(np.abs(weight.astype(int)).max() for weight in weights) in (largest - 1, largest)
 
 
-def test_int8_onnx_convolutions_are_of_integers(network: Network, tmp_path: Path) -> None:
+def test_int8_onnx_convolutions_are_of_integers(network: NetworkForms, tmp_path: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     options.log_severity_level = 4
@@ -190,7 +191,7 @@ def test_int8_onnx_convolutions_are_of_integers(network: Network, tmp_path: Path
     assert kinds["QLinearConv"] == 19 and kinds["Conv"] == 0
 
 
-def test_int8_tflite_is_of_integers_between_its_ends(network: Network) -> None:
+def test_int8_tflite_is_of_integers_between_its_ends(network: NetworkForms) -> None:
     assert isinstance(network.int8_tflite, bytes)
     model, original = parse_model(network.int8_tflite), parse_model(network.float_tflite)
     codes = [op.code for op in model.operators]
@@ -218,12 +219,12 @@ def test_too_small_an_image() -> None:
 
 
 @needs_plugins
-def test_every_candidate_is_right(network: Network, one_thread: None) -> None:
+def test_every_deployment_is_right(network: NetworkForms, one_thread: None) -> None:
     missing: list[str] = []
-    found = candidates(network, missing.append)
+    found = deployments(network, missing.append)
     assert [c.ours for c in found] == [True, True] + [False] * (len(found) - 2)
-    for candidate in found:
-        assert open_checked(candidate, network, IMAGES, 1, missing.append) is not None
+    for deployment in found:
+        assert open_checked(deployment, network, IMAGES, 1, missing.append) is not None
     names = {c.name for c in found}
     twin = "int8_twin" if network.int8_onnx_weight_bits == 8 else "int8_twin_7bit"
     assert {f"{twin}.onnx in onnxruntime", "int8_twin.tflite in litert", "float32_twin in torch"} < names
@@ -231,12 +232,12 @@ def test_every_candidate_is_right(network: Network, one_thread: None) -> None:
 
 
 @needs_plugins
-def test_every_candidate_with_an_int8_stem_is_right(int8_stem_network: Network, one_thread: None) -> None:
+def test_every_deployment_with_an_int8_stem_is_right(int8_stem_network: NetworkForms, one_thread: None) -> None:
     missing: list[str] = []
-    found = candidates(int8_stem_network, missing.append)
+    found = deployments(int8_stem_network, missing.append)
     assert [c.codes is not None for c in found[:2]] == [True, True]
-    for candidate in found:
-        assert open_checked(candidate, int8_stem_network, IMAGES, 1, missing.append) is not None
+    for deployment in found:
+        assert open_checked(deployment, int8_stem_network, IMAGES, 1, missing.append) is not None
     names = [c.name for c in found]
     assert names[0] == f"{MODEL}_int8_stem.onnx in onnxruntime+bnnedge"
     assert len(found) == 11 or (len(found) == 7 and all("lce" in reason for reason in missing))
@@ -247,12 +248,12 @@ def test_every_candidate_with_an_int8_stem_is_right(int8_stem_network: Network, 
 
 
 @needs_plugins
-def test_no_candidate_of_ours(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_deployment_of_ours(network: NetworkForms, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("onnxruntime+bnnedge", "litert+bnnedge"):
         monkeypatch.setattr(RUNTIMES.load(name), "unavailable", classmethod(lambda _: "not built"))
     missing: list[str] = []
     with pytest.raises(BenchmarkError, match="neither of bnnedge's plug-ins"):
-        candidates(network, missing.append)
+        deployments(network, missing.append)
     assert missing[0] == f"{MODEL}.onnx in onnxruntime+bnnedge: not built"
 
 
@@ -271,28 +272,28 @@ class Constant(Session):
         return self.output
 
 
-def candidate(session: Session, form: str = "binary", ours: bool = True) -> Candidate:
-    return Candidate("file", "runtime", "1", form, 1, ours, lambda threads: session)
+def deployment_of(session: Session, form: str = "binary", ours: bool = True) -> Deployment:
+    return Deployment("file", "runtime", "1", form, 1, ours, lambda threads: session)
 
 
-def test_wrong_results_are_not_timed(network: Network) -> None:
+def test_wrong_results_are_not_timed(network: NetworkForms) -> None:
     right = {"binary": run_torch(network.binary, IMAGES[:1]), "int8 twin": run_torch(network.twin, IMAGES[:1])}
     for form, error, passes in (("binary", 5e-4, True), ("binary", 2e-3, False), ("int8 twin", 0.5, False)):
-        made = candidate(Constant(right[form] * np.float32(1 + error)), form)
+        made = deployment_of(Constant(right[form] * np.float32(1 + error)), form)
         if passes:
             assert open_checked(made, network, IMAGES[:1], 1, pytest.fail) is not None
         else:
             with pytest.raises(BenchmarkError, match=r"file in runtime: the output differs by .* from PyTorch's"):
                 open_checked(made, network, IMAGES[:1], 1, pytest.fail)
     with pytest.raises(BenchmarkError, match="differs by nan"):
-        open_checked(candidate(Constant(right["binary"] * np.float32("nan"))), network, IMAGES[:1], 1, pytest.fail)
+        open_checked(deployment_of(Constant(right["binary"] * np.float32("nan"))), network, IMAGES[:1], 1, pytest.fail)
     with pytest.raises(BenchmarkError, match=r"expected output \(1, 5\), found \(1, 4\)"):
-        open_checked(candidate(Constant(right["binary"][:, :4])), network, IMAGES[:1], 1, pytest.fail)
+        open_checked(deployment_of(Constant(right["binary"][:, :4])), network, IMAGES[:1], 1, pytest.fail)
 
 
-def test_a_peer_that_fails_is_left_out(network: Network) -> None:
+def test_a_peer_that_fails_is_left_out(network: NetworkForms) -> None:
     missing: list[str] = []
-    wrong = candidate(Constant(np.zeros((1, 5), np.float32)), ours=False)
+    wrong = deployment_of(Constant(np.zeros((1, 5), np.float32)), ours=False)
     assert open_checked(wrong, network, IMAGES[:1], 1, missing.append) is None
 
     def broken(threads: int) -> Session:
@@ -304,13 +305,13 @@ def test_a_peer_that_fails_is_left_out(network: Network) -> None:
 
 
 def test_rest_comes_before_each_contender_with_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each timed run follows one that is not, and that one a pause; only the timed ones are given back."""
+    """A pause and then an untimed run come before each timed one; only the timed ones are given back."""
     monkeypatch.setattr(networks_measure, "REST_S", 0.01)
     monkeypatch.setattr(networks_measure, "WAKE_S", 0.0)
     sessions = [Constant(IMAGES), Constant(IMAGES)]
-    opened = [(candidate(session), cast(Session, session)) for session in sessions]
-    latencies = timed(opened, IMAGES, BenchmarkPlan(threads=2, warmup=0, runs=3), None)
-    assert len(latencies) == 2 and all(len(latency) == 3 and np.median(latency) < 9e6 for latency in latencies)
+    opened = [(deployment_of(session), cast(Session, session)) for session in sessions]
+    measured = timed(opened, IMAGES, BenchmarkSettings(threads=2, warmup=0, runs=3), None)
+    assert len(measured) == 2 and all(len(seconds) == 3 and np.median(seconds) < 9e-3 for seconds in measured)
     order = sorted((at, i) for i, session in enumerate(sessions) for at in session.invoked_ns)
     assert [i for _, i in order] == [0, 0, 1, 1] * 3
     gaps = np.diff([at for at, _ in order])
@@ -318,17 +319,17 @@ def test_rest_comes_before_each_contender_with_threads(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(networks_measure, "WAKE_S", 0.02)
     awake = Constant(IMAGES)
-    Rest(awake).invoke(IMAGES)
+    rest_and_wake(partial(awake.invoke, IMAGES))
     assert 0.015e9 < awake.invoked_ns[-1] - awake.invoked_ns[0] < 1e9
 
     alone = [Constant(IMAGES), Constant(IMAGES)]
-    latencies = timed([(candidate(s), s) for s in alone], IMAGES, BenchmarkPlan(warmup=0, runs=3), None)
-    assert [len(latency) for latency in latencies] == [3, 3] == [len(session.invoked_ns) for session in alone]
+    measured = timed([(deployment_of(s), s) for s in alone], IMAGES, BenchmarkSettings(warmup=0, runs=3), None)
+    assert [len(seconds) for seconds in measured] == [3, 3] == [len(session.invoked_ns) for session in alone]
 
 
-def test_rest_and_torch_session_prepare(network: Network, one_thread: None) -> None:
+def test_a_torch_session_takes_channels_last(network: NetworkForms, one_thread: None) -> None:
     session = TorchSession(network.twin, 1)
-    prepared = Rest(session).prepare(IMAGES)
+    prepared = session.prepare(IMAGES)
     assert prepared.is_contiguous(memory_format=torch.channels_last)
     np.testing.assert_array_equal(session.invoke(prepared), session.run(IMAGES))
 

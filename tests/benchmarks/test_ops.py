@@ -12,10 +12,12 @@ from typer.testing import CliRunner
 
 from bnnedge.benchmarks.environment import read_environment
 from bnnedge.benchmarks.ops import __main__ as command
-from bnnedge.benchmarks.ops import engines as ops_engines
 from bnnedge.benchmarks.ops import shapes as ops_shapes
-from bnnedge.benchmarks.ops.engines import Native, all_engines, tflite_chain
-from bnnedge.benchmarks.ops.measure import OpRow, measure
+from bnnedge.benchmarks.ops import tflite_engines
+from bnnedge.benchmarks.ops.engine import CHAIN, Engine, signs
+from bnnedge.benchmarks.ops.engines import Native, all_engines
+from bnnedge.benchmarks.ops.measure import measure
+from bnnedge.benchmarks.ops.row import OpRow
 from bnnedge.benchmarks.ops.shapes import ConvShape, networks, read_shapes
 from bnnedge.errors import BenchmarkError
 from bnnedge.kernels import native
@@ -54,14 +56,14 @@ def test_unknown_network_and_damaged_table(monkeypatch: pytest.MonkeyPatch, tmp_
 
 @pytest.mark.parametrize("shape", [SMALL, STRIDED], ids=["chain", "single"])
 @pytest.mark.parametrize("engine", all_engines(), ids=lambda engine: engine.name)
-def test_every_engine_gives_a_row(engine: ops_engines.Engine, shape: ConvShape) -> None:
+def test_every_engine_gives_a_row(engine: Engine, shape: ConvShape) -> None:
     if reason := engine.unavailable():
         pytest.skip(reason)
     (row,) = measure("test", shape, [engine], 1, 3, 1e-4, {})
     assert 0 < row.best_us <= row.p20_us <= row.p50_us <= row.p80_us
     assert row.gmacs_per_s == pytest.approx(shape.multiply_adds / row.p50_us / 1e3)
-    assert row.chain == (1 if isinstance(engine, Native) or not shape.chains else ops_engines.CHAIN)
-    has_peak = isinstance(engine, Native) and native.peak(1, engine.kernel) > 0
+    assert row.chain == (1 if isinstance(engine, Native) or not shape.chains else CHAIN)
+    has_peak = isinstance(engine, Native) and native.peak(1, str(engine.native_kernel)) > 0
     assert (row.peak_share is not None) == has_peak
     assert json.loads(row.to_json())["engine"] == engine.name
 
@@ -83,16 +85,16 @@ def test_wrong_results_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_int8_files_compute_the_convolution() -> None:
     """The int8 peer does the work it is timed for: its result is the quantized sum, not a float file in disguise."""
     interpreter = pytest.importorskip("ai_edge_litert.interpreter").Interpreter
-    data, calls, size = tflite_chain(STRIDED, binary=False)
+    data, calls, size = tflite_engines.tflite_chain(STRIDED, binary=False)
     assert calls == 1
-    session = interpreter(model_content=ops_engines.quantized(data))
+    session = interpreter(model_content=tflite_engines.quantized(data))
     session.allocate_tensors()
     values = np.random.default_rng(0).integers(-100, 101, (1, *size)).astype(np.int8)
     source, target = session.get_input_details()[0], session.get_output_details()[0]
     assert source["dtype"] == target["dtype"] == np.int8
     session.set_tensor(source["index"], values)
     session.invoke()
-    _, weights = ops_engines.signs(STRIDED)
+    _, weights = signs(STRIDED)
     image = values[0].astype(np.int32)
     windows = np.lib.stride_tricks.sliding_window_view(image, (3, 3), (0, 1))[::2, ::2]  # type: ignore[call-overload]
     expected = np.clip(np.einsum("yxchw,ohwc->yxo", windows, weights) / STRIDED.channels, -128, 127)

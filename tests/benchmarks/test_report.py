@@ -14,19 +14,12 @@ from matplotlib.image import imread
 from numpy.typing import NDArray
 from rich.console import Console
 
-from bnnedge.benchmarks.report import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    _draw_curves,
-    comparison_table,
-    machine_line,
-    read_metrics,
-    report,
-)
-from bnnedge.benchmarks.result import BenchmarkRow
+from bnnedge.benchmarks.report.picture import BLUE, GREEN, GREY, ORANGE, draw_curves, draw_report
+from bnnedge.benchmarks.report.run_log import RunLog, read_metrics
+from bnnedge.benchmarks.report.table import comparison_table, machine_line
+from bnnedge.benchmarks.rows import BenchmarkRow
 from bnnedge.errors import BenchmarkError, MissingDependencyError
+from bnnedge.tasks.task import Score
 
 RowFactory = Callable[..., BenchmarkRow]
 
@@ -49,7 +42,8 @@ def rows(make_row: RowFactory) -> list[BenchmarkRow]:
             p50_ms=3.25,
             p80_ms=4.0,
             file_bytes=1228800,
-            top1=None,
+            scores={},
+            samples=0,
             peak_memory_bytes=None,
             metadata={"method": "float32 twin"},
         ),
@@ -126,7 +120,7 @@ def test_machine_line_shows_that_rows_are_not_alike(make_row: RowFactory) -> Non
 
 def test_picture_has_curves_and_bars(tmp_path: Path, run_dir: Path, rows: list[BenchmarkRow]) -> None:
     png = tmp_path / "new" / "report.png"
-    report(run_dir, rows, png)
+    draw_report(run_dir, rows, png)
     image = imread(png)
     assert image.shape[0] > 900
     assert image.shape[1] == 1650
@@ -141,8 +135,8 @@ def test_picture_has_curves_and_bars(tmp_path: Path, run_dir: Path, rows: list[B
 
 
 def test_picture_of_rows_only_and_of_a_run_only(tmp_path: Path, run_dir: Path, rows: list[BenchmarkRow]) -> None:
-    report(None, rows, tmp_path / "rows.png")
-    report(run_dir, [], tmp_path / "run.png")
+    draw_report(None, rows, tmp_path / "rows.png")
+    draw_report(run_dir, [], tmp_path / "run.png")
     bars, curves = imread(tmp_path / "rows.png"), imread(tmp_path / "run.png")
     assert pixels(bars, GREEN) > 10_000
     assert pixels(bars, ORANGE) == 0
@@ -153,7 +147,8 @@ def test_picture_of_rows_only_and_of_a_run_only(tmp_path: Path, run_dir: Path, r
 @pytest.mark.parametrize("epochs", [1, 2, 3, 200])
 def test_epochs_are_whole_numbers(epochs: int) -> None:
     axes = Figure().subplots()
-    _draw_curves(axes, [{"epoch": i + 1, "val_loss": 1 / (i + 1)} for i in range(epochs)], "loss", "loss", 1)
+    log = RunLog("run", [{"epoch": i + 1, "val_loss": 1 / (i + 1)} for i in range(epochs)], [])
+    draw_curves(axes, log, Score("loss", "loss"))
     ticks = axes.get_xticks()
     assert len(ticks) > 0
     assert all(tick == int(tick) for tick in ticks)
@@ -161,7 +156,7 @@ def test_epochs_are_whole_numbers(epochs: int) -> None:
 
 def test_missing_and_null_metrics_are_left_out(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [{"train_loss": 1.0, "lr": 0.1}, {"val_top1": None, "train_loss": 0.5}, {}])
-    report(run, [], tmp_path / "run.png")
+    draw_report(run, [], tmp_path / "run.png")
     image = imread(tmp_path / "run.png")
     assert pixels(image, BLUE) > 100
     assert pixels(image, ORANGE) == 0
@@ -169,13 +164,13 @@ def test_missing_and_null_metrics_are_left_out(tmp_path: Path) -> None:
 
 def test_the_picture_is_the_same_every_time(tmp_path: Path, run_dir: Path, rows: list[BenchmarkRow]) -> None:
     for name in ("a.png", "b.png"):
-        report(run_dir, rows, tmp_path / name)
+        draw_report(run_dir, rows, tmp_path / name)
     assert np.array_equal(imread(tmp_path / "a.png"), imread(tmp_path / "b.png"))
 
 
 def test_nothing_to_report(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match="found neither"):
-        report(write_run(tmp_path / "run", []), [], tmp_path / "a.png")
+        draw_report(write_run(tmp_path / "run", []), [], tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
 
 
@@ -191,7 +186,7 @@ def test_missing_and_damaged_logs_are_named(tmp_path: Path) -> None:
 
 def test_a_picture_that_cannot_be_written(tmp_path: Path, rows: list[BenchmarkRow]) -> None:
     with pytest.raises(BenchmarkError, match="cannot be written"):
-        report(None, rows, tmp_path)
+        draw_report(None, rows, tmp_path)
 
 
 def test_without_matplotlib_it_says_so(
@@ -199,4 +194,4 @@ def test_without_matplotlib_it_says_so(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingDependencyError, match="pip install matplotlib"):
-        report(None, rows, tmp_path / "a.png")
+        draw_report(None, rows, tmp_path / "a.png")

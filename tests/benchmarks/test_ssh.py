@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bnnedge.benchmarks.devices.agent import Message, encode, measure_request, receive
 from numpy.typing import NDArray
 
 from bnnedge.benchmarks.bench import bench, open_device
-from bnnedge.benchmarks.devices.agent import Message, encode, measure_request, receive
-from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkPlan, ModelFile
+from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkSettings, ModelFile
 from bnnedge.benchmarks.devices.ssh import Address
-from bnnedge.benchmarks.result import BenchmarkRow, read_rows
+from bnnedge.benchmarks.rows import BenchmarkRow, read_rows
 from bnnedge.cli import main
 from bnnedge.errors import BenchmarkError, MissingDependencyError
 from bnnedge.export.graph import Graph
@@ -149,7 +149,7 @@ def test_one_connection_serves_all_questions(login: Path) -> None:
         missing = ModelFile("net.onnx", b"junk", "onnxruntime", {"input_shape": [1, 2]})
         noise = BenchmarkInput("noise", np.zeros((1, 1, 2), np.float32))
         with pytest.raises(BenchmarkError, match=r"on ssh://user@box:2222: net\.onnx: "):
-            device.measure([missing], noise, BenchmarkPlan(), None)
+            device.measure([missing], noise, BenchmarkSettings(), None)
     assert not login.exists()
 
 
@@ -205,7 +205,7 @@ def test_without_ssh(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_end_of_the_connection_ends_a_measurement(onnx_file: Path) -> None:
     file = ModelFile("net.onnx", onnx_file.read_bytes(), "onnxruntime", {"input_shape": [1, 8, 8]})
     noise = BenchmarkInput("noise", np.zeros((1, 1, 8, 8), np.float32))
-    request = measure_request([file], noise, BenchmarkPlan(runs=10**6), {"term": "xterm", "width": 80})
+    request = measure_request([file], noise, BenchmarkSettings(runs=10**6), {"term": "xterm", "width": 80})
     agent = subprocess.Popen(
         [sys.executable, "-m", "bnnedge.benchmarks.devices.agent"],
         stdin=subprocess.PIPE,

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from bnnedge.data.cifar10 import LAYOUT as CIFAR10
 from bnnedge.data.cifar100 import LAYOUT as CIFAR100
-from bnnedge.data.cifar_files import IMAGE_BYTES, CifarLayout, _read
 from bnnedge.data.dataset import Dataset, load_dataset
+from bnnedge.data.files.cifar import IMAGE_BYTES, CifarLayout, _read
 from bnnedge.errors import DataError
 
 LAYOUTS = [CIFAR10, CIFAR100]
@@ -106,7 +106,7 @@ def test_both_forms_give_the_same_data_set(
     monkeypatch.setenv("BNNEDGE_DATA", str(tmp_path / "py"))
     a, b = load_dataset(layout.name, data_root=tmp_path / "bin"), load_dataset(layout.name)
     assert a.info == b.info
-    assert (a.info.in_channels, a.info.image_size, a.info.num_classes) == (3, 32, layout.num_classes)
+    assert (a.info.preprocessing.input_shape, a.info.outputs) == ((3, 32, 32), layout.num_classes)
     for split in ("train", "val", "test"):
         np.testing.assert_array_equal(a.arrays(split)[0], b.arrays(split)[0])
     # 10 training images a class: one of them is held out.
@@ -120,7 +120,8 @@ def test_red_green_and_blue_stay_apart(tmp_path: Path) -> None:
     (folder / CIFAR10.binary_test).write_bytes(red)
     dataset: Dataset = load_dataset("cifar10", data_root=tmp_path)
     images, labels = dataset.arrays("test")
-    raw = images * np.reshape(dataset.info.std, (1, 3, 1, 1)) + np.reshape(dataset.info.mean, (1, 3, 1, 1))
+    record = dataset.info.preprocessing
+    raw = images * np.reshape(record.std, (1, 3, 1, 1)) + np.reshape(record.mean, (1, 3, 1, 1))
     assert labels.tolist() == [3]
     np.testing.assert_allclose(raw[0].mean((1, 2)), [1, 0, 0], atol=1e-6)  # float32, values below 4: 2^-22 = 2.4e-7
 

@@ -9,13 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
+from bnnedge.data.augmentation import AREA, ASPECT, WindowAndFlip, random_window
 from bnnedge.data.dataset import Dataset, load_dataset
-from bnnedge.data.imagenet import AREA, ASPECT, ImageNet, central_square, random_window
+from bnnedge.data.images.resize import central_box, resize_picture
+from bnnedge.data.preprocessing import Preprocessing
 from bnnedge.errors import DataError
 
 WNIDS = ("n01443537", "n02124075", "n09999999")
 SHADES = (40, 130, 220)
-"""Of red in all images of a class."""
+"""The red of all images of a class."""
 PER_CLASS = 30
 
 
@@ -57,7 +59,7 @@ def write_imagenet(folder: Path) -> Path:
 def raw(dataset: Dataset, split: str) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
     """Pixels [N, 3, H, W] from 0 to 255, and labels."""
     images, labels = dataset.arrays(split)  # type: ignore[arg-type]
-    mean, std = (np.reshape(v, (1, 3, 1, 1)) for v in (dataset.info.mean, dataset.info.std))
+    mean, std = (np.reshape(v, (1, 3, 1, 1)) for v in (dataset.info.preprocessing.mean, dataset.info.preprocessing.std))
     return (images * std + mean) * 255, labels
 
 
@@ -77,8 +79,8 @@ def test_tiny_imagenet(sorted_val: bool, tmp_path: Path) -> None:
         (folder / "val" / "val_annotations.txt").unlink()
     dataset = load_dataset("tiny_imagenet", data_root=tmp_path)
     info = dataset.info
-    assert (info.in_channels, info.image_size, info.num_classes) == (3, 64, 3)
-    assert info.class_names == ("goldfish", "Egyptian cat", "n09999999")
+    assert info.preprocessing.input_shape == (3, 64, 64)
+    assert info.classes == ("goldfish", "Egyptian cat", "n09999999")
     assert [dataset.size(split) for split in ("train", "val", "test")] == [81, 9, 6]
     for split in ("train", "val", "test"):
         check_shades(dataset, split)
@@ -93,7 +95,7 @@ def test_imagenet(where: str, tmp_path: Path) -> None:
     folder = write_imagenet(tmp_path / where)
     dataset = load_dataset("imagenet", data_root=tmp_path)
     info = dataset.info
-    assert (info.in_channels, info.image_size, info.class_names) == (3, 224, WNIDS)
+    assert (info.preprocessing.input_shape, info.classes) == ((3, 224, 224), WNIDS)
     assert [dataset.size(split) for split in ("train", "val", "test")] == [87, 3, 8]
     check_shades(dataset, "val")
     pixels, labels = raw(dataset, "test")  # by name: the grey image first, that in CMYK last
@@ -113,7 +115,8 @@ def test_evaluation_sees_the_centre(tmp_path: Path) -> None:
     image.save(tmp_path / "val" / WNIDS[0] / "ILSVRC2012_val_a.png")
     pixels, _ = raw(load_dataset("imagenet", data_root=tmp_path), "test")
     np.testing.assert_allclose(pixels[0, 0], 255, atol=1e-3)
-    assert central_square(512, 256) == (144, 16, 368, 240)
+    record = Preprocessing(3, 224, 224, 255.0, (0, 0, 0), (1, 1, 1), crop=224 / 256)
+    assert central_box(512, 256, record) == (144, 16, 368, 240)
 
 
 @pytest.mark.parametrize("name", ["tiny_imagenet", "imagenet"])
@@ -134,7 +137,7 @@ def test_random_windows_fit_and_vary() -> None:
     for (width, height), varies in some_fit.items():
         boxes = set()
         for _ in range(200):
-            left, upper, right, lower = random_window(width, height, random.rand(ImageNet.random_numbers).tolist())
+            left, upper, right, lower = random_window(width, height, random.rand(WindowAndFlip.numbers).tolist())
             assert 0 <= left < right <= width and 0 <= upper < lower <= height
             boxes.add((left, upper, right, lower))
             if (width, height) == (500, 375):  # edges are rounded to pixels
@@ -143,23 +146,32 @@ def test_random_windows_fit_and_vary() -> None:
                 assert AREA[0] - 0.01 < w * h / (width * height) <= AREA[1]
         assert len(boxes) > 150 if varies else len(boxes) == 1
     # No attempt fits: the widest window of an allowed aspect, in the middle.
-    assert random_window(2000, 30, [1 - 2**-24] * ImageNet.random_numbers) == (980, 0, 1020, 30)
+    assert random_window(2000, 30, [1 - 2**-24] * WindowAndFlip.numbers) == (980, 0, 1020, 30)
     assert random_window(30, 2000, [1 - 2**-24, 0.0] * 11 + [0.0]) == (0, 980, 30, 1020)
 
 
-def test_half_of_the_windows_are_mirrored(tmp_path: Path) -> None:
-    folder = write_imagenet(tmp_path)
+def test_half_of_the_windows_are_mirrored() -> None:
     image = Image.new("RGB", (64, 64), (0, 0, 0))
     image.paste((255, 255, 255), (32, 0, 64, 64))
-    path = folder / "train" / WNIDS[0] / "half.png"
-    image.save(path)
-    dataset = load_dataset("imagenet", image_size=16, data_root=tmp_path)
-    assert isinstance(dataset, ImageNet)
+    record = Preprocessing(3, 16, 16, 255.0, (0, 0, 0), (1, 1, 1))
+    augmentation = WindowAndFlip()
     whole = [1 - 2**-24, 0.5] * 10 + [0.0, 0.0]  # all of a square image
     for number, bright in ((0.49, 0), (0.5, 1)):
-        pixels = np.asarray(dataset.crop(image, [*whole, number]))
-        halves = pixels[:, :7].mean(), pixels[:, 9:].mean()
+        numbers = [*whole, number]
+        box = augmentation.window(64, 64, record, numbers)
+        assert box == (0, 0, 64, 64)
+        stored = torch.from_numpy(np.asarray(resize_picture(image, record, box)).copy()).permute(2, 0, 1)[None]
+        pixels, _ = augmentation(stored, torch.zeros(1), torch.tensor([numbers]))
+        halves = pixels[..., :7].float().mean(), pixels[..., 9:].float().mean()
         assert np.argmax(halves) == bright and max(halves) == 255 and min(halves) == 0
+
+
+def test_windows_have_the_aspect_of_the_network_s_input() -> None:
+    """For an input twice as wide as high, windows are from 3/2 to 8/3 as wide as high."""
+    random = np.random.RandomState(1)
+    for _ in range(50):
+        left, upper, right, lower = random_window(900, 600, random.rand(WindowAndFlip.numbers).tolist(), shape=2.0)
+        assert 1.46 < (right - left) / (lower - upper) < 2.71
 
 
 def damage(folder: Path, name: str) -> None:
@@ -189,7 +201,7 @@ def damage(folder: Path, name: str) -> None:
         ("a class of val", "expected the same classes in train and val, found n02124075 in one of them|n1"),
         ("a flat val", "val: expected a folder for each class with its images in it, found none"),
         ("no val", "expected the folder .*val with a folder for each class: No such file"),
-        ("few images", "too few training images to hold 4% of each class out"),
+        ("few images", "imagenet has too few training samples to hold any out for validation; --validation-split none"),
     ],
 )
 def test_a_damaged_imagenet_is_refused(name: str, words: str, tmp_path: Path) -> None:

@@ -44,12 +44,12 @@ def write(root: Path, folder: str = "mnist", packed: bool = False) -> Path:
 def test_every_pixel_and_label_is_read(folder: str, packed: bool, tmp_path: Path) -> None:
     write(tmp_path, folder, packed)
     dataset = load_dataset("mnist", data_root=tmp_path)
-    info = dataset.info
-    assert (info.in_channels, info.image_size, info.num_classes) == (1, 28, 10)
+    record = dataset.info.preprocessing
+    assert (record.input_shape, dataset.info.classes) == ((1, 28, 28), tuple("0123456789"))
     assert (dataset.size("train"), dataset.size("val"), dataset.size("test")) == (90, 10, 30)
     images, found = dataset.arrays("test")
     np.testing.assert_array_equal(found, labels("t10k"))
-    raw = (images[:, 0] * info.std[0] + info.mean[0]) * 255
+    raw = (images[:, 0] * record.std[0] + record.mean[0]) * 255
     np.testing.assert_allclose(raw, pixels("t10k"), atol=1e-4)  # three float32 roundings of values up to 255
     seen = {image.tobytes() for split in ("train", "val") for image in dataset.arrays(split)[0]}
     assert len(seen) == 100

@@ -17,7 +17,7 @@ from bnnedge.export import api
 from bnnedge.export.evaluate import evaluate_file
 from bnnedge.export.float_twin import float_twin_files
 from bnnedge.export.graph import Graph
-from bnnedge.export.run import VERIFY_IMAGES, export_run, pixel_range
+from bnnedge.export.run import VERIFY_IMAGES, export_run
 from bnnedge.export.runtimes import RUNTIMES
 from bnnedge.export.summary import format_bytes, summarize
 from bnnedge.export.targets import TARGETS
@@ -89,9 +89,9 @@ def test_a_run_with_an_int8_stem(target: str, runs: dict[tuple[str, str], Path],
     assert report.stem is not None
     loaded = load_run(run)
     dataset = load_dataset("digits", 16)
-    assert report.stem.top1_fp32 == evaluate(loaded.model, dataset, "test", torch.device("cpu")).top1
-    assert report.stem.top1 == evaluate_file(path, "test").top1
-    low, high = pixel_range(loaded.dataset)
+    assert report.stem.top1_fp32 == evaluate(loaded.model, dataset, "test", torch.device("cpu")).scores["top1"]
+    assert report.stem.top1 == evaluate_file(path, "test").scores["top1"]
+    low, high = loaded.dataset.preprocessing.input_range
     black, white = (float(v) for v in (dataset.arrays("train")[0].min(), dataset.arrays("train")[0].max()))
     assert (low, high) == pytest.approx((black, white))
     assert [r.name for r in report.rows if r.int8_weights] == ["stem"]

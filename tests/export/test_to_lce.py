@@ -592,7 +592,7 @@ def test_a_file_of_another_writer(pad_values: int) -> None:
 
 
 @pytest.mark.parametrize("runtime", [pytest.param(Lce, marks=needs_lce), LiteRt])
-def test_images_of_another_size_are_refused(runtime: type[Runtime], build: Build) -> None:
+def test_samples_of_another_size_are_refused(runtime: type[Runtime], build: Build) -> None:
     session = runtime.open(TARGET.write(build((1, 3, 4, 5), (g.Clip, {"low": 0.0, "high": np.inf}))))
     with pytest.raises(ExportError, match=r"\(4, 5, 3\)"):
         session.run(np.zeros((1, 3, 5, 4), np.float32))

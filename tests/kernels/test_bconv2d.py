@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from bnnedge.errors import ConfigError, UnknownNameError
-from bnnedge.kernels import KERNELS, native, select_bconv2d
+from bnnedge.errors import ConfigError
+from bnnedge.kernels import native, reference
 from bnnedge.kernels.layout import pack
 
 BConv2d = Callable[..., NDArray[np.int32]]
@@ -56,8 +56,8 @@ def random_signs(rng: np.random.Generator, *shape: int) -> NDArray[np.int8]:
 
 
 def implementations() -> list[str]:
-    """Registered names, then each C++ kernel that this CPU runs."""
-    return [*KERNELS, *(f"cpp:{name}" for name in (native.kernel_names() if native.available() else []))]
+    """The reference, the native call as it stands, and with each C++ kernel that this CPU runs."""
+    return ["native", "reference", *(f"cpp:{name}" for name in (native.kernel_names() if native.available() else []))]
 
 
 @pytest.fixture(params=implementations())
@@ -66,7 +66,7 @@ def bconv2d(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if name.startswith("cpp:"):
         monkeypatch.setenv("BNNEDGE_KERNEL", name.removeprefix("cpp:"))
         return native.bconv2d
-    return select_bconv2d(name)
+    return native.bconv2d if name == "native" else reference.bconv2d
 
 
 def check(
@@ -190,11 +190,3 @@ def test_bad_arguments_give_one_line(
     with pytest.raises(ConfigError, match=message) as caught:
         bconv2d(words, filters, channels, **settings)
     assert "\n" not in str(caught.value)
-
-
-def test_auto_prefers_native(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert select_bconv2d() is native.bconv2d
-    monkeypatch.setattr(native, "available", lambda: False)
-    assert select_bconv2d() is select_bconv2d("reference")
-    with pytest.raises(UnknownNameError, match="known: native, reference"):
-        select_bconv2d("cuda")

@@ -13,7 +13,7 @@ from bnnedge.errors import ConfigError
 from bnnedge.kernels import native, reference
 from bnnedge.kernels.geometry import BConv2dGeometry
 from bnnedge.kernels.layout import Words, pack, unpack, words_for
-from bnnedge.kernels.native import Conv, Tail, Transform
+from bnnedge.kernels.native import Conv, OutputTransform, Tail
 
 Pair = tuple[int, int]
 
@@ -90,7 +90,7 @@ class Case:
             groups=groups,
         )
 
-    def transform(self, kind: str, *, doubled: bool = False, clamps: bool = False) -> Transform:
+    def transform(self, kind: str, *, doubled: bool = False, clamps: bool = False) -> OutputTransform:
         count = self.sums.shape[-1]
         spread = max(1.0, float(np.abs(self.sums).max()))
         # Quarters make halves that int8 has to round away from zero, and values beyond its range.
@@ -100,7 +100,7 @@ class Case:
         middle = self.products if doubled else 0
         limit = self.rng.integers(-8, 9, count) + middle
         limit[:: max(1, count // 3)] = self.rng.choice([INT32.min, INT32.max, middle])
-        return Transform(
+        return OutputTransform(
             kind="float" if kind == "nchw" else kind,
             doubled_popcount=doubled,
             nchw=kind == "nchw",
@@ -110,7 +110,7 @@ class Case:
             threshold=limit.astype(np.int32),
         )
 
-    def expected(self, transform: Transform) -> NDArray[Any]:
+    def expected(self, transform: OutputTransform) -> NDArray[Any]:
         v = self.products - self.sums if transform.doubled_popcount else self.sums
         if transform.kind == "sums":
             return np.asarray(v)
@@ -127,7 +127,7 @@ class Case:
         y = y.transpose(0, 3, 1, 2) if transform.nchw else y
         return np.array(y, np.float32, order="C")
 
-    def check(self, kernel: str, transform: Transform, *, threads: int = 1) -> None:
+    def check(self, kernel: str, transform: OutputTransform, *, threads: int = 1) -> None:
         params = native.to_params(self.geometry)
         conv = Conv(params, surrounded(self.filters), transform, kernel=kernel, threads=threads)
         assert conv.kernel == kernel
@@ -213,7 +213,7 @@ def test_counts_beyond_16_bits(kernel: str, value: int) -> None:
     words, filters = pack(np.ones((1, 3, 3, 8192))), pack(np.full((70, 3, 3, 8192), value))
     geometry = BConv2dGeometry.check(words, filters, 8192, (1, 1), (0, 0), 0, (1, 1), 1)
     for doubled in (False, True):
-        conv = Conv(native.to_params(geometry), filters, Transform(doubled_popcount=doubled), kernel=kernel)
+        conv = Conv(native.to_params(geometry), filters, OutputTransform(doubled_popcount=doubled), kernel=kernel)
         assert np.all(conv(words) == (73728 - value * 73728 if doubled else value * 73728))
 
 
@@ -223,7 +223,7 @@ def test_extreme_multipliers(kernel: str, multiplier: float) -> None:
     case = Case(3, (1, 4, 4, 64), 20, (3, 3), padding=(1, 1))
     count = np.full(20, multiplier, np.float32)
     with np.errstate(all="ignore"):
-        case.check(kernel, Transform(kind="float", multiplier=count, bias=np.zeros(20, np.float32)))
+        case.check(kernel, OutputTransform(kind="float", multiplier=count, bias=np.zeros(20, np.float32)))
 
 
 @pytest.mark.parametrize("threads", [2, 3, 8])
@@ -239,7 +239,7 @@ def test_threads(kernel: str, kind: str, threads: int) -> None:
 
 def test_other_sizes(kernel: str) -> None:
     case = Case(0, (1, 5, 6, 64), 40, (3, 3), padding=(1, 1))
-    conv = Conv(native.to_params(case.geometry), case.filters, Transform(kind="float", **ones(40)), kernel=kernel)
+    conv = Conv(native.to_params(case.geometry), case.filters, OutputTransform(kind="float", **ones(40)), kernel=kernel)
     for shape in ((1, 5, 6, 64), (3, 2, 9, 64), (1, 1, 1, 64), (1, 5, 6, 64)):
         words = pack(random_signs(case.rng, *shape))
         expected = reference.bconv2d(words, case.filters, 64, padding=(1, 1))
@@ -298,19 +298,19 @@ def test_asymmetric_padding(kernel: str) -> None:
 @pytest.mark.parametrize(
     ("transform", "message"),
     [
-        (Transform(kind="float"), "multiplier must have one value per output channel, expected 4, got 0"),
-        (Transform(kind="bits"), "threshold must have one value per output channel, expected 4, got 0"),
-        (Transform(kind="int8", nchw=True, **ones(4)), "only float outputs can be NCHW"),
-        (Transform(kind="float", clamp=(2, 1), **ones(4)), "the clamp is empty: low 2, high 1"),
+        (OutputTransform(kind="float"), "multiplier must have one value per output channel, expected 4, got 0"),
+        (OutputTransform(kind="bits"), "threshold must have one value per output channel, expected 4, got 0"),
+        (OutputTransform(kind="int8", nchw=True, **ones(4)), "only float outputs can be NCHW"),
+        (OutputTransform(kind="float", clamp=(2, 1), **ones(4)), "the clamp is empty: low 2, high 1"),
         (
-            Transform(kind="int8", multiplier=np.full(4, np.inf, np.float32), bias=np.zeros(4, np.float32)),
+            OutputTransform(kind="int8", multiplier=np.full(4, np.inf, np.float32), bias=np.zeros(4, np.float32)),
             "multiplier of an int8 output must be finite",
         ),
-        (Transform(kind="float", **ones(3)), r"multiplier must have one value per output channel, shape \(4,\)"),
-        (Transform(kind="words"), "transform kind is one of sums, float, int8, bits, got words"),
+        (OutputTransform(kind="float", **ones(3)), r"multiplier must have one value per output channel, shape \(4,\)"),
+        (OutputTransform(kind="words"), "transform kind is one of sums, float, int8, bits, got words"),
     ],
 )
-def test_bad_transforms(transform: Transform, message: str) -> None:
+def test_bad_transforms(transform: OutputTransform, message: str) -> None:
     case = Case(0, (1, 3, 3, 32), 4, (3, 3))
     with pytest.raises(ConfigError, match=message) as caught:
         Conv(native.to_params(case.geometry), case.filters, transform)
@@ -420,14 +420,17 @@ def test_tail_in_place_in_threads_in_groups(kernel: str) -> None:
 @pytest.mark.parametrize(
     ("transform", "message"),
     [
-        (Transform(kind="sums", tail=Tail(low=0.0)), "only float outputs in NHWC can have a tail"),
-        (Transform(kind="float", nchw=True, **ones(33), tail=Tail(low=0.0)), "only float outputs in NHWC"),
-        (Transform(kind="float", **ones(33), tail=Tail(low=1.0, high=0.0)), "low must not be above its high"),
-        (Transform(kind="float", **ones(33), tail=Tail(high=float("nan"))), "low must not be above its high"),
-        (Transform(kind="float", **ones(33), tail=Tail(slope=np.ones(4, np.float32))), "slope must have one value"),
+        (OutputTransform(kind="sums", tail=Tail(low=0.0)), "only float outputs in NHWC can have a tail"),
+        (OutputTransform(kind="float", nchw=True, **ones(33), tail=Tail(low=0.0)), "only float outputs in NHWC"),
+        (OutputTransform(kind="float", **ones(33), tail=Tail(low=1.0, high=0.0)), "low must not be above its high"),
+        (OutputTransform(kind="float", **ones(33), tail=Tail(high=float("nan"))), "low must not be above its high"),
+        (
+            OutputTransform(kind="float", **ones(33), tail=Tail(slope=np.ones(4, np.float32))),
+            "slope must have one value",
+        ),
     ],
 )
-def test_bad_tails(transform: Transform, message: str) -> None:
+def test_bad_tails(transform: OutputTransform, message: str) -> None:
     case = Case(0, (1, 3, 3, 32), 33, (3, 3))
     with pytest.raises(ConfigError, match=message):
         Conv(native.to_params(case.geometry), case.filters, transform)
@@ -439,14 +442,14 @@ def test_tail_bits_of_groups_that_share_words_are_refused() -> None:
         Conv(
             native.to_params(case.geometry),
             case.filters,
-            Transform(kind="float", **ones(66), tail=Tail(writes_bits=True)),
+            OutputTransform(kind="float", **ones(66), tail=Tail(writes_bits=True)),
         )
 
 
 def test_tail_buffers_are_checked() -> None:
     case = Case(0, (1, 3, 3, 32), 33, (3, 3))
     tail = Tail(adds_residual=True, writes_bits=True)
-    conv = Conv(native.to_params(case.geometry), case.filters, Transform(kind="float", **ones(33), tail=tail))
+    conv = Conv(native.to_params(case.geometry), case.filters, OutputTransform(kind="float", **ones(33), tail=tail))
     residual, bits = np.zeros((1, 1, 1, 33), np.float32), np.zeros((1, 1, 1, 2), np.uint32)
     with pytest.raises(ConfigError, match="must be given if the tail has them"):
         conv(case.words, residual=residual)
@@ -553,11 +556,11 @@ def test_max_pool(channels: int, window: Pair) -> None:
 
 def test_pool_windows_without_a_pixel_are_refused() -> None:
     library, words = native.load_library(), np.zeros((1, 4, 4, 1), np.uint32)
-    names = [field[0] for field in native._BMaxPool2dParams._fields_]
+    names = [field[0] for field in native.BMaxPool2dParams._fields_]
     good = dict(zip(names, (1, 4, 4, 1, 2, 2, 2, 2, 0, 0, 2, 2), strict=True))
     out = np.zeros((1, 2, 2, 1), np.uint32)
     for change in ({}, {"pad_top": 2}, {"stride_height": 4}, {"in_width": 2**31}, {"out_width": 3}, {"words": 0}):
-        params = native._BMaxPool2dParams(**{**good, **change})
+        params = native.BMaxPool2dParams(**{**good, **change})
         status = library.bnnedge_bmaxpool2d(params, words.ctypes.data, 16, out.ctypes.data, 4, None, 0)
         assert status == (1 if change else 0), change
 

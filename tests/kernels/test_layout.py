@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bnnedge.binarization.sign import sign
 from bnnedge.errors import ConfigError
-from bnnedge.kernels.layout import has_spare_bits_set, pack, unpack, words_for
+from bnnedge.kernels.layout import has_spare_bits_set, pack, pack_filter, unpack, words_for
 
 CHANNELS = [1, 3, 31, 32, 33, 63, 64, 65, 129]
 
@@ -104,3 +104,38 @@ def test_pack_refuses(values: NDArray[Any]) -> None:
 def test_unpack_refuses(words: NDArray[Any], channels: int) -> None:
     with pytest.raises(ConfigError):
         unpack(words, channels)
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("dtype", [np.int8, np.float32])
+def test_filter_is_packed_over_its_input_channels(channels: int, dtype: type) -> None:
+    weight: NDArray[Any] = np.random.default_rng(channels).choice([-1, 1], (3, channels, 2, 5)).astype(dtype)
+    words = pack_filter(weight)
+    assert words.dtype == np.uint32
+    assert words.shape == (3, 2, 5, -(-channels // 32))
+    assert words.flags.c_contiguous
+    assert not has_spare_bits_set(words, channels)
+    for place in np.ndindex(weight.shape):
+        out, channel, y, x = place
+        assert (words[out, y, x, channel // 32] >> np.uint32(channel % 32)) & 1 == (weight[place] < 0)
+
+
+@pytest.mark.parametrize(("value", "shown"), [(0, "0"), (2, "2"), (-3, "-3")])
+def test_filter_refuses_another_value_and_names_it(value: int, shown: str) -> None:
+    weight = np.ones((2, 33, 1, 1), np.int8)
+    weight[1, 32, 0, 0] = value
+    with pytest.raises(ValueError, match=rf"-1 and \+1 alone, got {shown};"):
+        pack_filter(weight)
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.5, -0.0, np.inf])
+def test_filter_refuses_a_float_that_is_no_sign(value: float) -> None:
+    weight = np.full((1, 1, 1, 2), -1.0)
+    weight[0, 0, 0, 1] = value
+    with pytest.raises(ValueError, match=f"got {value};"):
+        pack_filter(weight)
+
+
+def test_filter_refuses_another_number_of_axes() -> None:
+    with pytest.raises(ValueError, match=r"\[O, I/groups, kh, kw\], got shape \(4, 32\)"):
+        pack_filter(np.ones((4, 32), np.int8))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bnnedge.errors import ConfigError, MissingDependencyError
 from bnnedge.kernels import native
 from bnnedge.kernels.layout import pack
+from bnnedge.kernels.native import library
 
 POISON = np.int32(-0x21524111)
 
@@ -134,7 +135,7 @@ def uncached() -> Iterator[None]:
 
 @pytest.mark.usefixtures("uncached")
 def test_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "LIBRARY_NAME", "not_there.so")
+    monkeypatch.setattr(library, "LIBRARY_NAME", "not_there.so")
     assert not native.available()
     words, filters, _ = buffers()
     with pytest.raises(MissingDependencyError, match=r"install a C\+\+17 compiler and reinstall"):
@@ -143,6 +144,6 @@ def test_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("uncached")
 def test_library_of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "ABI_VERSION", 999)
+    monkeypatch.setattr(library, "ABI_VERSION", 999)
     with pytest.raises(MissingDependencyError, match="expected \\(999, 1\\)"):
         native.load_library()

@@ -36,8 +36,12 @@ def test_deploy_form_computes_what_the_trained_layers_compute(method: str, a32: 
                 parameter.add_(torch.randn_like(parameter))  # negative scales too
         x = torch.randn(4, 33, 6, 6)
         deployed = deploy(model)
-        # Two float32 ways to standardize; signs that differ would move the result by at least a scale.
-        torch.testing.assert_close(deployed(x), model(x), rtol=1e-4, atol=1e-4)
+        if any(layer.input_mode == "standardized" for layer in deployed_layers(deployed).values()):
+            # Two orders of float32 operations: sums of up to 1188 elements, each rounded by 2^-24, make a relative
+            # error below 1e-4 in the standard deviation.
+            torch.testing.assert_close(deployed(x), model(x), rtol=1e-4, atol=1e-4)
+        else:
+            assert torch.equal(deployed(x), model(x))
     assert list(deployed_layers(deployed)) == ["0", "2"]
     for deployed_layer in deployed_layers(deployed).values():
         assert set(deployed_layer.weight.unique().tolist()) == {-1.0, 1.0}

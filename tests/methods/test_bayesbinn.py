@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bnnedge.config import RunConfig
 from bnnedge.data.dataset import load_dataset
 from bnnedge.errors import ConfigError
-from bnnedge.layers.binary_layers import BinaryLinear, binary_layers
+from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear, binary_layers
 from bnnedge.methods import bayesbinn
 from bnnedge.methods.bayesbinn import Bayesbinn, BayesbinnOptions
 from bnnedge.methods.method import Plan
+from bnnedge.tasks.classification import Classification
 from bnnedge.train.assemble import make_state
 from bnnedge.train.checkpoint import read_checkpoint
 from bnnedge.train.resolve import resolve
@@ -228,6 +230,35 @@ def test_evaluation_by_samples() -> None:
     torch.testing.assert_close(outputs["logits"][0].double(), stacked.mean(0), rtol=0, atol=1e-5)
     probabilities = outputs["probabilities"][0].double().exp()
     torch.testing.assert_close(probabilities, stacked.softmax(-1).mean(0), rtol=0, atol=1e-6)
+
+
+def test_the_task_averages() -> None:
+    """The classes of a mask are its channels, which are not the last axis; a task of one's own is asked instead."""
+    method = Bayesbinn(BayesbinnOptions(a32=True, lambda_init=0.3, evaluate_steps=5))
+    layer = BinaryConv2d(3, 4, 3)
+    model = nn.Sequential(layer)
+    method.attach(model)
+    method.start_phase(model, 0)
+    model.eval()
+    x = torch.randn(2, 3, 6, 5)
+    generator = torch.Generator().manual_seed(0)
+    outputs = []
+    for _ in range(5):
+        u = torch.rand(layer.weight.shape, generator=generator)
+        drawn = torch.where(u < bayesbinn.positive_probability(layer.weight.detach()), 1.0, -1.0)
+        outputs.append(F.conv2d(x, drawn))
+    stacked = torch.stack(outputs)
+    assert torch.equal(method.predict(model, x), Classification(4).average(stacked, "probabilities"))
+    # The float32 sums of 4 exponentials are off by less than 1e-6 of their value, and so are the probabilities.
+    torch.testing.assert_close(method.predict(model, x).exp().sum(1), torch.ones(2, 4, 3), rtol=0, atol=2e-6)
+
+    class Largest(Classification):
+        def average(self, outputs: Tensor, how: Any) -> Tensor:
+            assert how == "probabilities"
+            return outputs.amax(0)
+
+    method.task = Largest(4)
+    assert torch.equal(method.predict(model, x), stacked.amax(0))
 
 
 def test_evaluation_by_the_mean() -> None:

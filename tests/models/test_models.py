@@ -19,6 +19,7 @@ from bnnedge.models.create import create_model
 from bnnedge.models.network import Network, by_image_size
 from bnnedge.models.parts.blocks import DoubleSkipBlock
 from bnnedge.models.resnet_imagenet import BinaryImageNetResNet
+from bnnedge.tasks import TASKS
 
 Size = tuple[int, int]
 NETWORKS: dict[str, Network] = {name: MODELS.load(name) for name in MODELS}
@@ -39,6 +40,13 @@ def test_the_record_counts_what_is_built(name: str, form: Network) -> None:
     rbnn(rbnn.Options()).attach(model)
     channels = sum(len(layer.weight) for layer in layers)
     assert sum(p.numel() for p in model.parameters()) == form.parameters + 2 * channels, "alpha and beta of each"
+
+
+@pytest.mark.parametrize(("name", "form"), FORMS, ids=IDS)
+def test_the_record_names_a_task_and_a_paper(name: str, form: Network) -> None:
+    TASKS.check(form.task)
+    assert form.task == NETWORKS[name].task
+    assert form.paper and form.description.endswith(".")
 
 
 def test_the_record_in_words() -> None:
@@ -64,15 +72,9 @@ def test_the_record_in_words() -> None:
 
 
 def sizes(network: Network) -> tuple[Size, Size]:
-    """The smallest image that a network takes, and another one that is not square."""
+    """The smallest image that a network takes, and another one, more than twice as wide as it is high."""
     (height, width), step = network.smallest_size, network.size_step
-    return (height, width), (height + 2 * step, width + 5 * step)
-
-
-def outputs(network: Network, classes: int, image_size: Size) -> tuple[int, ...]:
-    """What the network should give for one image."""
-    assert network.task == "classification"
-    return (classes,)
+    return (height, width), (height + 2 * step, 2 * width + 5 * step)
 
 
 CASES = [
@@ -86,11 +88,13 @@ CASES = [
 )
 def test_forward_shape_and_a_gradient_for_every_parameter(name: str, method: str, image_size: Size) -> None:
     network = NETWORKS[name]
-    model = create_model(name, num_classes=3, in_channels=network.channels, image_size=image_size)
+    task = TASKS.load(network.task)
+    task = task(task.outputs_for(3, network.channels))
+    model = create_model(name, num_classes=task.outputs, in_channels=network.channels, image_size=image_size)
     training_method = METHODS.load(method)
     training_method(training_method.Options()).attach(model)
     found = model(torch.randn(3, network.channels, *image_size))
-    assert found.shape == (3, *outputs(network, 3, image_size))
+    assert found.shape == (3, *task.output_shape(*image_size))
     found.square().sum().backward()
     for parameter_name, parameter in model.named_parameters():
         assert parameter.grad is not None, parameter_name

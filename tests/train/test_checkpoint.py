@@ -14,10 +14,14 @@ import pytest
 import torch
 
 from bnnedge.config import RunConfig
-from bnnedge.data.dataset import DatasetInfo
+from bnnedge.data.info import DatasetInfo
+from bnnedge.data.preprocessing import Preprocessing
 from bnnedge.errors import CheckpointError
 from bnnedge.files import write_atomically
-from bnnedge.train.checkpoint import Checkpoint, read_checkpoint, rng_state, set_rng_state
+from bnnedge.train.checkpoint import Checkpoint, read_checkpoint
+from bnnedge.train.rng import rng_state, set_rng_state
+
+RECORD = Preprocessing(1, 8, 8, 255.0, (0.5,), (0.25,))
 
 
 def example() -> Checkpoint:
@@ -27,10 +31,10 @@ def example() -> Checkpoint:
     optimizer.step()
     return Checkpoint(
         config=RunConfig(lr_steps=(1, 2), lr_type="step", method_options={"a": 1.5, "b": True}),
-        dataset=DatasetInfo("d", 2, ("x", "y"), 1, 8, (0.5,), (0.25,)),
+        dataset=DatasetInfo("digits", "classification", 2, ("x", "y"), RECORD),
         epoch=3,
         best_epoch=2,
-        best_val_top1=0.1 + 0.2,
+        best_score=0.1 + 0.2,
         model={"weight": parameter.detach(), "steps": torch.tensor(7)},
         optimizers={"run": optimizer.state_dict()},
         rng=rng_state(),
@@ -41,7 +45,7 @@ def test_round_trip(tmp_path: Path) -> None:
     original = example()
     write_atomically(tmp_path / "a.ckpt", original.to_bytes())
     read = read_checkpoint(tmp_path / "a.ckpt")
-    for name in ("config", "dataset", "epoch", "best_epoch", "best_val_top1"):
+    for name in ("config", "dataset", "epoch", "best_epoch", "best_score"):
         assert getattr(read, name) == getattr(original, name)
     assert all(torch.equal(read.model[k], v) for k, v in original.model.items())
     assert torch.equal(read.optimizers["run"]["state"][0]["exp_avg"], original.optimizers["run"]["state"][0]["exp_avg"])
@@ -79,7 +83,10 @@ DAMAGED = {
     "code": (lambda good: saved(Attack()), "damaged or no checkpoint"),
     "another file": (lambda good: saved({"weight": torch.ones(1)}), "not a checkpoint of bnnedge"),
     "a tensor": (lambda good: saved(torch.ones(1)), "not a checkpoint of bnnedge"),
-    "version": (lambda good: saved({"format": "bnnedge-checkpoint", "version": 99}), "version 99.*reads version 2"),
+    "version": (
+        lambda good: saved({"format": "bnnedge-checkpoint", "version": 99}),
+        "version 99.*reads versions 2 to 3",
+    ),
     "incomplete": (lambda good: saved({"format": "bnnedge-checkpoint", "version": 2}), "lacks config, dataset"),
     "config": (
         lambda good: saved({**torch.load(io.BytesIO(good), weights_only=True), "config": {"speed": 1}}),
@@ -90,6 +97,30 @@ DAMAGED = {
         "lacks name",
     ),
 }
+
+
+def test_version_2_is_read(tmp_path: Path) -> None:
+    """Classification was the only task then, and the data set was described by other names."""
+    contents = torch.load(io.BytesIO(example().to_bytes()), weights_only=True)
+    contents |= {"version": 2, "best_val_top1": contents.pop("best_score")}
+    contents["config"]["image_size"] = 8
+    for name in ("task", "preprocess", "augment", "validation_split", "validate_on"):
+        del contents["config"][name]
+    contents["dataset"] = {
+        "name": "digits",
+        "num_classes": 2,
+        "class_names": ["x", "y"],
+        "in_channels": 1,
+        "image_size": 8,
+        "mean": [0.5],
+        "std": [0.25],
+    }
+    del contents["ema"]
+    write_atomically(tmp_path / "old.ckpt", saved(contents))
+    found = read_checkpoint(tmp_path / "old.ckpt")
+    record = Preprocessing(1, 8, 8, 16.0, (0.5,), (0.25,))
+    assert found.dataset == DatasetInfo("digits", "classification", 2, ("x", "y"), record)
+    assert (found.best_score, found.best_epoch, found.config.image_size) == (0.1 + 0.2, 2, (8,))
 
 
 @pytest.mark.parametrize("kind", DAMAGED)

@@ -26,6 +26,7 @@ from bnnedge.train.assign import check_claims, make_optimizers
 from bnnedge.train.checkpoint import read_checkpoint
 from bnnedge.train.load import load_run
 from bnnedge.train.resolve import resolve
+from bnnedge.train.rng import epoch_generator
 from bnnedge.train.run_folder import RunFolder
 from bnnedge.train.start import resume_run, start_run
 
@@ -136,7 +137,7 @@ def test_resume_is_exact_in_and_between_phases(
     resume_run(tmp_path / "cut")
     for name in ("last.ckpt", "best.ckpt"):
         a, b = (read_checkpoint(tmp_path / run / name) for run in ("whole", "cut"))
-        assert (a.epoch, a.best_epoch, a.best_val_top1) == (b.epoch, b.best_epoch, b.best_val_top1)
+        assert (a.epoch, a.best_epoch, a.best_score) == (b.epoch, b.best_epoch, b.best_score)
         assert all(torch.equal(a.model[key], b.model[key]) for key in a.model)
         for kind in a.optimizers:
             for key, state in a.optimizers[kind]["state"].items():
@@ -192,7 +193,7 @@ def test_hooks_are_called_in_the_documented_order(tiny_config: Config, tmp_path:
 def test_gradients_of_several_passes_are_averaged(tiny_config: Config) -> None:
     config = resolve(tiny_config(method="toy", epochs=2, batch_size=1259, method_options={"mc_steps": 4}))
     state = make_state(config, load_dataset("digits", 8))
-    images, labels = next(state.dataset.batches("train", 1259, loop.epoch_generator(config.seed, 0), augment=True))
+    images, labels = next(state.dataset.batches("train", 1259, epoch_generator(config.seed, 0), augment=True))
     generator = torch.get_rng_state()
     state.model.train()
     weight = binary_layers(state.model)["conv"].weight

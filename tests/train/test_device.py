@@ -28,7 +28,9 @@ from bnnedge.train.distributed import ALONE, Group
 from bnnedge.train.loader import load_parts, one_ahead, to_device
 from bnnedge.train.metrics import evaluate
 from bnnedge.train.resolve import resolve
+from bnnedge.train.rng import epoch_generator
 from bnnedge.train.start import resume_run, start_run
+from bnnedge.train.step import train_step
 
 Config = Callable[..., RunConfig]
 
@@ -171,8 +173,8 @@ def test_bf16_is_in_the_forward_pass_and_not_in_evaluation(tiny_config: Config) 
     assert isinstance(stem, nn.Module)
     stem.register_forward_hook(lambda module, inputs, output: seen.append((module.training, output.dtype)))
     state.model.train()
-    images, labels = next(state.dataset.batches("train", 20, loop.epoch_generator(0, 0), augment=True))
-    loop.train_step(state, images, labels)
+    images, labels = next(state.dataset.batches("train", 20, epoch_generator(0, 0), augment=True))
+    train_step(state, images, labels)
     evaluate(state.model, state.dataset, "val", state.device, state.method.predict)
     assert set(seen) == {(True, torch.bfloat16), (False, torch.float32)}
 
@@ -218,9 +220,9 @@ def test_channels_last_trains_every_model(model: str, method: str, tiny_config: 
             if isinstance(module, nn.Dropout):
                 module.p = 0.0  # its mask is drawn in the order of memory
         x = images.contiguous(memory_format=memory_format)
-        losses.append([loop.train_step(state, x, labels).loss])
+        losses.append([train_step(state, x, labels).loss])
         gradients.append({name: p.grad.clone() for name, p in state.model.named_parameters() if p.grad is not None})
-        losses[-1].append(loop.train_step(state, x, labels).loss)
+        losses[-1].append(train_step(state, x, labels).loss)
     # Convolutions add up to 4608 terms in another order, in float64, in up to 34 layers: below 1e-10 of the sums. A
     # batch norm right behind makes some gradients 0, all but rounding, which is that of the largest ones.
     usual, other = gradients
@@ -357,7 +359,7 @@ def test_every_model_compiles(model: str, precision: str, tiny_config: Config) -
         config = tiny_config(model=model, image_size=16, compile=compiled, precision=precision)
         state = make_state(resolve(config), load_dataset("digits", 16))
         state.model.train()
-        found.append(loop.train_step(state, images, labels).loss)
+        found.append(train_step(state, images, labels).loss)
     # Inductor rounds to bf16 at other places, which turns signs all over an untrained network: losses 5 to 7 % apart
     # were seen, with more images too. Of float32 few turn.
     assert found[1] == pytest.approx(found[0], rel=0.05 if precision == "fp32" else 0.2)

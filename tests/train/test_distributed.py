@@ -108,7 +108,7 @@ def assert_close(found: Path, expected: Path) -> None:
     """Both runs' last weights and best epochs; binary weights and integers exactly."""
     for name in ("last.ckpt", "best.ckpt"):
         a, b = (read_checkpoint(run / name) for run in (found, expected))
-        assert (a.epoch, a.best_epoch, a.best_val_top1) == (b.epoch, b.best_epoch, b.best_val_top1)
+        assert (a.epoch, a.best_epoch, a.best_score) == (b.epoch, b.best_epoch, b.best_score)
         assert list(a.model) == list(b.model)
         for key, weight in b.model.items():
             if not weight.is_floating_point() or bool((weight.abs() == 1).all()):

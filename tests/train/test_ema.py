@@ -106,8 +106,8 @@ def test_evaluation_and_deploy_form_are_of_the_average(tiny_config: Config, tmp_
     loaded = load_run(tmp_path / "run", "last")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     dataset, cpu = load_dataset("digits", 8), torch.device("cpu")
-    assert evaluate(loaded.model, dataset, "val", cpu).top1 == rows[-1]["val_top1"]
-    assert evaluate(load_run(tmp_path / "run").model, dataset, "test", cpu).top1 == result["test_top1"]
+    assert evaluate(loaded.model, dataset, "val", cpu).scores["top1"] == rows[-1]["val_top1"]
+    assert evaluate(load_run(tmp_path / "run").model, dataset, "test", cpu).scores["top1"] == result["test_top1"]
     saved = read_checkpoint(tmp_path / "run" / "last.ckpt")
     deployed = deployed_layers(deploy(loaded.model))["conv"]
     assert torch.equal(deployed.weight > 0, saved.model["conv.weight"] >= 0)

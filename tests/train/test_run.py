@@ -18,8 +18,9 @@ from bnnedge.errors import BnnedgeError, CheckpointError, ConfigError, MissingDe
 from bnnedge.methods import METHODS
 from bnnedge.train.checkpoint import read_checkpoint
 from bnnedge.train.load import load_run
-from bnnedge.train.loop import DivergenceError, epoch_generator
+from bnnedge.train.loop import DivergenceError
 from bnnedge.train.metrics import evaluate
+from bnnedge.train.rng import epoch_generator
 from bnnedge.train.start import start_run
 
 Config = Callable[..., RunConfig]
@@ -52,7 +53,7 @@ def test_run_folder_holds_what_it_promises(tiny_config: Config, tmp_path: Path) 
     events.Reload()
     logged = [event.value for event in events.Scalars("val_top1")]
     assert logged == [float(np.float32(row["val_top1"])) for row in rows]
-    assert "test top-1" in (run / "log.txt").read_text()
+    assert "test: top-1" in (run / "log.txt").read_text()
 
 
 def test_best_is_chosen_by_validation_and_tested_once(tiny_config: Config, tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ def test_best_is_chosen_by_validation_and_tested_once(tiny_config: Config, tmp_p
     assert loaded.epoch == result["best_epoch"]
     dataset = load_dataset("digits", 8)
     for split, expected in (("val", max(top1)), ("test", result["test_top1"])):
-        assert evaluate(loaded.model, dataset, split, torch.device("cpu")).top1 == expected  # type: ignore[arg-type]
+        assert evaluate(loaded.model, dataset, split, torch.device("cpu")).scores["top1"] == expected  # type: ignore[arg-type]
     assert not any("test" in key for row in rows for key in row)
     assert load_run(tmp_path / "run", "last").epoch == 6
     assert load_run(tmp_path / "run" / "last.ckpt").epoch == 6
@@ -130,7 +131,10 @@ def test_cuda_without_a_gpu_is_one_line(tiny_config: Config, tmp_path: Path) -> 
     ("body", "words"),
     [
         ("nn.Linear(3, num_classes)", "cannot take images of shape \\(2, 1, 8, 8\\)"),
-        ("nn.Sequential(nn.Flatten(), BinaryLinear(64, 7))", "logits of shape \\(2, 10\\), but gave \\(2, 7\\)"),
+        (
+            "nn.Sequential(nn.Flatten(), BinaryLinear(64, 7))",
+            "output of shape \\(2, 10\\) for task classification, but gave \\(2, 7\\)",
+        ),
     ],
 )
 def test_a_model_that_does_not_fit_is_one_line(body: str, words: str, tiny_config: Config, tmp_path: Path) -> None:

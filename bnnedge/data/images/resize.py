@@ -45,7 +45,7 @@ def resize_images(images: Tensor, record: Preprocessing) -> Tensor:
     shrinks = record.height < images.shape[-2] or record.width < images.shape[-1]
     options = {} if record.resize == "nearest" else {"align_corners": False, "antialias": shrinks}
     resized = [
-        F.interpolate(chunk.float(), size=record.size, mode=record.resize, **options)  # type: ignore[arg-type]
+        F.interpolate(chunk.float(), size=record.size, mode=record.resize, **options)
         for chunk in torch.split(images, _CHUNK)
     ]
     whole = images.dtype == torch.uint8

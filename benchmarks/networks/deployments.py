@@ -1,10 +1,12 @@
-"""Who runs the network: ours and the others, each in its own best way of being called.
+"""The deployments of a network that are compared: ours and the others', each called in its own best way.
 
-Ours are the two exported files, with an int8 stem if asked for. The peers run the same topology: the binary TFLite file
-in Larq Compute Engine, with its default and its indirect kernel (XNNPACK for its few float operators changes nothing
-measurable), with a float stem and with ours; the float32 and int8 twins in ONNX Runtime and LiteRT with their default
-optimisations, which are all of them (``int8_twin_7bit`` where ONNX Runtime's kernels leave 7 bits of a weight, see
-``int8_onnx.weight_bits``); the float32 twin in PyTorch, eager, batch norms folded, channels last.
+Ours are the two exported files, with an int8 stem if asked for. The peers run the same topology:
+
+- the binary TFLite file in Larq Compute Engine, with its default and its indirect kernel (XNNPACK for its few float
+  operators changes nothing measurable), with a float stem and with ours;
+- the float32 and int8 twins in ONNX Runtime and LiteRT, with all optimisations, which is their default
+  (``int8_twin_7bit`` where ONNX Runtime's kernels leave 7 bits of a weight, see ``int8_onnx.weight_bits``);
+- the float32 twin in PyTorch, eager, with batch norms folded and channels last.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bnnedge.benchmarks.networks.twins import Network, run_torch, run_torch_behind
+from bnnedge.benchmarks.networks.twins import NetworkForms, run_torch, run_torch_behind
 from bnnedge.errors import BenchmarkError
 from bnnedge.export.runtimes import RUNTIMES
 from bnnedge.export.runtimes.lce import Kernel, Lce, LceSession
@@ -32,11 +34,11 @@ CHECK_IMAGES = 2
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A form of the network and what runs it, not opened yet."""
+class Deployment:
+    """One form of the network and the runtime that runs it, not opened yet."""
 
     file: str
-    """What rows and tables call the form."""
+    """The name of the form in rows and tables."""
     runtime: str
     """Name in RUNTIMES, or ``lce indirect``, or ``torch``."""
     runtime_version: str
@@ -45,15 +47,15 @@ class Candidate:
     file_bytes: int
     ours: bool
     open: Callable[[int], Session]
-    """From the number of threads."""
+    """Opens it with a number of threads."""
     codes: Callable[[Images, Sequence[str]], list[NDArray[np.int8]]] | None = None
-    """Codes of an int8 stem, see ``VerifyingRuntime.codes``; None for a float stem."""
+    """Reads the codes of an int8 stem, see ``VerifyingRuntime.codes``; None for a float stem."""
 
     @property
     def name(self) -> str:
         return f"{self.file} in {self.runtime}"
 
-    def check(self, session: Session, network: Network, images: Images) -> None:
+    def check(self, session: Session, network: NetworkForms, images: Images) -> None:
         """Raise ``BenchmarkError`` unless ``session`` computes what PyTorch does: no time is taken of wrong results."""
         binary = self.form == "binary"
         if self.codes is not None and network.int8_stem is not None:
@@ -92,12 +94,12 @@ class TorchSession(Session):
         return output
 
 
-def candidates(network: Network, leave_out: Callable[[str], None]) -> list[Candidate]:
-    """Ours first, then the peers; whoever cannot run here goes, with the reason, to ``leave_out``.
+def deployments(network: NetworkForms, leave_out: Callable[[str], None]) -> list[Deployment]:
+    """Ours first, then the peers. What cannot run here is left out, and ``leave_out`` is told why.
 
-    Raises ``BenchmarkError`` if none of ours can.
+    Raises ``BenchmarkError`` if none of ours can run.
     """
-    found: list[Candidate] = []
+    found: list[Deployment] = []
 
     def add(
         suffix: str,
@@ -120,7 +122,7 @@ def candidates(network: Network, leave_out: Callable[[str], None]) -> list[Candi
         version = RUNTIMES.load(runtime).version()
         ours = runtime.endswith("+bnnedge")
         codes = partial(RUNTIMES.load(runtime).codes, data) if int8_stem else None
-        found.append(Candidate(f"{name}{suffix}", label, version, form, len(data), ours, opener, codes))
+        found.append(Deployment(f"{name}{suffix}", label, version, form, len(data), ours, opener, codes))
 
     own = network.int8_stem
     add(".onnx", own.onnx if own else network.binary_onnx, "binary", "onnxruntime+bnnedge", int8_stem=own is not None)
@@ -137,25 +139,26 @@ def candidates(network: Network, leave_out: Callable[[str], None]) -> list[Candi
     add(".tflite", network.float_tflite, "float32 twin", "litert")
     size = sum(tensor.numel() * tensor.element_size() for tensor in network.twin.parameters())
     module = partial(TorchSession, network.twin)
-    found.append(Candidate("float32_twin", TorchSession.name, torch.__version__, "float32 twin", size, False, module))
+    found.append(Deployment("float32_twin", TorchSession.name, torch.__version__, "float32 twin", size, False, module))
     return found
 
 
 def open_checked(
-    candidate: Candidate, network: Network, images: Images, threads: int, leave_out: Callable[[str], None]
+    deployment: Deployment, network: NetworkForms, images: Images, threads: int, leave_out: Callable[[str], None]
 ) -> Session | None:
     """A session that gives right outputs for ``images``.
 
-    Raises a ``BnnedgeError`` if one of ours does not; a peer that fails is None, and goes to ``leave_out``.
+    Raises a ``BnnedgeError`` if one of ours does not. For a peer that does not the result is None, and ``leave_out`` is
+    told why.
     """
     try:
-        session = candidate.open(threads)
-        candidate.check(session, network, images)
+        session = deployment.open(threads)
+        deployment.check(session, network, images)
     except Exception as error:  # a peer may raise anything
-        if candidate.ours:
+        if deployment.ours:
             raise
         reason = " ".join(str(error).split())[:200]
-        leave_out(reason if reason.startswith(candidate.name) else f"{candidate.name}: {reason}")
+        leave_out(reason if reason.startswith(deployment.name) else f"{deployment.name}: {reason}")
         return None
     return session
 

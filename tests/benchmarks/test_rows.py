@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bnnedge.benchmarks.result import BenchmarkRow, append_rows, check_appendable, read_rows
+from bnnedge.benchmarks.rows import BenchmarkRow, append_rows, check_appendable, read_rows
 from bnnedge.errors import BenchmarkError
 
 RowFactory = Callable[..., BenchmarkRow]

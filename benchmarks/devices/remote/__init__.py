@@ -1,0 +1,1 @@
+"""What devices elsewhere share: the agent that runs there, the messages, and the connection to it."""

@@ -1,0 +1,89 @@
+"""``python -m bnnedge.benchmarks.devices.remote.agent`` measures on this machine what another one asks for.
+
+It talks through its standard input and output, and so through whatever connects these; ``connection.py`` is the other
+end and ``protocol.py`` defines the messages. Progress goes to the standard error, drawn for the terminal of the other
+end. The end of the input ends the agent, also in the middle of a measurement. Nothing here needs PyTorch.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+from collections.abc import Iterator
+from typing import IO
+
+from rich.console import Console
+
+from bnnedge import __version__
+from bnnedge.benchmarks.devices.local import LocalDevice
+from bnnedge.benchmarks.devices.remote.protocol import (
+    HELLO,
+    PROTOCOL,
+    MeasureRequest,
+    Message,
+    Terminal,
+    encode,
+    receive,
+)
+from bnnedge.errors import BnnedgeError
+
+
+def _answer(device: LocalDevice, request: Message) -> Message:
+    try:
+        if "unavailable" in request.header:
+            return Message({"reason": device.unavailable(request.header["unavailable"])})
+        return Message({"rows": _measure(device, MeasureRequest.from_message(request))})
+    except BnnedgeError as error:
+        return Message({"error": str(error)})
+    except Exception as error:  # the other end cannot see a traceback
+        return Message({"error": f"{type(error).__name__}: {error}"})
+
+
+def _measure(device: LocalDevice, request: MeasureRequest) -> list[str]:
+    rows = device.measure(request.files, request.data, request.settings, _console(request.terminal))
+    return [row.to_json() for row in rows]
+
+
+def _console(terminal: Terminal | None) -> Console:
+    if terminal is None:
+        return Console(stderr=True)
+    os.environ["TERM"] = terminal.term
+    return Console(stderr=True, force_terminal=True, width=terminal.width)
+
+
+def _requests(stream: IO[bytes]) -> Iterator[Message]:
+    """The requests, as they come. The process ends with the stream, whatever it does at the time."""
+    waiting: queue.SimpleQueue[Message] = queue.SimpleQueue()
+
+    def read() -> None:
+        try:
+            while (message := receive(stream)) is not None:
+                waiting.put(message)
+        finally:
+            os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        yield waiting.get()
+
+
+def main() -> None:
+    """Greet, and answer requests until the standard input ends."""
+    # Runtimes may write to the standard output, which must not get among the answers.
+    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as out:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+        def send(message: Message) -> None:
+            out.writelines(encode(message))
+            out.flush()
+
+        send(Message({HELLO: PROTOCOL, "version": __version__}))
+        device = LocalDevice()
+        for request in _requests(sys.stdin.buffer):
+            send(_answer(device, request))
+
+
+if __name__ == "__main__":
+    main()

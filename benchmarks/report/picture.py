@@ -1,0 +1,142 @@
+"""A run's curves and its files' bars in one PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bnnedge.benchmarks.report.run_log import SPLITS, RunLog, read_run_log
+from bnnedge.benchmarks.report.scores import labelled
+from bnnedge.benchmarks.report.table import machine_line, short
+from bnnedge.benchmarks.rows import BenchmarkRow
+from bnnedge.errors import BenchmarkError, MissingDependencyError
+from bnnedge.tasks.task import Score
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito, "Color Universal Design" (2008): told apart with every common colour blindness.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#8C8C8C"
+_SPLIT_STYLES = dict(zip(SPLITS, ((BLUE, "--"), (ORANGE, "-"), (ORANGE, "-")), strict=True))
+_LOSS = Score("loss", "loss", higher_is_better=False)
+_CURVES_INCHES, _BARS_INCHES, _BAR_INCHES = 3.4, 1.6, 0.5
+
+
+def draw_report(run_dir: Path | None, rows: Sequence[BenchmarkRow], png_path: Path) -> None:
+    """Draw scores and loss by epoch (from ``run_dir``), latency and size (from ``rows``) into one PNG.
+
+    Either may be left out, as None or empty. Raises ``BenchmarkError`` if both are, or if the log is damaged;
+    ``MissingDependencyError`` without matplotlib.
+    """
+    log = RunLog("benchmark", [], []) if run_dir is None else read_run_log(run_dir)
+    if not log.epochs and not rows:
+        raise BenchmarkError("expected a run folder with epochs or benchmark rows to report, found neither")
+    try:
+        with _style():
+            _draw(log, rows, png_path)
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(f"drawing needs matplotlib ({error}); pip install matplotlib") from error
+    except OSError as error:
+        raise BenchmarkError(f"{png_path}: cannot be written: {error.strerror or error}") from error
+
+
+def _draw(log: RunLog, rows: Sequence[BenchmarkRow], png_path: Path) -> None:
+    # Figure, not pyplot: no global state, and no display is looked for.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    curves = [*log.scores, _LOSS] if log.epochs else []
+    curve_rows = -(-len(curves) // 2)
+    heights = [_CURVES_INCHES] * curve_rows + [_BARS_INCHES + _BAR_INCHES * len(rows)] * bool(rows)
+    figure: Figure = Figure(figsize=(11, sum(heights) + 1.1), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(heights), 2, height_ratios=heights, squeeze=False)
+    panels = list(axes[:curve_rows].flat)
+    for panel, quantity in zip(panels, curves, strict=False):
+        draw_curves(panel, log, quantity)
+    for panel in panels[len(curves) :]:
+        panel.set_axis_off()
+    if rows:
+        _draw_latency(axes[-1][0], rows)
+        _draw_size(axes[-1][1], rows)
+        figure.supxlabel(machine_line(rows), x=0.01, ha="left", fontsize=8, color="#555555")
+    figure.suptitle(log.name, x=0.01, ha="left", fontsize=14, fontweight="bold")
+    png_path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(png_path, format="png")
+
+
+def _style() -> AbstractContextManager[None]:
+    from matplotlib import rc_context
+
+    return rc_context(
+        {
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.edgecolor": "#555555",
+            "axes.titlelocation": "left",
+            "axes.titlesize": 11,
+            "axes.axisbelow": True,
+            "grid.color": "#DDDDDD",
+            "legend.frameon": False,
+        }
+    )
+
+
+def draw_curves(axes: Axes, log: RunLog, quantity: Score) -> None:
+    """The curves of ``quantity``, a score or the loss, on each split that the log holds it for."""
+    from matplotlib.ticker import MaxNLocator
+
+    scale = 100 if quantity.unit == "%" else 1
+    for split, (colour, style) in _SPLIT_STYLES.items():
+        key = f"{split}_{quantity.name}"
+        points = [(e.get("epoch", i), scale * e[key]) for i, e in enumerate(log.epochs) if e.get(key) is not None]
+        if points:
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, style, color=colour, label=split, linewidth=1.8, marker="o" if len(x) == 1 else None)
+    axes.set_title(", ".join(part for part in (quantity.label, quantity.unit) if part))
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(axis="y")
+    if axes.lines:
+        axes.legend()
+
+
+def _draw_latency(axes: Axes, rows: Sequence[BenchmarkRow]) -> None:
+    medians = [row.p50_ms for row in rows]
+    below = [row.p50_ms - row.p20_ms for row in rows]
+    above = [row.p80_ms - row.p50_ms for row in rows]
+    labels = [f"{short(m)} ms  ({m / medians[0]:.2f}x)" for m in medians]
+    _draw_bars(axes, rows, medians, labels, [row.p80_ms for row in rows])
+    axes.errorbar(medians, range(len(rows)), xerr=[below, above], fmt="none", ecolor="#333333", capsize=3, linewidth=1)
+    axes.set_title("latency of one image, ms: median, p20 to p80")
+
+
+def _draw_size(axes: Axes, rows: Sequence[BenchmarkRow]) -> None:
+    sizes = [row.file_bytes / 1024 for row in rows]
+    labels = [f"{s:,.1f} KiB  ({s / sizes[0]:.2f}x)" for s in sizes]
+    _draw_bars(axes, rows, sizes, labels, sizes)
+    axes.set_yticklabels([])
+    axes.set_title("file size, KiB")
+
+
+def _draw_bars(
+    axes: Axes, rows: Sequence[BenchmarkRow], values: Sequence[float], labels: Sequence[str], ends: Sequence[float]
+) -> None:
+    """Horizontal bars, the first row on top, each with its label to the right of ``ends``."""
+    colours = [GREY if str(row.metadata.get("method")).startswith("float32") else GREEN for row in rows]
+    axes.barh(range(len(rows)), values, color=colours, height=0.6)
+    for i, (end, label) in enumerate(zip(ends, labels, strict=True)):
+        axes.annotate(label, (end, i), xytext=(6, 0), textcoords="offset points", va="center", fontsize=9)
+    axes.set_yticks(range(len(rows)), [_bar_name(row) for row in rows])
+    axes.set_xlim(0, 1.6 * max(ends))
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+
+
+def _bar_name(row: BenchmarkRow) -> str:
+    return f"{Path(row.file).name}\n{', '.join(part for part in (row.runtime, labelled(row)) if part)}"
