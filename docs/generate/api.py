@@ -8,7 +8,10 @@ from pathlib import Path
 
 PAGES = {
     "kernels": ("Bits and kernels", "The bit contract, its reference in NumPy, the native kernels and the plug-ins."),
-    "binarization": ("Binarization", "The sign function, its gradient stand-ins, scales, and what a method gives a layer."),
+    "binarization": (
+        "Binarization",
+        "The sign function, its surrogate gradients, scales, and what a method gives a layer.",
+    ),
     "layers": ("Layers", "The binary layers that a network is built from, and their deploy form."),
     "tasks": ("Tasks", "What a network must output, its loss and its scores."),
     "data": ("Data", "The contract of a data set, preprocessing, and the data sets."),
@@ -32,9 +35,7 @@ def pages(package: Path) -> dict[str, str]:
         modules = [module for module in _modules(folder, f"bnnedge.{name}")] if folder.is_dir() else []
         found[f"api/{name}.md"] = _page(title, sentence, modules)
     base = [f"bnnedge.{path.stem}" for path in sorted(package.glob("*.py")) if _is_documented(path)]
-    found[f"api/{BASE}.md"] = _page(
-        "Settings, files and errors", "The modules that everything else is built on.", base
-    )
+    found[f"api/{BASE}.md"] = _page("Settings, files and errors", "The modules that everything else is built on.", base)
     return found
 
 

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import api
-import command_line
-import measured
-import outside
-import registries
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+
+from docs.generate import api, command_line, measured, outside, registries
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bnnedge.benchmarks.result import BenchmarkRow, read_rows
+from bnnedge.benchmarks.rows import BenchmarkRow, read_rows
 
 INTRODUCTION = """\
 # Measured speed

@@ -28,8 +28,8 @@ the place of the sign's, and what else happens in a step. Every method trains ev
 learning rate, is not given, the method's own default is used.
 
 Test accuracy and the cost of a training step are measured for all methods in
-`benchmarks/results/methods_accuracy.md` and `benchmarks/results/methods_cost.md`. For example, to train with the options
-of RBNN:
+`benchmarks/results/methods_accuracy.md` and `benchmarks/results/methods_cost.md`. For example, to train with options of
+RBNN:
 
 ```sh
 bnnedge train --method rbnn --model resnet20_1w1a --tmin 0.01 --tmax 10
@@ -59,9 +59,9 @@ the result says so.
 TARGETS_INTRODUCTION = """\
 # Targets and runtimes
 
-A **target** is a file format that `bnnedge export --target NAME` writes. A **runtime** is a program that runs such files;
-`bench` and `evaluate` take the fastest one that is there, or the one that `--runtime NAME` names. A **device** is where
-`bench --device NAME` measures.
+A **target** is a file format that `bnnedge export --target NAME` writes. A **runtime** is a program that runs such
+files; `bench` and `evaluate` take the fastest one that is there, or the one that `--runtime NAME` names. A **device**
+is where `bench --device NAME` measures.
 """
 
 
@@ -122,7 +122,11 @@ def datasets() -> str:
         parts += [f"## {name}", "", _docstring(module), "", _docstring(load), ""]
     parts += ["## Preprocessings", "", "How a stored picture becomes the network's input: `--preprocess NAME`.", ""]
     parts += _sentences(PREPROCESSINGS)
-    parts += ["## Augmentations", "", "Random changes of training pictures: `--augment NAME`; `own` is the data set's, "]
+    parts += [
+        "## Augmentations",
+        "",
+        "Random changes of training pictures: `--augment NAME`; `own` is the data set's, ",
+    ]
     parts += ["`none` changes nothing.", "", *_sentences(AUGMENTATIONS)]
     return "\n".join(parts)
 
