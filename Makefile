@@ -21,7 +21,7 @@ help:
 	@echo "make test-aarch64  kernels and plug-ins on emulated AArch64 (needs g++-aarch64-linux-gnu, qemu-user-static)"
 	@echo "make fuzz       FUZZ_SECONDS=600 of fuzzing each plug-in, with sanitizers (needs clang)"
 	@echo "make wheels     x86-64 and AArch64 wheels for any Linux since 2014 into dist/, tested (needs qemu-user-static)"
-	@echo "make lint       ruff and mypy"
+	@echo "make lint       ruff, clang-format and mypy"
 	@echo "make docs       the documentation, into build/site"
 	@echo "make clean      remove the environment, caches and build products (runs/ stays)"
 
@@ -69,6 +69,7 @@ fuzz: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(filter %.cc %.h,$(CPP))
 	$(BIN)/mypy
 
 # Strict: a page without a place in the navigation, a broken link or an unknown name ends it, as does anything that the

@@ -16,7 +16,7 @@ from bnnedge.benchmarks.rows import BenchmarkRow, append_rows, check_appendable
 from bnnedge.data.info import DatasetInfo
 from bnnedge.data.preprocessing import Preprocessing
 from bnnedge.errors import BenchmarkError, BnnedgeError, DataError
-from bnnedge.export.evaluate import choose_runtime
+from bnnedge.export.runtimes.choose import choose_runtime
 from bnnedge.export.targets.target import Target, read_file, target_of
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def benchmark_input(
     except BnnedgeError as error:
         if data is not None:
             raise
-        console.print(f"no scores, latency on random input: {error}", markup=False)
+        console.print(f"no scores, latency on random input: {error}", markup=False, soft_wrap=True)
         return random_input(models[0].input_shape)
 
 

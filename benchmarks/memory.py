@@ -74,7 +74,7 @@ def _smallest_file(runtime_name: str) -> bytes:
     """One product, in the format that ``runtime_name`` runs."""
     one = np.ones((1, 1))
     node = Linear(name="fc", inputs=("x",), output="y", weight=one, bias=one[0])
-    graph = Graph("x", "y", [node], {name: TensorSpec((1, 1)) for name in "xy"}, {"input_shape": [1]})
+    graph = Graph(("x",), ("y",), [node], {name: TensorSpec((1, 1)) for name in "xy"}, {"input_shape": [1]})
     targets = (TARGETS.load(name)() for name in TARGETS)
     data: bytes = next(target for target in targets if runtime_name in target.runtimes).write(graph)
     return data

@@ -167,6 +167,10 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", _size(self.image_size))
+        self._check_each()
+        self._check_together()
+
+    def _check_each(self) -> None:
         _at_least(
             self,
             epochs=1,
@@ -178,26 +182,28 @@ class RunConfig:
             lr_end=0,
             lr_decay_epochs=1,
         )
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise ConfigError(f"ema must be above 0 and below 1, e.g. 0.999, got {self.ema}")
-        if self.recompute and (self.compile or self.kernels == "torch"):
-            raise ConfigError("recompute is for eager training on bits; leave out compile and kernels torch")
-        if self.batch_size < 2:
-            raise ConfigError(f"batch_size must be at least 2 (batch normalisation), got {self.batch_size}")
         for name in ("lr", "lr_gamma", "lr_power", "distill_temperature"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} must be above 0, got {value}")
+        if self.batch_size < 2:
+            raise ConfigError(f"batch_size must be at least 2 (batch normalisation), got {self.batch_size}")
+        if self.seed >= 2**63:
+            raise ConfigError(f"seed must be below 2^63, got {self.seed}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ConfigError(f"ema must be above 0 and below 1, e.g. 0.999, got {self.ema}")
         if not isinstance(self.validation_split, str) and not 0 < self.validation_split < 1:
             raise ConfigError(f"validation_split must be above 0 and below 1, got {self.validation_split}")
         if not 0 <= self.distill_weight <= 1:
             raise ConfigError(f"distill_weight must be from 0 to 1, got {self.distill_weight}")
-        if self.teacher is None and (self.distill_weight, self.distill_temperature) != (1, 1):
-            raise ConfigError("distill_weight and distill_temperature need a teacher")
         if self.momentum is not None and not 0 <= self.momentum < 1:
             raise ConfigError(f"momentum must be from 0 to below 1, got {self.momentum}")
-        if self.seed >= 2**63:
-            raise ConfigError(f"seed must be below 2^63, got {self.seed}")
+
+    def _check_together(self) -> None:
+        if self.recompute and (self.compile or self.kernels == "torch"):
+            raise ConfigError("recompute is for eager training on bits; leave out compile and kernels torch")
+        if self.teacher is None and (self.distill_weight, self.distill_temperature) != (1, 1):
+            raise ConfigError("distill_weight and distill_temperature need a teacher")
         if self.warm_up is not None and self.warm_up >= self.epochs:
             raise ConfigError(f"warm_up ({self.warm_up}) must be below epochs ({self.epochs})")
         if any(a >= b for a, b in zip((0, *self.lr_steps), (*self.lr_steps, self.epochs), strict=True)):

@@ -50,7 +50,7 @@ class TrainingProgress:
         self._bar.stop()
 
     def start_epoch(self, epoch: int, epochs: int) -> None:
-        """``epoch`` counts from 1."""
+        """Show which epoch begins; ``epoch`` counts from 1."""
         self._bar.update(self._task, description=f"epoch {epoch}/{epochs}")
 
     def step(self, loss: float, score: str) -> None:

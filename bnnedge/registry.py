@@ -1,4 +1,4 @@
-"""Names to objects, loaded when they are asked for.
+"""Registries: tables from names to objects, which are imported when they are asked for.
 
 A registry is a literal table of ``(name, "package.module:Attribute")`` pairs in the ``__init__.py`` of the package it
 lists. Nothing is imported until ``load`` is called, so ``bnnedge --help`` stays fast.

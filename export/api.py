@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ from bnnedge.export.graph import Graph
 from bnnedge.export.passes import optimize
 from bnnedge.export.passes.quantize_stem import Calibration
 from bnnedge.export.runtimes import RUNTIMES
-from bnnedge.export.runtimes.runtime import VerifyingRuntime
+from bnnedge.export.runtimes.runtime import Images, VerifyingRuntime
 from bnnedge.export.summary import format_bytes, graph_rows
 from bnnedge.export.targets import TARGETS
 from bnnedge.export.targets.target import LayerRow, Target
 from bnnedge.export.trace import trace
-from bnnedge.export.verify import Verification, verify
+from bnnedge.export.trace.signature import named_inputs
+from bnnedge.export.verify import Agreement, Verification, same_arg_max, verify
 from bnnedge.files import write_atomically
 from bnnedge.kernels.layout import BIT_LAYOUT_VERSION
 from bnnedge.layers.deploy import deploy
@@ -99,12 +101,13 @@ class ExportReport:
 
 def export(
     model: nn.Module,
-    example_input: Tensor,
+    example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor],
     path: str | os.PathLike[str],
     target: str = "onnx",
     *,
-    verify_images: NDArray[np.float32] | None = None,
+    verify_images: Images | tuple[Images, ...] | Mapping[str, Images] | None = None,
     check: bool = True,
+    agreement: Agreement | Mapping[str, Agreement] = same_arg_max,
     metadata: dict[str, Any] | None = None,
     stem: str = "fp32",
     calibration: NDArray[np.float32] | None = None,
@@ -113,16 +116,23 @@ def export(
 ) -> ExportReport:
     """Write ``model`` (trained, with binary layers) as a bit-packed file.
 
+    The model returns a tensor, or a tuple, list or dict of tensors; the keys of a dict become the names of the file's
+    outputs, those of a tuple or list are ``output_0``, ``output_1``, ...
+
     Args:
-        example_input: one batch [N, C, H, W] or [N, C]; fixes everything but N.
+        example_inputs: one batch [N, C, H, W] or [N, C]; fixes everything but N. Several inputs are a tuple in the
+            order of forward's arguments or a dict by their names, which become the names of the file's inputs.
         path: the file to write, with the target's ending; replaced only once the new file is complete and verified.
         target: a name in TARGETS: ``onnx``, or ``lce`` for a TFLite file with Larq Compute Engine's operators.
-        verify_images: real inputs to verify with, at least 64 of them; random ones if left out.
-        check: run the file and compare it with the model (``bnnedge/export/verify.py``).
+        verify_images: real inputs to verify with, at least 64 of them, in the form of ``example_inputs``; random ones
+            if left out.
+        check: run the file and compare every output with the model's (``bnnedge/export/verify.py``).
+        agreement: how often file and checkpoint give the same answer, for every output or one for each by its name:
+            ``agreement(found, expected)`` in [0, 1] for arrays [N, ...]. By default the share with the same arg-max.
         metadata: further entries for the file's metadata.
         stem: ``int8`` writes the first convolution, its clip and its max-pool in 8-bit integers
             (``bnnedge/export/passes/quantize_stem.py``): faster, and not quite the same network.
-        calibration: typical inputs that an int8 stem takes its ranges from; ``example_input`` if left out.
+        calibration: typical inputs that an int8 stem takes its ranges from; ``example_inputs`` if left out.
         input_range: smallest and largest value of any input, if known; else that of ``calibration``.
         labelled: images and labels; with an int8 stem the accuracies of file and model are measured on them.
 
@@ -133,30 +143,21 @@ def export(
     check_stem(stem)
     path = Path(path)
     _check_output(path, writer.suffix)
-    example = example_input if len(example_input) > 1 else example_input.repeat(2, *[1] * (example_input.dim() - 1))
-    int8 = None
-    if stem == "int8":
-        typical = example_input.cpu().float().numpy() if calibration is None else calibration
-        int8 = Calibration(typical, input_range)
-    graph = optimize(trace(model, example), int8)
-    graph.metadata = {
-        "producer": "bnnedge",
-        "bnnedge_version": bnnedge.__version__,
-        "bit_layout_version": BIT_LAYOUT_VERSION,
-        "model": type(model).__name__,
-        "input_shape": list(example_input.shape[1:]),
-        **(metadata or {}),
-    }
+    deployed = deploy(model)
+    inputs = named_inputs(deployed, example_inputs)
+    int8 = _calibration(inputs, calibration, input_range) if stem == "int8" else None
+    examples = {name: _of_two(example) for name, example in inputs.items()}
+    named = isinstance(example_inputs, Mapping)
+    graph = optimize(trace(deployed, examples if named else tuple(examples.values())), int8)
+    graph.metadata = _described(graph, type(model).__name__, metadata)
     data = writer.write(graph)
     verification, not_verified = None, "verification was turned off"
     if check:
-        if verify_images is None:
-            generator = torch.Generator().manual_seed(0)
-            verify_images = torch.randn(VERIFY_IMAGES, *example_input.shape[1:], generator=generator).numpy()
-        verification, not_verified = _verify(writer, model, graph, data, verify_images)
+        verify_images = _noise(inputs) if verify_images is None else verify_images
+        verification, not_verified = _verify(writer, deployed, graph, data, verify_images, agreement)
     effect = None
     if stem == "int8":
-        effect = _int8_effect(writer, model, data, verification, labelled)
+        effect = _int8_effect(writer, deployed, data, verification, labelled)
         graph.metadata["stem"] = {"precision": stem, **asdict(effect)}
         data = writer.write(graph)
     write_atomically(path, data)
@@ -169,6 +170,44 @@ def export(
         not_verified=not_verified,
         stem=effect,
     )
+
+
+def _of_two(example: Tensor) -> Tensor:
+    """At least two samples: PyTorch takes a size of 1 for fixed."""
+    return example if len(example) > 1 else example.repeat(2, *[1] * (example.dim() - 1))
+
+
+def _noise(inputs: Mapping[str, Tensor]) -> tuple[Images, ...]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(VERIFY_IMAGES, *example.shape[1:]) for example in inputs.values()]
+    return tuple(torch.randn(shape, generator=generator).numpy() for shape in shapes)
+
+
+def _calibration(
+    inputs: Mapping[str, Tensor], calibration: Images | None, input_range: tuple[float, float] | None
+) -> Calibration:
+    if len(inputs) != 1:
+        raise ExportError(f"no int8 stem: the model has the inputs {', '.join(inputs)}; one of one input can have it")
+    (example,) = inputs.values()
+    return Calibration(example.cpu().float().numpy() if calibration is None else calibration, input_range)
+
+
+def _described(graph: Graph, model: str, further: dict[str, Any] | None) -> dict[str, Any]:
+    """The metadata of a file; ``input_shape`` is there for a network of one input."""
+    sides = {
+        side: [{"name": name, "shape": list(graph.tensors[name].shape[1:])} for name in names]
+        for side, names in (("inputs", graph.inputs), ("outputs", graph.outputs))
+    }
+    shape = {"input_shape": sides["inputs"][0]["shape"]} if len(graph.inputs) == 1 else {}
+    return {
+        "producer": "bnnedge",
+        "bnnedge_version": bnnedge.__version__,
+        "bit_layout_version": BIT_LAYOUT_VERSION,
+        "model": model,
+        **shape,
+        **sides,
+        **(further or {}),
+    }
 
 
 def _check_output(path: Path, suffix: str) -> None:
@@ -188,7 +227,7 @@ def check_stem(stem: str) -> None:
 
 def _int8_effect(
     writer: Target,
-    model: nn.Module,
+    deployed: nn.Module,
     data: bytes,
     verification: Verification | None,
     labelled: tuple[NDArray[np.float32], NDArray[np.int64]] | None,
@@ -198,7 +237,6 @@ def _int8_effect(
     runtime = next((r for r in runtimes if r.unavailable() is None), None)
     if labelled is None or runtime is None:
         return Int8Stem(changed)
-    deployed = deploy(model)
 
     @torch.no_grad()
     def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -210,10 +248,15 @@ def _int8_effect(
 
 
 def _verify(
-    writer: Target, model: nn.Module, graph: Graph, data: bytes, images: NDArray[np.float32]
+    writer: Target,
+    deployed: nn.Module,
+    graph: Graph,
+    data: bytes,
+    images: Images | tuple[Images, ...] | Mapping[str, Images],
+    agreement: Agreement | Mapping[str, Agreement],
 ) -> tuple[Verification | None, str]:
     judges: list[type[VerifyingRuntime]] = [RUNTIMES.load(name) for name in writer.judges]
     for judge in judges:
         if judge.unavailable() is None:
-            return verify(deploy(model), graph, data, judge, images), ""
+            return verify(deployed, graph, data, judge, images, agreement), ""
     return None, "; ".join(f"{judge.name}: {judge.unavailable()}" for judge in judges)

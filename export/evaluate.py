@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from bnnedge.data.dataset import Split, load_dataset_as
-from bnnedge.errors import BenchmarkError, ExportError, MissingDependencyError
+from bnnedge.errors import BenchmarkError, ExportError
 from bnnedge.export.description import describe_metadata
 from bnnedge.export.runtimes import RUNTIMES
+from bnnedge.export.runtimes.choose import choose_runtime
 from bnnedge.export.targets.target import read_file
 from bnnedge.progress import shown
 from bnnedge.tasks.measured import Measured
@@ -56,25 +57,3 @@ def scores_of(run: Run, task: Task, inputs: NDArray[np.float32], targets: NDArra
     for start in range(0, len(targets), BATCH):
         tally.add(run(inputs[start : start + BATCH]), targets[start : start + BATCH])
     return tally.scores
-
-
-def choose_runtime(
-    known: Sequence[str], wanted: str, label: str, unavailable: Callable[[str], str | None] | None = None
-) -> str:
-    """``wanted``, or for ``auto`` the first of ``known`` that can be used; ``label`` is the file, for messages.
-
-    ``unavailable`` says why a runtime cannot be used (on a device); by default it is asked of this machine.
-
-    Raises ``UnknownNameError``, ``BenchmarkError`` for a runtime of another format, ``MissingDependencyError``.
-    """
-    if wanted != "auto":
-        RUNTIMES.check(wanted)
-        if wanted not in known:
-            raise BenchmarkError(f"{label}: {wanted} cannot run such files; use one of: {', '.join(known)}, auto")
-    reasons = []
-    for name in known if wanted == "auto" else (wanted,):
-        reason = unavailable(name) if unavailable else RUNTIMES.load(name).unavailable()
-        if reason is None:
-            return name
-        reasons.append(f"{name}: {reason}")
-    raise MissingDependencyError(f"{label}: no runtime is available; {'; '.join(reasons)}")

@@ -13,6 +13,7 @@ from bnnedge.export.graph import Binarize, BinaryConv2d, Conv2d, Graph, TensorSp
 from bnnedge.export.passes import optimize
 from bnnedge.export.targets import TARGETS
 from bnnedge.export.trace import trace
+from bnnedge.layers.deploy import deploy
 from bnnedge.methods import METHODS
 from bnnedge.models.create import create_model
 
@@ -54,7 +55,7 @@ def float_twin_files(metadata: dict[str, Any], label: str) -> list[tuple[str, by
     plain = METHODS.load("ste")
     plain(plain.Options()).attach(model)
     example = torch.zeros(2, *metadata["input_shape"])
-    graph = optimize(float_twin(trace(model, example)))
+    graph = optimize(float_twin(trace(deploy(model), example)))
     graph.metadata = {**metadata, "method": "float32 twin"}
     targets = [TARGETS.load(name)() for name in TARGETS]
     return [(f"float32_twin{target.suffix}", target.write(graph)) for target in targets]

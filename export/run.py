@@ -49,6 +49,7 @@ def export_run(
         target,
         verify_images=inputs,
         check=check,
+        agreement=info.make_task().agreement,
         metadata={"method": loaded.config.method, "model": loaded.config.model, **info.to_metadata()},
         stem=stem,
         calibration=calibration,

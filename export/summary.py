@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
-from bnnedge.export.graph import Affine, BinaryConv2d, Conv2d, Graph, Linear, PRelu, QuantizedConv2d
+from bnnedge.export.graph import Graph
 from bnnedge.export.passes import optimize
 from bnnedge.export.targets import TARGETS
 from bnnedge.export.targets.target import LayerRow, read_file
 from bnnedge.export.trace import trace
+from bnnedge.layers.deploy import deploy
 from bnnedge.models.create import create_model
 from bnnedge.train.load import load_run
 
@@ -25,44 +25,26 @@ def graph_rows(graph: Graph) -> list[LayerRow]:
     """One row per node with weights. Bytes are what the values need: 1 bit, 1 byte or 4 bytes each."""
     rows = []
     for node in graph.nodes:
-        if not isinstance(node, BinaryConv2d | Conv2d | QuantizedConv2d | Linear | Affine | PRelu):
+        weights = node.weights()
+        if not weights:
             continue
-        output = graph.tensors[node.output].shape[1:]
-        binary = int8 = floats = binary_macs = int8_macs = float_macs = 0
-        reason = ""
-        kind = type(node).__name__.lower()
-        if isinstance(node, BinaryConv2d):
-            kind = f"binary conv {node.weight.shape[2]}x{node.weight.shape[3]}"
-            binary = node.weight.size
-            floats = len(node.multiplier) * (1 if node.threshold is not None else 2)
-            binary_macs = node.fan_in * math.prod(output)
-        elif isinstance(node, QuantizedConv2d):
-            kind = f"int8 conv {node.weight.shape[2]}x{node.weight.shape[3]}"
-            int8, floats = node.weight.size, node.weight_scale.size + node.bias.size
-            int8_macs = int(np.prod(node.weight.shape[1:])) * math.prod(output)
-            reason = node.reason
-        elif isinstance(node, Conv2d | Linear):
-            kind = f"conv {node.weight.shape[2]}x{node.weight.shape[3]}" if isinstance(node, Conv2d) else "linear"
-            floats = node.weight.size + node.bias.size
-            float_macs = int(np.prod(node.weight.shape[1:])) * math.prod(output)
-            reason = node.reason
-        else:
-            floats = 2 * len(node.bias) if isinstance(node, Affine) else len(node.slope)
-            float_macs = math.prod(output)
+        shape = graph.tensors[node.output].shape
+        sizes = {bits: sum(each.values.size for each in weights if each.bits == bits) for bits in (1, 8, 32)}
+        macs = {weights[0].bits: node.macs(graph.shapes(node), shape)}
         rows.append(
             LayerRow(
                 name=node.name,
-                kind=kind,
+                kind=node.label,
                 input_shape=graph.tensors[node.inputs[0]].shape[1:],
-                output_shape=output,
-                binary_weights=binary,
-                float_params=floats,
-                weight_bytes=math.ceil(binary / 8) + int8 + 4 * floats,
-                binary_macs=binary_macs,
-                float_macs=float_macs,
-                reason=reason,
-                int8_weights=int8,
-                int8_macs=int8_macs,
+                output_shape=shape[1:],
+                binary_weights=sizes[1],
+                float_params=sizes[32],
+                weight_bytes=math.ceil(sizes[1] / 8) + sizes[8] + 4 * sizes[32],
+                binary_macs=macs.get(1, 0),
+                float_macs=macs.get(32, 0),
+                reason=node.reason,
+                int8_weights=sizes[8],
+                int8_macs=macs.get(8, 0),
             )
         )
     return rows
@@ -85,7 +67,7 @@ def summarize(source: str, *, num_classes: int = 10, in_channels: int = 3, image
 
 
 def _model_rows(model: nn.Module, shape: tuple[int, ...]) -> list[LayerRow]:
-    return graph_rows(optimize(trace(model.eval(), torch.zeros(2, *shape))))
+    return graph_rows(optimize(trace(deploy(model), torch.zeros(2, *shape))))
 
 
 def file_rows(path: Path) -> list[LayerRow]:

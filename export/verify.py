@@ -6,10 +6,10 @@ everything after it:
 
 1. the runtime's own integer sums for those signs equal the checkpoint's, everywhere, exactly;
 2. where a sign differs from the one that the replay would have taken, the replay's value lies within rounding of 0;
-3. the outputs differ by rounding only, from the replay's, and from those of the checkpoint running freely in float32
+3. every output differs by rounding only, from the replay's, and from that of the checkpoint running freely in float32
    for every image in which both have the same signs everywhere.
 
-A sign that rounding turned may change the arg-max of its image, most of all in a network that has learnt little;
+A sign that rounding turned may change the answer for its image, most of all in a network that has learnt little;
 ``agreement`` says how often. Nothing is wrong with the file then.
 
 An int8 stem computes something else than the checkpoint's by design. Its codes are compared with its definition, and
@@ -18,18 +18,19 @@ changed is counted where the first signs are taken.
 
 Rounding is bounded by ``8 sqrt(n) 2^-24 max|x|``: n float32 operations on the way whose errors are independent and
 mean-free stay below ``lambda sqrt(n) u`` relative to the operands with probability 1 - 2 exp(-lambda^2 / 2), here
-1 - 2e-14 (Higham and Mary 2019, "A new approach to probabilistic rounding error analysis", theorem 2.4). n counts the
-summands of every float operation of the network.
+1 - 2e-14 (Higham and Mary 2019, "A new approach to probabilistic rounding error analysis", theorem 2.4). n is the sum
+of ``Node.summands`` over the whole network.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,10 +39,24 @@ from torch import Tensor, nn
 
 from bnnedge.binarization.sign import sign
 from bnnedge.errors import VerificationError
-from bnnedge.export.graph import AvgPool2d, BinaryConv2d, Conv2d, Graph, Linear, Mean
-from bnnedge.export.runtimes.runtime import VerifyingRuntime
+from bnnedge.export.graph import BinaryConv2d, Graph
+from bnnedge.export.runtimes.runtime import Images, Outputs, VerifyingRuntime
+from bnnedge.export.trace.signature import named_inputs, output_tensors
 from bnnedge.export.verify_stem import QuantizedStem, StemReplay
 from bnnedge.layers.deploy import DeployedLayer, deployed_layers
+
+Agreement = Callable[[NDArray[np.float32], NDArray[np.float32]], float]
+"""How far the file's output (first) and the checkpoint's [N, ...] give the same answer, in [0, 1]."""
+Signs = dict[str, NDArray[np.int8]]
+"""The signs {-1, +1} that enter each binary layer, by the layer's name."""
+UNIT_ROUNDOFF = 2.0**-24
+LAMBDA = 8.0
+
+
+def same_arg_max(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """Share of positions with the same arg-max over axis 1: the class of [N, C], the class of every pixel of a map."""
+    rows = (*found.shape[:2], -1)  # [N, C, positions], also of an output [N] or [N, C]
+    return float((found.reshape(rows).argmax(1) == expected.reshape(rows).argmax(1)).mean())
 
 
 @dataclass(frozen=True)
@@ -73,10 +88,10 @@ class Verification:
     """Signs compared."""
     max_flip_distance: float
     """Largest |pre-activation| at such a sign."""
-    max_logit_difference: float
-    """Between file and checkpoint, each running freely in float32."""
+    max_output_difference: float
+    """Largest difference of any output between file and checkpoint, each running freely in float32."""
     agreement: float
-    """Share of images with the same arg-max, each running freely."""
+    """The least agreement of any output, each network running freely; in [0, 1]."""
     stem: StemChange | None = None
     """What an int8 stem changed; None for a float stem."""
 
@@ -87,96 +102,132 @@ class Verification:
         return (
             f"verified in {self.runtime} on {self.images} images: {self.integers:,} integers of "
             f"{self.binary_layers} binary layers equal; {flips}; "
-            f"max |logit difference| {self.max_logit_difference:.2e}; arg-max agreement {self.agreement:.2%}"
+            f"max |output difference| {self.max_output_difference:.2e}; agreement {self.agreement:.2%}"
         )
 
 
 def rounding_bound(graph: Graph) -> float:
-    """``8 sqrt(n) 2^-24`` with n as in the module docstring."""
-    n = 0
-    for node in graph.nodes:
-        if isinstance(node, Conv2d | Linear | BinaryConv2d):
-            # A binary layer's sum is exact, but Larq Compute Engine rounds K multiplier when it folds the bias.
-            n += int(np.prod(node.weight.shape[1:]))
-        elif isinstance(node, Mean):
-            n += math.prod(graph.tensors[node.inputs[0]].shape[axis] for axis in node.axes)
-        elif isinstance(node, AvgPool2d):
-            n += math.prod(node.kernel)
-        else:
-            n += 2
-    return 8 * math.sqrt(n) * 2**-24
+    """``8 sqrt(n) 2^-24``, n the operands of all float32 operations, as in the module docstring."""
+    n = sum(node.summands(graph.shapes(node)) for node in graph.nodes)
+    return LAMBDA * math.sqrt(n) * UNIT_ROUNDOFF
 
 
 def verify(
-    model: nn.Module, graph: Graph, data: bytes, runtime: type[VerifyingRuntime], images: NDArray[np.float32]
+    model: nn.Module,
+    graph: Graph,
+    data: bytes,
+    runtime: type[VerifyingRuntime],
+    images: Images | tuple[Images, ...] | Mapping[str, Images],
+    agreement: Agreement | Mapping[str, Agreement] = same_arg_max,
 ) -> Verification:
-    """Compare file ``data`` (written from ``graph``) with the deployed ``model`` on ``images`` [N, C, H, W].
+    """Compare file ``data`` (written from ``graph``) with the deployed ``model``, which stays as it is.
+
+    Args:
+        images: the inputs [N, ...] in one of the forms of ``named_inputs``.
+        agreement: for every output, or one for each by its name.
 
     Raises ``VerificationError`` naming the first layer that differs by more than rounding.
     """
-    output, signs = runtime.tap(data, images)
-    replay = _Replay(graph, data, runtime, signs)
+    arrays = named_inputs(model, images).values()
+    if len(arrays) != len(graph.inputs):
+        raise VerificationError(f"images are needed for the inputs {', '.join(graph.inputs)}, found {len(arrays)}")
+    inputs = dict(zip(graph.inputs, arrays, strict=True))
+    outputs, signs = runtime.tap(data, inputs)
+    found = dict(zip(graph.outputs, outputs.values(), strict=True))
+    exact = copy.deepcopy(model).double()
     stem = QuantizedStem.of(graph)
     behind_stem = None
     if stem is not None:
-        entered, left = runtime.codes(data, images, stem.tensors)
-        stem.check(images, entered, left)
-        behind_stem = StemReplay(stem.values(left), stem.float_values(images))
-    replayed = replay.run(model, images, behind_stem)
-    tolerance = rounding_bound(graph) * float(np.abs(replayed).max())
-    error = float(np.abs(output - replayed).max())
-    if not error <= tolerance:
-        raise VerificationError(
-            f"the output differs by {error:.3g} from the checkpoint's for equal signs; rounding explains "
-            f"{tolerance:.3g}"
-        )
-    free, has_same_signs = _run_freely(model, images, signs, behind_stem)
-    difference = np.abs(output - free)
-    unexplained = float(difference[has_same_signs].max(initial=0.0))
-    if not unexplained <= 2 * tolerance:
-        raise VerificationError(
-            f"the output differs by {unexplained:.3g} from the checkpoint's for an image whose signs are equal; "
-            f"rounding explains {2 * tolerance:.3g}"
-        )
-    rows = (*output.shape[:2], -1)  # [N, C, positions], also of an output [N] or [N, C]
-    agreement = float((output.reshape(rows).argmax(1) == free.reshape(rows).argmax(1)).mean())
+        entered, left = runtime.codes(data, inputs[graph.input], stem.tensors)
+        stem.check(inputs[graph.input], entered, left)
+        behind_stem = StemReplay(stem.values(left), stem.float_values(inputs[graph.input]))
+    replay = _Replay(graph, data, runtime, signs)
+    tolerances = _compare_replayed(found, replay.run(exact, inputs, behind_stem), rounding_bound(graph))
+    free, has_same_signs = _run_freely(model, graph, inputs, signs, behind_stem)
+    agreements = []
+    for name, tolerance in tolerances.items():
+        unexplained = float(np.abs(found[name] - free[name])[has_same_signs].max(initial=0.0))
+        if not unexplained <= 2 * tolerance:
+            raise VerificationError(
+                f"{_called(name, found)} differs by {unexplained:.3g} from the checkpoint's for an image whose signs "
+                f"are equal; rounding explains {2 * tolerance:.3g}"
+            )
+        agrees = agreement[name] if isinstance(agreement, Mapping) else agreement
+        agreements.append(agrees(found[name], free[name]))
     return Verification(
         runtime=runtime.name,
-        images=len(images),
+        images=len(has_same_signs),
         binary_layers=len(signs),
         integers=replay.integers,
         flips=replay.flips,
         signs=replay.signs,
         max_flip_distance=replay.max_flip_distance,
-        max_logit_difference=float(difference.max()),
-        agreement=agreement,
-        stem=_stem_change(model, replay.first, signs, images) if stem and replay.first else None,
+        max_output_difference=max(float(np.abs(found[name] - free[name]).max()) for name in found),
+        agreement=min(agreements),
+        stem=_stem_change(exact, replay.first, signs, inputs) if stem and replay.first else None,
     )
+
+
+def _called(output: str, found: Outputs) -> str:
+    return "the output" if len(found) == 1 else f"output {output}"
+
+
+def _compare_replayed(found: Outputs, replayed: Outputs, bound: float) -> dict[str, float]:
+    """What rounding explains of every output's error; raises ``VerificationError`` where that is too little."""
+    tolerances = {}
+    for name, expected in replayed.items():
+        tolerances[name] = bound * float(np.abs(expected).max())
+        error = float(np.abs(found[name] - expected).max())
+        if not error <= tolerances[name]:
+            raise VerificationError(
+                f"{_called(name, found)} differs by {error:.3g} from the checkpoint's for equal signs; rounding "
+                f"explains {tolerances[name]:.3g}"
+            )
+    return tolerances
+
+
+def _outputs(model: nn.Module, graph: Graph, inputs: Mapping[str, Images], dtype: torch.dtype) -> Outputs:
+    """What ``model`` returns for ``inputs``, by the names that the file has."""
+    result = model(*(torch.from_numpy(values).to(dtype) for values in inputs.values()))
+    return {name: values.numpy() for name, values in zip(graph.outputs, output_tensors(result), strict=True)}
 
 
 @torch.no_grad()
 def _run_freely(
-    model: nn.Module, images: NDArray[np.float32], signs: dict[str, NDArray[np.int8]], behind_stem: StemReplay | None
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """The checkpoint's own output [N, ...], and for which images all signs that it takes are the file's [N]."""
-    model = copy.deepcopy(model)
-    same = torch.ones(len(images), dtype=torch.bool)
-    for name, layer in deployed_layers(model).items():
-        names = _names_of_calls(name)
+    model: nn.Module, graph: Graph, inputs: Mapping[str, Images], signs: Signs, behind_stem: StemReplay | None
+) -> tuple[Outputs, NDArray[np.bool_]]:
+    """The checkpoint's own outputs [N, ...], and for which images all signs that it takes are the file's [N]."""
+    batch = len(next(iter(inputs.values())))
+    same = torch.ones(batch, dtype=torch.bool)
 
-        def compare(layer: nn.Module, x: tuple[Tensor], names: Iterator[str] = names) -> None:
-            assert isinstance(layer, DeployedLayer)
-            found = signs.get(next(names))
-            if found is not None:  # else it is computed in float (W1A32)
-                own = sign(layer.preactivation(x[0]))
-                equal = (torch.from_numpy(found).view_as(own) == own).reshape(len(images), -1)
-                same.logical_and_(equal.all(dim=1))
+    def compare(name: str, value: Tensor) -> None:
+        if name in signs:  # else the layer is computed in float (W1A32)
+            own = sign(value)
+            equal = (torch.from_numpy(signs[name]).view_as(own) == own).reshape(batch, -1)
+            same.logical_and_(equal.all(dim=1))
 
-        layer.register_forward_pre_hook(compare)
-    batch = torch.from_numpy(images)
-    with behind_stem.again() if behind_stem else nullcontext():
-        output = model(batch)
-    return output.numpy(), same.numpy()
+    with _watched(model, compare), behind_stem.again() if behind_stem else nullcontext():
+        outputs = _outputs(model, graph, inputs, torch.float32)
+    return outputs, same.numpy()
+
+
+@contextmanager
+def _watched(model: nn.Module, look: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """While this holds, ``look`` gets the name and the pre-activation of every binary layer before it runs."""
+    handles = []
+    for layer, module in deployed_layers(model).items():
+        names = _names_of_calls(layer)
+
+        def hook(module: nn.Module, x: tuple[Any, ...], names: Iterator[str] = names) -> None:
+            assert isinstance(module, DeployedLayer)
+            look(next(names), module.preactivation(x[0]))
+
+        handles.append(module.register_forward_pre_hook(hook))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _names_of_calls(layer: str) -> Iterator[str]:
@@ -184,25 +235,25 @@ def _names_of_calls(layer: str) -> Iterator[str]:
     return (layer if call == 1 else f"{layer}#{call}" for call in count(1))
 
 
-def _stem_change(
-    model: nn.Module, first: str, signs: dict[str, NDArray[np.int8]], images: NDArray[np.float32]
-) -> StemChange:
-    model = copy.deepcopy(model).double()
-    layer = deployed_layers(model)[first.partition("#")[0]]
-    own: list[Tensor] = []
-    layer.register_forward_pre_hook(lambda layer, x: own.append(sign(layer.preactivation(x[0]))))
-    with torch.no_grad():
-        model(torch.from_numpy(images).double())
-    found = torch.from_numpy(signs[first]).double().view_as(own[0])
-    return StemChange(first, int((found != own[0]).sum()), found.numel())
+@torch.no_grad()
+def _stem_change(exact: nn.Module, first: str, signs: Signs, inputs: Mapping[str, Images]) -> StemChange:
+    """How many of the signs that enter layer ``first`` the float64 checkpoint with its own stem takes otherwise."""
+    own: dict[str, Tensor] = {}
+
+    def take(name: str, value: Tensor) -> None:
+        own[name] = sign(value)
+
+    with _watched(exact, take):
+        exact(*(torch.from_numpy(values).double() for values in inputs.values()))
+    found = torch.from_numpy(signs[first]).double().view_as(own[first])
+    return StemChange(first, int((found != own[first]).sum()), found.numel())
 
 
 class _Replay:
     """The checkpoint in float64 with the file's signs forced into every binary layer."""
 
-    def __init__(
-        self, graph: Graph, data: bytes, runtime: type[VerifyingRuntime], signs: dict[str, NDArray[np.int8]]
-    ) -> None:
+    def __init__(self, graph: Graph, data: bytes, runtime: type[VerifyingRuntime], signs: Signs) -> None:
+        self.graph = graph
         self.nodes = {node.name: node for node in graph.binary_nodes()}
         self.bound = rounding_bound(graph)
         self.data, self.runtime, self.file_signs = data, runtime, signs
@@ -212,16 +263,20 @@ class _Replay:
         """The binary layer that ran first."""
 
     @torch.no_grad()
-    def run(self, model: nn.Module, images: NDArray[np.float32], behind_stem: StemReplay | None) -> NDArray[np.float64]:
+    def run(self, exact: nn.Module, inputs: Mapping[str, Images], behind_stem: StemReplay | None) -> Outputs:
+        """The outputs of ``exact``, the checkpoint in float64, as far as the layers are equal."""
         missing = [name for name in self.nodes if name not in self.file_signs]
         if missing:
             raise VerificationError(f"{missing[0]}: the file holds no such binary layer")
-        model = copy.deepcopy(model).double()
-        for name, layer in deployed_layers(model).items():
+        layers = deployed_layers(exact)
+        for name, layer in layers.items():
             layer.forward = self._forward(name, layer)  # type: ignore[method-assign, assignment]
-        batch = torch.from_numpy(images).double()
-        with behind_stem or nullcontext():
-            return model(batch).numpy()  # type: ignore[no-any-return]
+        try:
+            with behind_stem or nullcontext():
+                return _outputs(exact, self.graph, inputs, torch.float64)
+        finally:
+            for layer in layers.values():
+                del layer.forward  # the class's own is seen again
 
     def _forward(self, name: str, layer: DeployedLayer) -> Callable[[Tensor], Tensor]:
         names = _names_of_calls(name)

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnnedge.export import graph as g
-from bnnedge.export.targets.to_lce import LceTarget
-from bnnedge.export.targets.to_onnx import OnnxTarget
+from bnnedge.export.targets.onnx.target import OnnxTarget
+from bnnedge.export.targets.tflite.target import LceTarget
 from bnnedge.kernels import reference
 from bnnedge.kernels.layout import pack
 
@@ -52,7 +52,7 @@ def network(rng: np.random.Generator) -> tuple[g.Graph, NDArray[np.float32]]:
         "sums": g.TensorSpec((1, 21, 5, 5)),
     }
     nodes: list[g.Node] = [g.Binarize(name="sign", inputs=("image",), output="signs"), first, second]
-    return g.Graph(input="image", output="sums", nodes=nodes, tensors=tensors), images
+    return g.Graph(inputs=("image",), outputs=("sums",), nodes=nodes, tensors=tensors), images
 
 
 def expected(graph: g.Graph, images: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -78,7 +78,7 @@ def test_wheel_holds_the_package_and_its_library_only(wheel: Path) -> None:
         "bnnedge/py.typed",
         "bnnedge/cli/main.py",
         "bnnedge/kernels/layout.py",
-        "bnnedge/export/graph.py",
+        "bnnedge/export/graph/graph.py",
         "bnnedge/benchmarks/turns.py",
     ):
         assert name in names

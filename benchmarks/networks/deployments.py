@@ -26,7 +26,7 @@ from bnnedge.errors import BenchmarkError
 from bnnedge.export.runtimes import RUNTIMES
 from bnnedge.export.runtimes.lce import Kernel, Lce, LceSession
 from bnnedge.export.runtimes.runtime import Images, Session
-from bnnedge.export.targets.tflite_reader import parse_model
+from bnnedge.export.targets.tflite.reader import parse_model
 
 EXACT, ROUNDED, INT8 = 1e-3, 1e-3, 0.4
 """Largest relative difference of the outputs from PyTorch's; unrelated outputs differ by about 1.4."""

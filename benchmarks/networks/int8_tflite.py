@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from bnnedge.errors import BenchmarkError
 from bnnedge.export.runtimes.runtime import Images
-from bnnedge.export.targets.tflite_reader import Model, Operator, parse_model
-from bnnedge.export.targets.tflite_writer import schema, serialize
+from bnnedge.export.targets.tflite.reader import Model, Operator, parse_model
+from bnnedge.export.targets.tflite.writer import schema, serialize
 
 _WEIGHTED = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": None}
 """Operators with weights and a bias, and the axis of the weights that has a scale each."""

@@ -101,7 +101,8 @@ def build(name: str, image_size: int, num_classes: int, channels: int = 3, int8_
         "input_shape": list(shape),
         "dataset": None,
     }
-    traced = trace(model, torch.zeros(2, *shape))
+    deployed = deploy(model)
+    traced = trace(deployed, torch.zeros(2, *shape))
     binary = _written(optimize(traced), metadata)
     files = _written(optimize(float_twin(traced)), {**metadata, "method": "float32 twin"})
     here = read_environment()
@@ -109,7 +110,7 @@ def build(name: str, image_size: int, num_classes: int, channels: int = 3, int8_
     return NetworkForms(
         name=name,
         input_shape=shape,
-        binary=deploy(model),
+        binary=deployed,
         twin=torch_twin(model),
         binary_onnx=binary["onnx"],
         binary_tflite=binary["lce"],

@@ -13,9 +13,9 @@ from bnnedge.benchmarks.ops.engine import CHAIN, Engine, Prepared, signs
 from bnnedge.benchmarks.ops.shapes import ConvShape
 from bnnedge.export import graph as g
 from bnnedge.export.runtimes.lce import Kernel, Lce, LceSession
-from bnnedge.export.targets.tflite_reader import parse_model
-from bnnedge.export.targets.tflite_writer import schema, serialize
-from bnnedge.export.targets.to_lce import LceTarget
+from bnnedge.export.targets.tflite.reader import parse_model
+from bnnedge.export.targets.tflite.target import LceTarget
+from bnnedge.export.targets.tflite.writer import schema, serialize
 
 
 def tflite_chain(shape: ConvShape, binary: bool) -> tuple[bytes, int, tuple[int, int, int]]:
@@ -55,7 +55,7 @@ def tflite_chain(shape: ConvShape, binary: bool) -> tuple[bytes, int, tuple[int,
         else:
             scaled = weight / shape.channels
             nodes.append(g.Conv2d(name=f"conv{i}", inputs=(source,), output=target, weight=scaled, bias=bias, **window))
-    graph = g.Graph("x0", f"x{calls}", nodes, tensors)
+    graph = g.Graph(("x0",), (f"x{calls}",), nodes, tensors)
     return LceTarget().write(graph), calls, (height, width, shape.channels)
 
 
@@ -137,4 +137,4 @@ class LceEngine(Engine):
         data, calls, size = tflite_chain(shape, binary=True)
         session = LceSession(parse_model(data), data, threads, self.kernel)
         value = np.random.default_rng(0).standard_normal((1, *size)).astype(np.float32)
-        return Prepared(partial(session.outputs, value), calls)
+        return Prepared(partial(session.stored_outputs, [value]), calls)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#8C8C8C"
 _SPLIT_STYLES = dict(zip(SPLITS, ((BLUE, "--"), (ORANGE, "-"), (ORANGE, "-")), strict=True))
 _LOSS = Score("loss", "loss", higher_is_better=False)
+_CURVES_A_STRIP = 3
 _CURVES_INCHES, _BARS_INCHES, _BAR_INCHES = 3.4, 1.6, 0.5
 
 
@@ -49,19 +50,18 @@ def _draw(log: RunLog, rows: Sequence[BenchmarkRow], png_path: Path) -> None:
     from matplotlib.figure import Figure
 
     curves = [*log.scores, _LOSS] if log.epochs else []
-    curve_rows = -(-len(curves) // 2)
-    heights = [_CURVES_INCHES] * curve_rows + [_BARS_INCHES + _BAR_INCHES * len(rows)] * bool(rows)
+    strips = [curves[i : i + _CURVES_A_STRIP] for i in range(0, len(curves), _CURVES_A_STRIP)]
+    heights = [_CURVES_INCHES] * len(strips) + [_BARS_INCHES + _BAR_INCHES * len(rows)] * bool(rows)
     figure: Figure = Figure(figsize=(11, sum(heights) + 1.1), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(heights), 2, height_ratios=heights, squeeze=False)
-    panels = list(axes[:curve_rows].flat)
-    for panel, quantity in zip(panels, curves, strict=False):
-        draw_curves(panel, log, quantity)
-    for panel in panels[len(curves) :]:
-        panel.set_axis_off()
+    parts = list(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
+    for part, strip in zip(parts, strips, strict=False):
+        for axes, quantity in zip(part.subplots(1, len(strip), squeeze=False)[0], strip, strict=True):
+            draw_curves(axes, log, quantity)
     if rows:
-        _draw_latency(axes[-1][0], rows)
-        _draw_size(axes[-1][1], rows)
+        latency, size = parts[-1].subplots(1, 2)
+        _draw_latency(latency, rows)
+        _draw_size(size, rows)
         figure.supxlabel(machine_line(rows), x=0.01, ha="left", fontsize=8, color="#555555")
     figure.suptitle(log.name, x=0.01, ha="left", fontsize=14, fontweight="bold")
     png_path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,1 +1,1 @@
-"""Turning floats into {-1, +1}: the sign, its gradient stand-ins, scales, and the contract a method fills in."""
+"""How floats become -1 and +1: the sign, its surrogate gradients, scales, and the contract that a method fills in."""

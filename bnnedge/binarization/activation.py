@@ -1,4 +1,7 @@
-"""How a layer's input becomes {-1, +1}, with the options that methods share unless they have a rule of their own."""
+"""How a layer's input becomes -1 and +1, with the options for it.
+
+All methods share them, except those that have a rule of their own for the input.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ from bnnedge.errors import ConfigError
 
 @dataclass
 class ActivationOptions:
-    """Options of the activations' sign; a method's options inherit them."""
+    """Options of the activations' sign, which the options of a method inherit."""
 
     surrogate: str = "clipped_identity"
-    """Gradient of the activations' sign: identity, clipped_identity, approx_sign, swish_sign or tanh."""
+    """Surrogate gradient of the activations' sign: identity, clipped_identity, approx_sign, swish_sign or tanh."""
     activation_clip: float = 1.0
     """clipped_identity passes the gradient of activations up to this magnitude."""
     surrogate_slope: float | None = None
@@ -34,12 +37,15 @@ class ActivationOptions:
         self.activation_surrogate()
 
     def activation_surrogate(self) -> Surrogate:
-        """The chosen sign with its gradient. Raises ``UnknownNameError`` or ``ConfigError``."""
+        """The sign with the chosen surrogate gradient. Raises as ``get_surrogate`` does."""
         return get_surrogate(self.surrogate, clip=self.activation_clip, slope=self.surrogate_slope)
 
 
 class ActivationBinarizer(Binarizer):
-    """``sign(x)`` with the chosen gradient, or ``x`` itself for W1A32; subclasses add the weight's rule."""
+    """``sign(x)`` with the chosen surrogate gradient, or ``x`` itself for W1A32.
+
+    Subclasses add the rule for the weight.
+    """
 
     def __init__(self, options: ActivationOptions) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Scaling factors that bring a binary layer's output closer to the float layer's.
+"""Scaling factors that bring the output of a binary layer closer to that of the float layer.
 
 Rastegari et al. 2016, "XNOR-Net", arXiv:1603.05279: the factor of a filter is the mean magnitude of its weights
 (eq. 6), that of an output pixel the mean magnitude of the inputs under the filter (section 3.2).
@@ -16,20 +16,20 @@ from bnnedge.binarization.surrogate import within
 
 
 def channel_scale(weight: Tensor) -> Tensor:
-    """``alpha_o`` = mean of abs(w_o) of each output channel, shape [O]; no gradient flows."""
+    """``alpha_o``, the mean of abs(w_o) over output channel o, as a tensor [O] through which no gradient flows."""
     return weight.detach().flatten(1).abs().mean(1)
 
 
 def straight_through(weight: Tensor) -> Tensor:
-    """``alpha_o sign(w)``, gradient ``g 1{abs(w) <= 1}``: alpha is a constant that the backward pass leaves out.
+    """``alpha_o sign(w)`` with the gradient ``g 1{abs(w) <= 1}``, which leaves out both alpha and its gradient.
 
-    The form of ReActNet's published code.
+    This is the form of ReActNet's published code.
     """
     return _ScaledSign.apply(weight, False)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def as_published(weight: Tensor) -> Tensor:
-    """``alpha_o sign(w)``, gradient ``g (1/n + alpha_o 1{abs(w) <= 1})``, n weights in a filter.
+    """``alpha_o sign(w)`` with the gradient ``g (1/n + alpha_o 1{abs(w) <= 1})`` for filters of n weights.
 
     XNOR-Net, section 3.1, "Training Binary-Weights-Networks".
     """

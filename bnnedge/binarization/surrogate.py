@@ -1,4 +1,4 @@
-"""Sign with a gradient stand-in: forward is always ``sign(x)``, backward multiplies the gradient by ``m(x)``.
+"""The sign with a surrogate gradient: forward is always ``sign(x)``, backward multiplies the gradient by ``m(x)``.
 
 ================  ==========================================================  ==========================================
 name              multiplier m(x)                                             source
@@ -31,7 +31,8 @@ Surrogate = Callable[[Tensor], Tensor]
 class _SignWithMultiplier(torch.autograd.Function):
     """``sign(x)`` forward, ``g * multiplier(x)`` backward.
 
-    It keeps ``x``, not the multiplier: a parameter is there anyway, and an activation is often kept by others too.
+    It keeps ``x`` for the backward pass, not the multiplier: a parameter stays in memory anyway, and other operators
+    often keep an activation too.
     """
 
     @staticmethod
@@ -47,12 +48,18 @@ class _SignWithMultiplier(torch.autograd.Function):
 
 
 def sign_with_multiplier(x: Tensor, multiplier: Callable[[Tensor], Tensor]) -> Tensor:
-    """``sign(x)`` whose gradient is multiplied by ``multiplier(x)``, a new tensor which no gradient passes."""
+    """``sign(x)`` whose gradient is multiplied by ``multiplier(x)``.
+
+    ``multiplier`` must return a new tensor, which is overwritten. No gradient flows through it.
+    """
     return _SignWithMultiplier.apply(x, multiplier)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _ClippedIdentity(torch.autograd.Function):
-    """``sign(x)`` forward, ``g 1{abs(x) <= clip}`` backward; keeps a parameter itself, else one byte an element."""
+    """``sign(x)`` forward, ``g 1{abs(x) <= clip}`` backward.
+
+    For the backward pass it keeps a parameter itself, and of an activation one byte for each element.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, clip: float) -> Tensor:
@@ -64,7 +71,7 @@ class _ClippedIdentity(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (kept,) = ctx.saved_tensors
         if kept.dtype == torch.bool:
-            # Seen as bytes: from bool to float32 is many times slower on a CPU.
+            # A conversion from bytes to float32 is many times faster on a CPU than one from bools.
             return kept.view(torch.uint8).to(grads[0].dtype).mul_(grads[0]), None
         return within(kept, ctx.clip).mul_(grads[0]), None
 
@@ -91,9 +98,9 @@ def identity(x: Tensor) -> Tensor:
 
 
 def clipped_identity(x: Tensor, clip: float = 1.0) -> Tensor:
-    """``sign(x)`` whose gradient passes where ``abs(x) <= clip``, bounds included, as Larq's does.
+    """``sign(x)`` whose gradient passes where ``abs(x) <= clip``, as in Larq.
 
-    BNEW's code leaves out the upper bound, PyTorch's hardtanh both.
+    Both bounds pass the gradient. In BNEW's code the upper bound does not, in PyTorch's hardtanh neither does.
     """
     return _ClippedIdentity.apply(x, clip)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -111,7 +118,7 @@ def swish_sign(x: Tensor, beta: float = 5.0) -> Tensor:
 
     def multiplier(v: Tensor) -> Tensor:
         bv = beta * v
-        return beta * (2 - bv * (bv / 2).tanh()) / (1 + bv.cosh())  # cosh may overflow to inf: then 0
+        return beta * (2 - bv * (bv / 2).tanh()) / (1 + bv.cosh())  # Where cosh overflows to infinity, this is 0.
 
     return sign_with_multiplier(x, multiplier)
 
@@ -122,9 +129,10 @@ def tanh(x: Tensor, t: float = 1.0, k: float = 1.0) -> Tensor:
 
 
 def error_decay_multiplier(x: Tensor, t: float, k: float, scale: float | Tensor = 1.0) -> Tensor:
-    """RBNN's training-aware ``max(k (sqrt(2) t - t^2 abs(scale x)), 0)``, ``scale`` at least 0.
+    """RBNN's multiplier ``max(k (sqrt(2) t - t^2 abs(scale x)), 0)``, whose t and k change during training.
 
-    The support is ``abs(scale x) < sqrt(2) / t``, the peak ``k sqrt(2) t`` at 0.
+    It is above 0 where ``abs(scale x) < sqrt(2) / t``, and largest at 0, with ``k sqrt(2) t``. ``scale`` must be at
+    least 0.
     """
     return x.abs().mul_(-k * t**2 * scale).add_(k * math.sqrt(2) * t).clamp_min_(0)
 
@@ -139,8 +147,10 @@ SURROGATES: dict[str, Surrogate] = {
 
 
 def clip_of(surrogate: Surrogate) -> float | None:
-    """The c of a surrogate whose multiplier is 1 where ``abs(x) <= c`` and else 0: infinite for ``identity``, 1 or what
-    was given for ``clipped_identity``, None for any other."""
+    """The c of a surrogate whose multiplier is 1 where ``abs(x) <= c``, else 0; None if it is of another kind.
+
+    The c of ``identity`` is infinite, that of ``clipped_identity`` is its ``clip``.
+    """
     if surrogate is identity:
         return math.inf
     if isinstance(surrogate, functools.partial) and surrogate.func is clipped_identity:

@@ -9,7 +9,7 @@ from typing import Any
 
 from bnnedge.cli.settings import Setting, method_settings, run_settings
 from bnnedge.config import RunConfig, read_settings
-from bnnedge.errors import ConfigError
+from bnnedge.errors import BnnedgeError, ConfigError
 from bnnedge.methods import METHODS
 from bnnedge.options import convert
 
@@ -28,14 +28,14 @@ def merge(
         if name in typed:
             raise ConfigError(f"{name} is given twice; it was {typed[name]!r}, then {value!r}")
         typed[name] = value
-    method = typed.get("method")
-    found = {} if file is None else _read(file, method)
+    if "method" in typed:
+        METHODS.check(typed["method"])
+    found = {} if file is None else _read(file, typed.get("method"))
     settings = {**found, **typed}
-    if check_options:
-        options = [name for name in settings if name not in _of_runs()]
-        _check(options, str(settings.get("method", RunConfig.method)))
     given = {name: value for name, value in settings.items() if name in _of_runs()}
     options = {name: value for name, value in settings.items() if name not in given}
+    if check_options:
+        _check(list(options), str(settings.get("method", RunConfig.method)))
     return {**given, "method_options": options} if options else given
 
 
@@ -62,14 +62,16 @@ def _read(file: Path, method: str | None) -> dict[str, Any]:
         raise ConfigError(f"{file}: method_options must be a mapping, got {nested!r}")
     try:
         for name in nested:
-            if name in values or name in _of_runs():
-                raise ConfigError(f"{name} must not stand under method_options and is no option of a method there")
+            if name in _of_runs():
+                raise ConfigError(f"{name} is a setting of every run; it must stand outside method_options")
+            if name in values:
+                raise ConfigError(f"{name} is given twice, under method_options and outside")
         settings = {**values, **{str(name): value for name, value in nested.items()}}
         chosen = method or str(settings.get("method", RunConfig.method))
         _check([name for name in settings if name not in _of_runs()], chosen)
         known = _of_runs() | {setting.name: setting for setting in method_settings(chosen)}
         return {name: convert(name, value, known[name].annotation) for name, value in settings.items()}
-    except ConfigError as error:
+    except BnnedgeError as error:
         raise ConfigError(f"{file}: {error}") from None
 
 

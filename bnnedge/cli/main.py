@@ -67,8 +67,8 @@ def _explain(error: Exception) -> tuple[str, int] | None:
 
 
 def _unknown_option(error: Exception) -> str:
-    name, near = getattr(error, "option_name", ""), sorted(getattr(error, "possibilities", None) or [])
+    name, near = getattr(error, "option_name", ""), getattr(error, "possibilities", None) or []
     context = getattr(error, "ctx", None)
     command = getattr(context, "command_path", "bnnedge")
-    hint = f"; did you mean {' or '.join(near)}?" if near else ";"
+    hint = f"; did you mean {', '.join(near)}?" if near else ";"
     return f"{command} has no option {name}{hint} `{command} --help` lists all"

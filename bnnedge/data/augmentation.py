@@ -1,4 +1,4 @@
-"""Random changes of training pictures, which a network must not mind.
+"""Random changes of training images, which a network must not mind.
 
 ``--augment NAME`` chooses one of ``AUGMENTATIONS``, ``own`` what the data set brings along, ``none`` nothing. A sample
 depends on its own random numbers alone, whatever the others of its batch.
@@ -29,19 +29,19 @@ AUGMENTATIONS = Registry(
 
 
 class Augmentation:
-    """The contract: stored pictures [N, C, H, W] and their targets are changed alike by random numbers."""
+    """The contract: stored images [N, C, H, W] and their targets are changed alike by random numbers."""
 
     numbers: int = 3
     """Random numbers, uniform in [0, 1), that one sample takes."""
 
     def window(self, width: int, height: int, record: Preprocessing, numbers: Sequence[float]) -> Box | None:
-        """The part that is read of a ``width`` x ``height`` picture in a file; None for that of an evaluation."""
+        """The part that is read of a ``width`` x ``height`` image in a file; None for that of an evaluation."""
         return None
 
     def __call__(self, images: Tensor, targets: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures and targets [N, ...], changed by ``numbers`` [N, ``self.numbers``].
+        """Images and targets [N, ...], changed by ``numbers`` [N, ``self.numbers``].
 
-        Targets that are pictures themselves, [N, H, W] or [N, C, H, W], move along with their pictures.
+        Targets that are images themselves, [N, H, W] or [N, C, H, W], move along with their images.
         """
         moved = self.move(images, numbers)
         if targets.dim() < 3:
@@ -62,7 +62,7 @@ class CropAndFlip(Augmentation):
 
 
 class Flip(Augmentation):
-    """Half of the pictures are mirrored left to right."""
+    """Half of the images are mirrored left to right."""
 
     numbers = 1
 
@@ -78,15 +78,15 @@ class Shift(Augmentation):
 
 
 ATTEMPTS = 10
-"""Attempts at a random window that fits into the picture."""
+"""Attempts at a random window that fits into the image."""
 AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
-"""Bounds of the random window's share of the picture's pixels, and of its width by its height."""
+"""Bounds of the random window's share of the image's pixels, and of its width by its height."""
 
 
 class WindowAndFlip(Augmentation):
     """A window of random area and aspect, mirrored at random (Szegedy et al. 2015, arXiv:1409.4842, section 6).
 
-    The window is of pictures in files, such as ImageNet's; pictures in memory are mirrored alone.
+    The window is of images in files, such as ImageNet's; images in memory are mirrored alone.
     """
 
     numbers = 2 * ATTEMPTS + 3

@@ -172,7 +172,7 @@ def prepare(
     """``source`` split, resized and with the preprocessing record to train with.
 
     Args:
-        image_size: pixels of square pictures, or height and width; None: the data set's own.
+        image_size: pixels of square images, or height and width; None: the data set's own.
         preprocess: a name in ``PREPROCESSINGS``; None: the data set's own record.
         augment: a name in ``AUGMENTATIONS``, ``own`` or ``none``.
         validation_split: which training samples are held out: ``own``, ``none``, or a share above 0 and below 1.
@@ -277,5 +277,5 @@ def _choose_record(
 
 def _statistics(source: Source, train: Samples) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if not isinstance(train, MemorySamples):
-        raise BnnedgeError(f"data set {source.name} reads its pictures from files, so it must say their statistics")
+        raise BnnedgeError(f"data set {source.name} reads its images from files, so it must say their statistics")
     return channel_statistics(train.images, source.scale)

@@ -30,7 +30,7 @@ class DatasetInfo:
     classes: tuple[str, ...]
     """What each output channel stands for; empty if the data set has no classes."""
     preprocessing: Preprocessing
-    """How a stored picture becomes the network's input."""
+    """How a stored image becomes the network's input."""
     validation_split: ValidationSplit = "own"
     """What was held out of the training samples."""
 

@@ -1,4 +1,4 @@
-"""How a stored picture becomes a network's input, as a record of plain values that travels with the network.
+"""How a stored image becomes a network's input, as a record of plain values that travels with the network.
 
 A checkpoint and an exported file carry the record that the network was trained with, and every reader applies it:
 ``evaluate`` of a run and of a file, ``bench``, and the program that measures on a device. None assumes values of its
@@ -40,7 +40,7 @@ class Preprocessing:
     """The network's input is ``(pixel / scale - mean) / std``, of ``height`` x ``width`` pixels."""
 
     channels: int
-    """Channels of a picture: 1 for grey, 3 for red, green and blue in this order."""
+    """Channels of a image: 1 for grey, 3 for red, green and blue in this order."""
     height: int
     """Rows of pixels that the network takes."""
     width: int
@@ -52,12 +52,12 @@ class Preprocessing:
     std: tuple[float, ...]
     """Standard deviation of each channel, of pixels that were divided by ``scale``."""
     resize: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
-    """Interpolation where a picture has another size."""
+    """Interpolation where a image has another size."""
     crop: float | None = None
-    """None: the whole picture is resized. Otherwise its central part with the network's aspect ratio is, as large as
-    fits into the picture times this number: 0.875 is what 224 of 256 pixels leave."""
+    """None: the whole image is resized. Otherwise its central part with the network's aspect ratio is, as large as
+    fits into the image times this number: 0.875 is what 224 of 256 pixels leave."""
     layout: Literal["NCHW", "NHWC"] = "NCHW"
-    """Order of the axes of the input; a batch of pictures comes first."""
+    """Order of the axes of the input; a batch of images comes first."""
 
     def __post_init__(self) -> None:
         for name in ("channels", "height", "width"):
@@ -83,7 +83,7 @@ class Preprocessing:
 
     @property
     def geometry(self) -> tuple[int, int, str, float | None]:
-        """What decides which pixels of a stored picture are read: size, interpolation and crop."""
+        """What decides which pixels of a stored image are read: size, interpolation and crop."""
         return self.height, self.width, self.resize, self.crop
 
     @property
@@ -141,9 +141,9 @@ def symmetric(record: Preprocessing) -> Preprocessing:
 
 
 def imagenet(record: Preprocessing) -> Preprocessing:
-    """ImageNet's mean and standard deviation, which published networks use for other colour pictures too."""
+    """ImageNet's mean and standard deviation, which published networks use for other colour images too."""
     if record.channels != 3:
-        raise ConfigError(f"preprocessing imagenet is for pictures of 3 channels, these have {record.channels}")
+        raise ConfigError(f"preprocessing imagenet is for images of 3 channels, these have {record.channels}")
     return dataclasses.replace(record, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
@@ -157,7 +157,7 @@ def choose(name: str, own_record: Preprocessing) -> Preprocessing:
 def from_old_description(dataset: str, values: Mapping[str, Any]) -> Preprocessing:
     """The record of a data set as it was described before there were such records.
 
-    Pictures were square then; digits came as numbers from 0 to 1 that had been 0 to 16, all others as bytes.
+    Images were square then; digits came as numbers from 0 to 1 that had been 0 to 16, all others as bytes.
     """
     size = values.get("image_size")
     numbers = {name: values.get(name) for name in ("mean", "std")}

@@ -1,4 +1,4 @@
-"""Pictures and their targets as a data set stores them: in memory, or each in a file of its own."""
+"""Images and their targets as a data set stores them: in memory, or each in a file of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from bnnedge.data.augmentation import Augmentation
-from bnnedge.data.images.resize import central_box, resize_images, resize_picture
+from bnnedge.data.images.resize import central_box, resize_image, resize_images
 from bnnedge.data.preprocessing import Preprocessing
 from bnnedge.errors import DataError
 
@@ -75,7 +75,7 @@ class MemorySamples(Samples):
 
 
 class FileSamples(Samples):
-    """Colour pictures that stay in their files until a batch needs them; as many threads as there are CPUs decode."""
+    """Colour images that stay in their files until a batch needs them; as many threads as there are CPUs decode."""
 
     def __init__(self, paths: Sequence[str], targets: Tensor, record: Preprocessing | None = None) -> None:
         super().__init__(targets)
@@ -91,7 +91,7 @@ class FileSamples(Samples):
     def read(
         self, indices: Tensor, augmentation: Augmentation | None = None, numbers: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        assert self._record is not None, "fit() says which size the pictures are read in"
+        assert self._record is not None, "fit() says which size the images are read in"
         paths = [self.paths[i] for i in indices.tolist()]
         rows: list[Any] = [None] * len(paths) if numbers is None else numbers.tolist()
         pixels = list(_threads().map(lambda path, row: self._decode(path, augmentation, row), paths, rows))
@@ -107,11 +107,11 @@ class FileSamples(Samples):
         record = self._record
         assert record is not None
         try:
-            with Image.open(path) as image:
-                picture = image.convert("RGB")
+            with Image.open(path) as opened:
+                image = opened.convert("RGB")
             random = augmentation is not None and numbers is not None
-            box = augmentation.window(*picture.size, record, numbers) if random else None  # type: ignore[union-attr, arg-type]
-            return np.asarray(resize_picture(picture, record, box or central_box(*picture.size, record)))
+            box = augmentation.window(*image.size, record, numbers) if random else None  # type: ignore[union-attr, arg-type]
+            return np.asarray(resize_image(image, record, box or central_box(*image.size, record)))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # as Pillow reports damage
             raise DataError(f"{path} is damaged or no image ({error}); unpack the archive again") from error
 

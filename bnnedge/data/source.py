@@ -27,7 +27,7 @@ class Source:
     size: tuple[int, int]
     """Height and width in pixels, if the user names no others."""
     channels: int
-    """Channels of a picture."""
+    """Channels of a image."""
     classes: tuple[str, ...] = ()
     """Names of the classes, in the order of the labels; empty if there are none."""
     task: str = "classification"
@@ -39,11 +39,11 @@ class Source:
     scale: float = 255.0
     """The stored value that counts as 1."""
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-    """Published mean and standard deviation of each channel; None: they are computed from the training pictures."""
+    """Published mean and standard deviation of each channel; None: they are computed from the training images."""
     crop: float | None = None
     """See ``Preprocessing.crop``."""
     augmentation: Augmentation | None = None
-    """How training pictures are changed, unless the user says otherwise."""
+    """How training images are changed, unless the user says otherwise."""
 
 
 def own_validation(targets: Sequence[int] | Indices, share: float, seed: int) -> Indices:

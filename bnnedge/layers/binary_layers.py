@@ -16,13 +16,14 @@ from bnnedge.errors import ConfigError
 from bnnedge.kernels.gpu.select import KERNELS, Kernels
 from bnnedge.layers.hardtanh import Hardtanh
 from bnnedge.layers.notes import ChannelSums, InputBits, attach, read
-from bnnedge.layers.packed_ops import conv2d_again, packed_conv2d, packed_linear
+from bnnedge.layers.packed.conv import conv2d_again, packed_conv2d
+from bnnedge.layers.packed.linear import packed_linear
 from bnnedge.layers.recompute import offer, watch_norms
 from bnnedge.layers.stash import on_gpu, takes
 
 
 def input_clip(layer: BinaryLayer, x: Tensor) -> float | None:
-    """The clip that the operators of ``packed_ops`` need to compute this layer; None if plain PyTorch computes it.
+    """The clip that the operators of ``packed`` need to compute this layer; None if plain PyTorch computes it.
 
     Plain PyTorch does so where the layer's input stays float, where the binarizer has a rule of its own for the input,
     where the user asked for it, and on a CPU where no gradient is wanted: there the operators only save memory between

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from bnnedge.layers import stash
 from bnnedge.layers.hardtanh import Hardtanh
 from bnnedge.layers.notes import ChannelSums, InputBits, attach, read
-from bnnedge.layers.packed_ops import in_format, on_device_of_first
+from bnnedge.layers.packed.formats import in_format
+from bnnedge.layers.packed.operators import on_device_of_first
 from bnnedge.layers.recompute import is_watcher, offered
 
 
@@ -84,15 +85,7 @@ def batch_statistics(
 
 
 @batch_statistics.register_fake
-def _(
-    y: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    eps: float,
-    momentum: float,
-    sums: Tensor | None,
-    alpha: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def _(y: Tensor, running_mean: Tensor, running_var: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     return torch.empty_like(running_mean), torch.empty_like(running_var)
 
 

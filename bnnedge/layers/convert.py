@@ -1,4 +1,4 @@
-"""Turning the float layers of a user's own module into binary layers."""
+"""How the float layers of a user's own module become binary layers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def convert_to_binary(module: nn.Module, predicate: Predicate | None = None) -> 
     """A copy of ``module`` in which Conv2d and Linear layers are binary layers with the same weights.
 
     ``predicate(name, layer)`` chooses the layers; the default takes all but the first and the last one in the order
-    of registration, which stay float as is usual. Layers shared under two names stay shared.
+    of registration, which stay float as is usual. Layers shared under two names stay shared, and layers that are binary
+    already stay as they are, also those with ``binary_input=False``.
 
     Raises ``ConfigError`` for a chosen layer whose padding is not zeros, and if nothing is chosen.
     """

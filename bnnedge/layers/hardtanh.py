@@ -10,7 +10,8 @@ from bnnedge.kernels import flat_bits
 from bnnedge.kernels.flat_bits import is_channels_last
 from bnnedge.kernels.gpu.select import Kernels
 from bnnedge.layers import stash
-from bnnedge.layers.packed_ops import in_format, on_device_of_first
+from bnnedge.layers.packed.formats import in_format
+from bnnedge.layers.packed.operators import on_device_of_first
 
 
 class Hardtanh(nn.Hardtanh):

@@ -1,4 +1,4 @@
-"""Training methods by name. One file each; add a file and a line here, and the CLI and the tests know it."""
+"""Training methods by name, one file each. A new file and a line here, and the command line and the tests know it."""
 
 from bnnedge.registry import Registry
 

@@ -1,4 +1,4 @@
-"""BayesBiNN: a Bernoulli posterior over binary weights, learnt by the Bayesian learning rule."""
+"""BayesBiNN: a Bernoulli posterior over the binary weights, which the Bayesian learning rule updates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bnnedge.methods.method import Defaults, Method, Plan
 from bnnedge.tasks.classification import Classification
 
 EPSILON = 1e-10
-"""Added to ``1 - w^2`` and ``1 - mu^2``. The published settings live from it: see ``Bayesbinn``."""
+"""Added to ``1 - w^2`` and ``1 - mu^2``. The published settings depend on it; see ``Bayesbinn``."""
 
 
 @dataclass
@@ -31,31 +31,32 @@ class BayesbinnOptions(ActivationOptions):
     posterior_lr: float = 1e-4
     """Learning rate alpha of the natural parameter lambda; --lr is that of the parameters that stay float."""
     posterior_lr_type: Literal["cos", "step", "exp", "constant"] = "cos"
-    """Its schedule, by epochs: cosine to 0, a tenth at 1/2 and at 3/4, exponential down to a millionth, or none."""
+    """Schedule of posterior_lr by epochs: cosine to 0, divided by 10 at 1/2 and at 3/4, exponential to a millionth, or
+    constant."""
     posterior_lr_epochs: int | None = None
-    """Length of that schedule in epochs, which may be more than are trained; none: the run's epochs."""
+    """Length of that schedule in epochs, which may be more than are trained (none: the run's epochs)."""
     mc_steps: int = 1
-    """Samples of the weights, and so forward and backward passes, in one step; 0: one pass with w = tanh(lambda)."""
+    """Samples of the weights in one step, each with a pass forward and backward; 0: one pass with w = tanh(lambda)."""
     temperature: float = 1e-10
     """Temperature tau of the relaxed samples."""
     lambda_init: float = 10.0
-    """Magnitude of lambda at the start; its sign is that of the network's initial weight."""
+    """Magnitude of lambda at the start, where it has the sign of the network's initial weight."""
     beta: float = 0.0
     """Momentum of the natural gradient, from 0 to below 1."""
     train_set_scale: float = 1.0
-    """Factor on the number of training images that the likelihood counts; published: 10 where images are augmented."""
+    """Factor on the number of training images in the likelihood; published is 10 for images that are augmented."""
     kl_weight: float = 1.0
     """Factor rho on the pull towards the prior."""
     prior: Literal["zero", "init"] = "zero"
-    """Prior lambda_0: zero, or the posterior of the bayesbinn run that --init names, from which lambda starts too."""
+    """Prior lambda_0: zero, or the posterior of the bayesbinn run that --init names, where lambda starts too."""
     evaluate_steps: int = 0
-    """Networks sampled from the posterior whose outputs evaluation averages; 0: one network, the mode."""
+    """Number of networks, sampled from the posterior, whose outputs evaluation averages; 0 evaluates the mode."""
     evaluate_average: Literal["probabilities", "logits"] = "probabilities"
-    """What is averaged: probabilities as in the paper, or logits as in the published code."""
+    """What evaluation averages: probabilities as in the paper, or logits as in the published code."""
     evaluate_mean: bool = False
     """Evaluate with the float weights mu = tanh(lambda) instead."""
     faithful: bool = False
-    """As the published code: mu lags one step behind lambda, and the schedule is one epoch ahead."""
+    """Do as the published code does: mu is one step behind lambda, and the schedule one epoch ahead."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,7 +85,7 @@ class BayesbinnOptions(ActivationOptions):
 
 
 class _RelaxedSample(torch.autograd.Function):
-    """``w = tanh((lambda + delta) / tau)``; backward ``g s``, ``s = (1 - w^2 + e) / tau / (1 - mu^2 + e)``."""
+    """``w = tanh((lambda + delta) / tau)``, backward ``g s`` with ``s = (1 - w^2 + e) / tau / (1 - mu^2 + e)``."""
 
     @staticmethod
     def forward(ctx: Any, natural: Tensor, mean_source: Tensor, temperature: float) -> Tensor:
@@ -98,7 +99,8 @@ class _RelaxedSample(torch.autograd.Function):
         w, mean_source = ctx.saved_tensors
         found = torch.empty_like(w)
         for rows in row_blocks(w):
-            # Not simplified: in float32 both numerators reach EPSILON alone, and the published settings rely on it.
+            # This quotient must not be simplified: in float32 both sums become EPSILON alone, on which the published
+            # settings rely.
             s = w[rows].square().neg_().add_(1).add_(EPSILON).div_(ctx.temperature)
             s.div_(mean_source[rows].tanh().square_().neg_().add_(1).add_(EPSILON))
             found[rows] = s.mul_(grads[0][rows])
@@ -106,7 +108,7 @@ class _RelaxedSample(torch.autograd.Function):
 
 
 class _MeanWithoutJacobian(torch.autograd.Function):
-    """``mu = tanh(lambda)``; backward ``g``: the gradient by mu is the natural gradient by lambda."""
+    """``mu = tanh(lambda)``, backward ``g``: the gradient at mu is the natural gradient at lambda."""
 
     @staticmethod
     def forward(ctx: Any, natural: Tensor) -> Tensor:
@@ -119,15 +121,15 @@ class _MeanWithoutJacobian(torch.autograd.Function):
 
 def logistic_noise(like: Tensor) -> Tensor:
     """``delta = log(u / (1 - u)) / 2`` with u uniform in (0, 1), so that ``sign(lambda + delta)`` is a sample of q."""
-    smallest = 1e-7  # the generator may give 0, whose noise would be infinite
+    smallest = 1e-7  # The generator may return 0, for which the noise would be infinite.
     return torch.rand_like(like).logit_(eps=smallest).mul_(0.5)
 
 
 class BayesbinnBinarizer(ActivationBinarizer):
-    """The layer's weight holds lambda. Training sees relaxed samples of w, evaluation the mode of the posterior."""
+    """Takes the layer's weight for lambda: training uses relaxed samples of w, evaluation the mode of the posterior."""
 
     drawn: Tensor | None = None
-    """Weights for the evaluation at hand instead of the mode."""
+    """The weights of the network that is evaluated; None stands for the mode."""
 
     def __init__(self, layer: BinaryLayer, options: BayesbinnOptions) -> None:
         super().__init__(options)
@@ -138,7 +140,7 @@ class BayesbinnBinarizer(ActivationBinarizer):
             self.register_buffer("lagging", layer.weight.detach().clone())
 
     def mean_source(self, natural: Tensor) -> Tensor:
-        """The lambda whose tanh is mu: the present one or, if ``faithful``, the one before the last step."""
+        """The lambda whose tanh is mu: the present one, or if ``faithful`` the one before the last step."""
         return self.lagging if self.options.faithful else natural  # type: ignore[return-value]
 
     def binarize_weight(self, weight: Tensor) -> Tensor:
@@ -153,8 +155,9 @@ class BayesbinnBinarizer(ActivationBinarizer):
 class NaturalGradient(torch.optim.Optimizer):
     """``M <- beta M + (1 - beta) (N g + rho (lambda - lambda_0))``, ``lambda <- lambda - alpha M / (1 - beta^t)``.
 
-    ``grad`` of a parameter is g, the mean of s dL/dw over the samples, L the mean loss of an image. ``priors`` are the
-    lambda_0 of the parameters, None for 0. ``alpha(step)``, from step 0, is the learning rate.
+    g is the ``grad`` of a parameter: the mean of s dL/dw over the samples of the weights, with L the mean loss of an
+    image. N is ``images``, rho is ``kl_weight``. ``priors`` holds the lambda_0 of each parameter, where None stands for
+    0. ``alpha(step)`` is the learning rate in a step, counted from 0.
     """
 
     def __init__(
@@ -190,39 +193,43 @@ class NaturalGradient(torch.optim.Optimizer):
 
 
 class Bayesbinn(Method[BayesbinnOptions]):
-    """Mean-field posterior ``q(w = +1) = sigmoid(2 lambda)`` over each binary weight, mean ``mu = tanh(lambda)``.
+    """Learns a posterior over binary weights: ``q(w = +1) = sigmoid(2 lambda)``, with mean ``mu = tanh(lambda)``.
 
-    One step, with N = training images times ``train_set_scale``, temperature tau, S = ``mc_steps``, L the mean loss:
+    With N the number of training images times ``train_set_scale``, tau the temperature, S = ``mc_steps`` and L the mean
+    loss of an image, a step is
 
     1. S times: ``u ~ U(0, 1)``, ``delta = log(u / (1 - u)) / 2``, ``w = tanh((lambda + delta) / tau)``,
-       ``G += s dL/dw / S`` with ``s = (1 - w^2 + e) / (tau (1 - mu^2 + e))``, e = 1e-10; with S = 0
-       ``w = mu`` and ``G = dL/dw`` instead;
+       ``G += s dL/dw / S`` with ``s = (1 - w^2 + e) / (tau (1 - mu^2 + e))``, e = 1e-10. With S = 0
+       it is ``w = mu`` and ``G = dL/dw``;
     2. ``M <- beta M + (1 - beta) (N G + rho (lambda - lambda_0))``, rho = ``kl_weight``;
-    3. ``lambda <- lambda - alpha M / (1 - beta^t)``: for beta = 0 and rho = 1 the natural-gradient step
+    3. ``lambda <- lambda - alpha M / (1 - beta^t)``. For beta = 0 and rho = 1 this is the natural-gradient step
        ``lambda <- (1 - alpha) lambda - alpha (N G - lambda_0)``.
 
-    Evaluation and the deploy form: the mode ``sign(lambda)``; or with ``evaluate_steps`` M the average output of M
-    networks sampled from q, the same ones for every image and every call; or with ``evaluate_mean`` the weights mu.
-    Exports hold the mode.
+    Evaluation and the deploy form take the mode ``sign(lambda)``. With ``evaluate_steps`` M, evaluation takes the
+    average output of M networks that are sampled from q, the same ones for every image and in every call. With
+    ``evaluate_mean`` it takes the weights mu. Exported files always hold the mode.
 
-    In float32 tanh is exactly +-1 from 9.02 on, so that with the default ``lambda_init`` and ``temperature`` s is
-    1e-10 / tau / 1e-10 = 1e10, the first step takes lambda far out, the noise no longer matters, and from there on
-    w = sign(lambda) with lambda a moving average of -s N dL/dw. Float64 does not behave so. ``posterior_lr`` is then
-    one over the number of steps that the average remembers: runs of few steps want more than the published 1e-4.
+    In float32, tanh is exactly -1 or +1 from a magnitude of 9.02 on. So with the default ``lambda_init`` and
+    ``temperature``, s is 1e-10 / tau / 1e-10 = 1e10, and the first step makes lambda so large that the noise no longer
+    matters. From there on w = sign(lambda), with lambda a moving average of -s N dL/dw. Float64 does not behave so.
+    The average then goes over some 1 / ``posterior_lr`` steps, so that runs of few steps need more than the published
+    1e-4.
 
     Continual learning: after a first task,
     ``bnnedge train --method bayesbinn --temperature 1e-2 --prior init --init runs/task1 ... --out runs/task2``
-    learns the second with the first one's posterior as prior. ``python -m bnnedge.benchmarks.continual`` shows it.
+    learns the second with the first one's posterior as prior. ``python -m bnnedge.benchmarks.continual`` measures it.
 
-    Differs from the paper: the weights of binary layers alone have a posterior; the rest is trained by the run's
-    optimizer. Differs from the published code, unless ``faithful``: mu in s and in the mode is that of the present
-    lambda, there of the lambda before the last step; epoch e of E has the rate of time e / E, there (e + 1) / E, with
-    which the last epoch learns nothing.
+    Differs from the paper: only the weights of binary layers have a posterior; all other parameters are trained by the
+    run's optimizer.
+
+    Differs from the published code, unless ``faithful``: mu, in s and in the mode, is that of the present lambda; there
+    it is that of the lambda before the last step. Epoch e of E has the learning rate at time e / E; there it is
+    (e + 1) / E, with which the last epoch learns nothing.
 
     Differs from the published code in any case: lambda starts with the signs of the network's weights, there with
-    random ones; ``posterior_lr_type="step"`` has two milestones, there also epochs 150, 250, 350 and 450. A second
-    published code has ``--beta 0.99``, leaves out lambda_0, and goes along a cosine of 500 epochs in runs of 190 and
-    290 (``--posterior-lr-epochs 500``); its mu lags too, its schedule is not ahead.
+    random ones. ``posterior_lr_type="step"`` has two milestones, there also epochs 150, 250, 350 and 450. A second
+    published code has ``--beta 0.99``, leaves out lambda_0, and follows a cosine of 500 epochs in runs of 190 and 290
+    (``--posterior-lr-epochs 500``). Its mu is one step behind too, its schedule is not ahead.
 
     Meng, Bachmann, Khan 2020, "Training Binary Neural Networks using the Bayesian Learning Rule", ICML,
     arXiv:2002.10778.
@@ -267,7 +274,7 @@ class Bayesbinn(Method[BayesbinnOptions]):
         )
 
     def alpha(self, epoch: int, epochs: int) -> float:
-        """Learning rate of lambda in epoch ``epoch`` (from 0) of ``epochs``."""
+        """Learning rate of lambda in epoch ``epoch``, counted from 0, of ``epochs``."""
         start, kind = self.options.posterior_lr, self.options.posterior_lr_type
         time, length = epoch + self.options.faithful, self.options.posterior_lr_epochs or epochs
         if kind == "cos":
@@ -294,7 +301,8 @@ class Bayesbinn(Method[BayesbinnOptions]):
         if not self.options.evaluate_steps and not self.options.evaluate_mean:
             return super().predict(model, images)
         layers = list(binary_layers(model).values())
-        # The same networks on every device and in every batch, and training's random numbers left alone.
+        # An own generator on the CPU draws the same networks on every device and for every batch, and leaves the random
+        # numbers of the training alone.
         generator = torch.Generator().manual_seed(0)
         outputs = []
         try:
@@ -317,7 +325,7 @@ class Bayesbinn(Method[BayesbinnOptions]):
 
     @torch.no_grad()
     def layer_metrics(self, layer: BinaryLayer) -> dict[str, float]:
-        """The magnitude of lambda, and ``1 - |mu|``, how far the posterior is from certainty."""
+        """The mean magnitude of lambda, and the mean of ``1 - |mu|``, which is 0 for a posterior without doubt."""
         return {
             "latent_magnitude": float(layer.weight.abs().mean()),
             "distance_to_binary": float((1 - layer.weight.tanh().abs()).mean()),

@@ -1,4 +1,4 @@
-"""A user's own module made into a trainable binary network."""
+"""How a user's own module becomes a binary network that a method trains."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from bnnedge.methods.method import Method
 def binarize(module: nn.Module, method: str = "ste", predicate: Predicate | None = None, **options: Any) -> nn.Module:
     """A copy of ``module`` whose Conv2d and Linear layers train as binary layers under ``method``.
 
-    ``predicate(name, layer) -> bool`` chooses the layers; by default all but the first and the last. ``options`` are
-    the method's own. Train the result with any loop that calls the hooks of ``model.training_method`` as
-    ``bnnedge/methods/method.py`` says; for a method in one phase without an optimizer of its own these are
-    ``start_epoch(model, epoch, epochs)`` before an epoch and ``before_step(model)`` and ``after_step(model)`` around
-    the optimizer's step.
+    ``predicate(name, layer) -> bool`` chooses the layers; by default all but the first and the last become binary.
+    Layers that are binary already stay as they are, also those with ``binary_input=False``. ``options`` are the
+    method's own.
+
+    Train the result with any loop that calls the hooks of ``model.training_method`` as ``bnnedge/methods/method.py``
+    says. A method of one phase without an optimizer of its own has three hooks: ``start_epoch(model, epoch, epochs)``
+    before an epoch, and ``before_step(model)`` and ``after_step(model)`` around the optimizer's step.
     """
     known = METHODS.load(method).Options.__dataclass_fields__
     unknown = [name for name in options if name not in known]

@@ -1,4 +1,4 @@
-"""BMD: mirror descent, whose primal weights tanh(beta w) come to -1 and +1 as beta grows."""
+"""BMD: mirror descent with primal weights tanh(beta w), which approach -1 and +1 as beta grows."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
 from bnnedge.methods.method import Defaults, Method, Phase, Plan
 
 DEFAULT_BETA_END = 1e4
-
+"""Last beta of a run for which the user gives neither factor nor end."""
 LARGEST_BETA = 1e35
-"""Beta grows no further; float32 holds it, so that beta times 0 stays 0."""
+"""Bound of beta. Float32 can hold it, so that beta times 0 is 0 and not NaN."""
 
 
 @dataclass
@@ -27,16 +27,16 @@ class BmdOptions(ActivationOptions):
     """Options of ``--method bmd``."""
 
     variant: Literal["tanh", "softmax"] = "tanh"
-    """tanh: one dual weight; softmax: one for each of -1 and +1."""
+    """tanh has one dual weight for each weight, softmax one for each of its values -1 and +1."""
     beta_scale: float | None = None
-    """beta, 1 at first, is multiplied by this again and again; none: by what takes it to beta_end."""
+    """beta starts at 1 and is multiplied by this factor repeatedly (none: by the factor that takes it to beta_end)."""
     beta_end: float | None = None
-    """beta in the last epoch, or the last one before freeze_epochs (none: 1e4); in place of beta_scale."""
+    """beta in the last epoch before freeze_epochs (none: 1e4); give this or beta_scale."""
     beta_interval: int | None = None
-    """Steps between two factors, the first after the first step; none: one factor an epoch, the first after the second.
-    """
+    """Steps between two factors, of which the first comes after the first step (none: one factor an epoch, the first
+    after the second epoch)."""
     freeze_epochs: int = 0
-    """In this many epochs at the end the weights stay fixed at their signs and the rest is trained."""
+    """Number of epochs at the end in which the weights are fixed at their signs while the rest is trained."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,7 +53,7 @@ class BmdOptions(ActivationOptions):
 
 
 class _MirrorStep(torch.autograd.Function):
-    """``tanh(beta d)`` of the dual ``d``, whose gradient passes unchanged: a mirror step takes dL/du to the dual."""
+    """``u = tanh(beta d)`` of the dual ``d``, whose gradient passes unchanged: a mirror step updates d with dL/du."""
 
     @staticmethod
     def forward(ctx: Any, dual: Tensor, beta: float) -> Tensor:
@@ -65,7 +65,10 @@ class _MirrorStep(torch.autograd.Function):
 
 
 class BmdBinarizer(ActivationBinarizer):
-    """``tanh(beta w)`` in training, or ``tanh(beta (w - negative) / 2)``; its sign in eval mode and once frozen."""
+    """The primal weight: ``tanh(beta w)`` or, for two duals, ``tanh(beta (w - negative) / 2)``.
+
+    In eval mode and once it is frozen, its sign takes its place.
+    """
 
     beta = 1.0
     frozen = False
@@ -84,12 +87,12 @@ class BmdBinarizer(ActivationBinarizer):
         return self.primal(weight) if self.training and not self.frozen else sign(self._difference(weight))
 
     def primal(self, weight: Tensor) -> Tensor:
-        """The weight in (-1, 1) that a training step sees."""
+        """The weight in (-1, 1) with which a training step computes."""
         beta = self.beta if self.negative is None else self.beta / 2
         return _MirrorStep.apply(self._difference(weight), beta)  # type: ignore[no-any-return, no-untyped-call]
 
     def freeze(self, weight: Tensor) -> None:
-        """No gradient, so that no optimizer moves the duals any more."""
+        """Turn off the gradients of the duals, so that no optimizer moves them any more."""
         self.frozen = True
         for dual in (weight, self.negative):
             if dual is not None:
@@ -101,27 +104,29 @@ class BmdBinarizer(ActivationBinarizer):
 
 
 class Bmd(Method[BmdOptions]):
-    """Mirror descent in its numerically stable form, MD-tanh-S or MD-softmax-S, with binary activations.
+    """Trains by mirror descent in its numerically stable form, MD-tanh-S or MD-softmax-S, with binary activations.
 
-    The optimizer holds dual weights; in each step, with g the gradient at the primal weight u,
+    The optimizer updates dual weights. In each step, with g the gradient at the primal weight u,
 
     - ``variant="tanh"``: ``u = tanh(beta w)``; w is updated with g;
     - ``variant="softmax"``: ``p+, p- = softmax(beta w+, beta w-)``, ``u = p+ - p- = tanh(beta (w+ - w-) / 2)``; w+ is
       updated with g and w- with -g. w+ is the layer's weight, w- starts at 0.
 
-    There is no factor du/dw: that is what makes it a mirror step, ``u <- tanh(atanh(u) - beta eta d)`` for the
-    optimizer's update ``w <- w - eta d``. The network is evaluated and exported with sign(w), sign(w+ - w-).
+    The update leaves out the factor du/dw. That makes it a mirror step, ``u <- tanh(atanh(u) - beta eta d)`` for the
+    optimizer's update ``w <- w - eta d``. Evaluation and export use sign(w) or sign(w+ - w-).
 
-    beta, 1 at first, is multiplied by r = ``beta_scale``, up to 1e35. With n steps done and epoch e from 0,
+    beta starts at 1 and is multiplied by r = ``beta_scale`` repeatedly, up to 1e35. After n steps, and in epoch e
+    counted from 0, it is
 
-    - ``beta_interval`` K: ``beta = r^ceil(n / K)``, as Ajanthan et al. published it;
-    - else ``beta = r^max(e - 1, 0)``, as BNEW's code has it, which publishes r = 1.01 over 1000 epochs, frozen at the
-      end of epoch 980 (``--beta-scale 1.01 --freeze-epochs 19``). The default r takes beta to 1e4 in a run of any
-      length.
+    - ``beta = r^ceil(n / K)`` with ``beta_interval`` K, as Ajanthan et al. published it;
+    - else ``beta = r^max(e - 1, 0)``, as in BNEW's code. The published setting there is r = 1.01 over 1000 epochs with
+      weights frozen at the end of epoch 980 (``--beta-scale 1.01 --freeze-epochs 19``). The default r takes beta to 1e4
+      in a run of any length.
 
-    Differs from the papers: the first layer, the last one and what is no weight stay float, and activations are
-    binary, unless ``--a32``. While ``freeze_epochs`` last, sign(w) is trained with, and w is kept. Duals start at the
-    network's own initialization; in the published code Xavier's, drawn for both w+ and w-.
+    Differs from the papers: the first and the last layer and all parameters that are no weights stay float, and
+    activations are binary, unless ``--a32`` is given. During ``freeze_epochs`` the network is trained with sign(w), and
+    w itself is kept. Duals start at the network's own initialization; in the published code they start at Xavier's,
+    drawn for both w+ and w-.
 
     Ajanthan, Gupta, Torr, Hartley, Dokania 2021, "Mirror Descent View for Neural Network Quantization", AISTATS,
     arXiv:1910.08237, algorithm 1.
@@ -167,7 +172,7 @@ class Bmd(Method[BmdOptions]):
 
     @torch.no_grad()
     def layer_metrics(self, layer: BinaryLayer) -> dict[str, float]:
-        """The distance to binary is that of the weight a training step sees."""
+        """The usual numbers, but the distance to binary is that of the primal weight."""
         binarizer = _binarizer(layer)
         distance = 0.0 if binarizer.frozen else float((1 - binarizer.primal(layer.weight).abs()).mean())
         return super().layer_metrics(layer) | {"distance_to_binary": distance}

@@ -1,4 +1,4 @@
-"""BNEW: float weights that a concave regularizer drives to +-1; no latent weights at any time."""
+"""BNEW: float weights that a concave regularizer drives to -1 and +1, without latent weights at any time."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
 from bnnedge.methods.method import Defaults, Method, Phase, Plan, check_phases, share_epochs
 
 SHARES = {1: 128.0, 2: 401.0, 3: 200.0}
-"""Epochs of the phases in the published ImageNet recipe."""
-
+"""Epochs of the phases in the settings published for ImageNet."""
 GROWTH = 35.2
-"""rho times the steps of phase 2 in the published CIFAR recipe, 1e-4 and 1000 epochs of 352 steps."""
+"""rho times the steps of phase 2 in the settings published for CIFAR-10: 1e-4 and 1000 epochs of 352 steps."""
 
 
 def _magnitude(w: Tensor) -> Tensor:
-    """``mean abs(w_o)`` [O], exactly ``abs(w_o)`` where a channel has but one, so that a frozen channel keeps it."""
+    """``mean abs(w_o)`` [O]. Where all weights of a channel have one magnitude, it is exactly that magnitude.
+
+    A mean that was rounded would change frozen weights.
+    """
     low, high = w.detach().flatten(1).abs().aminmax(dim=1)
     return torch.where(low == high, high, channel_scale(w))
 
@@ -61,7 +63,7 @@ def _cosine(w: Tensor, rho: float) -> Tensor:
     flat = w.flatten(1)
     norm = flat.norm(dim=1, keepdim=True).clamp_min(torch.finfo(w.dtype).tiny)
     unit = flat / norm
-    length = math.sqrt(flat.shape[1])  # of sign(w_o)
+    length = math.sqrt(flat.shape[1])  # This is the norm of sign(w_o).
     cosine = unit.abs().sum(1, keepdim=True) / length
     gradient = (sign(flat) / length - cosine * unit) / norm
     moved: Tensor = flat + rho * gradient
@@ -76,7 +78,7 @@ REGULARIZERS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "scaled": _scaled,
     "cosine": _cosine,
 }
-"""Name to what a step of phase 2 makes of a weight at strength rho, before it is clamped to [-1, 1]; see ``Bnew``."""
+"""What a step of phase 2 makes of a weight at strength rho, before it is clamped to [-1, 1]; see ``Bnew``."""
 
 
 @dataclass
@@ -84,21 +86,24 @@ class BnewOptions(ActivationOptions):
     """Options of ``--method bnew``."""
 
     surrogate: str = "approx_sign"
-    """Gradient of the activations' sign: identity, clipped_identity, approx_sign, swish_sign or tanh."""
+    """Surrogate gradient of the activations' sign: identity, clipped_identity, approx_sign, swish_sign or tanh."""
     phases: tuple[int, ...] = (1, 2, 3)
-    """Phases to run: 1 float weights, 2 regularized towards +-1, 3 frozen at +-1 while the rest is fine-tuned."""
+    """Phases to run: in 1 weights are float, in 2 regularized towards -1 and +1, in 3 frozen there while the rest is
+    fine-tuned."""
     phase_epochs: tuple[int, ...] = ()
-    """Epochs of each phase, adding up to epochs; empty: in the proportion 128 : 401 : 200."""
+    """Epochs of each phase, which add up to epochs (empty: in the proportion 128 : 401 : 200)."""
     regularizer: str = "concave"
     """Update of phase 2: concave, quartic, l1, l2, scaled or cosine."""
     rho: float | None = None
-    """Strength rho_0 at the end of phase 2; none: 35.2 over its steps, the published 1e-4 at the published length."""
+    """Strength rho_0 at the end of phase 2 (none: 35.2 over its steps, which is the published 1e-4 at the published
+    length)."""
     placement: Literal["after_step", "before_step"] = "after_step"
-    """Regularize after the optimizer's step, which keeps weights within [-1, 1], or before it."""
+    """Whether to regularize after the optimizer's step, which keeps weights within [-1, 1], or before it."""
     freeze_epochs: int | None = None
-    """Last epochs of phase 2 in which the binary weights are frozen; none: 1.9 %, or 0 if phase 3 follows."""
+    """Number of epochs at the end of phase 2 in which weights are frozen (none: 1.9 %, or 0 if phase 3 follows)."""
     freeze_at: Literal["sign", "scaled_sign"] | None = None
-    """Where weights freeze: at sign(w), or at mean abs(w_o) sign(w); none: the latter for regularizer scaled alone."""
+    """The values that weights freeze at: sign(w), or mean abs(w_o) sign(w) (none: the latter for regularizer scaled,
+    else the former)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,12 +123,15 @@ class BnewOptions(ActivationOptions):
 
     @property
     def freezes_scaled(self) -> bool:
-        """Whether frozen weights keep their channel's mean magnitude."""
+        """Whether frozen weights keep the mean magnitude of their channel."""
         return (self.freeze_at or ("scaled_sign" if self.regularizer == "scaled" else "sign")) == "scaled_sign"
 
 
 class BnewBinarizer(ActivationBinarizer):
-    """``sign(x)``; the weight as it is in training, its sign and scale apart in eval mode."""
+    """``sign(x)``, and the weight itself in training.
+
+    In eval mode its sign takes its place, and its magnitude may be the output's scale.
+    """
 
     def __init__(self, options: BnewOptions) -> None:
         super().__init__(options)
@@ -137,18 +145,21 @@ class BnewBinarizer(ActivationBinarizer):
 
 
 class Bnew(Method[BnewOptions]):
-    """Three phases, each with fresh Adam and a learning rate that falls linearly to 0. No latent weights.
+    """Trains without latent weights in three phases, each with a new Adam optimizer.
+
+    The learning rate of each falls linearly to 0.
 
     1. ``y = conv(sign(x), w)`` with float weights in the convex hull of the binary ones: ``w <- clamp(w, -1, 1)`` in
-       every step;
-    2. from there, with the concave regularizer ``-rho sum w^2``: ``w <- clamp(w + 2 rho_e w, -1, 1)`` in every step,
-       a step of gradient descent on it that neither the learning rate nor Adam's moments see. In epoch e of E
-       ``rho_e = min(rho_0 max(e, 1) / E, 1)``. For the last ``freeze_epochs`` weights are frozen at ``sign(w)``;
-    3. weights frozen at ``sign(w)``; the rest of the network is fine-tuned.
+       every step.
+    2. The same from there on with the concave regularizer ``-rho sum w^2``: ``w <- clamp(w + 2 rho_e w, -1, 1)`` in
+       every step. This is a step of gradient descent on the regularizer, to which neither the learning rate nor Adam's
+       moments apply. In epoch e of E it is ``rho_e = min(rho_0 max(e, 1) / E, 1)``. For the last ``freeze_epochs``
+       weights are frozen at ``sign(w)``.
+    3. Weights are frozen at ``sign(w)``, and the rest of the network is fine-tuned.
 
-    The activations' sign passes the gradient as ReActNet's (``approx_sign``). Validation and test are of ``sign(w)``,
-    so they are poor until phase 2 has brought the weights there; ``distance_to_binary`` tells. With s = sign(w), the
-    other ``regularizer`` updates are, before the clamp:
+    The activations' sign passes the gradient as in ReActNet (``approx_sign``). Validation and test use ``sign(w)``, so
+    their scores are poor until phase 2 has brought the weights there, which ``distance_to_binary`` shows. With
+    s = sign(w), the other ``regularizer`` updates are, before the clamp:
 
     ========  ============================================================================================
     quartic   ``w + 4 rho w^3``
@@ -158,21 +169,22 @@ class Bnew(Method[BnewOptions]):
     cosine    ``w + rho d/dw cos(w_o, s_o)``, the ascent of each filter's cosine similarity with its sign
     ========  ============================================================================================
 
-    Differs from the published code, where these are slips or disagree among themselves:
+    Differs from the published code, where these points are slips or the two versions disagree:
 
-    - placement: there before Adam's step for CIFAR and after it for ImageNet; after it keeps every weight within
-      [-1, 1] at all times and is the default, ``--placement before_step`` is the other;
-    - freezing: there repeated at a list of epochs, since the optimizer went on moving frozen weights by its momentum;
-      here once, and frozen weights never move. The published list, 980 to 999 of 1000, freezes at the end of these
-      epochs, so that 19 are trained with frozen weights;
-    - the end: there the CIFAR code looks for a file that it has not written, and dies after training; here the best
-      epoch of the last phase is kept, and can always be deployed;
-    - phase 3: there the regularizer goes on multiplying frozen weights; here they stay;
-    - ternary variants, which no deploy form of +-1 can hold, are left out; so sign(0) is +1 in every update above;
-    - the learning rate at step t of T is ``lr (1 - t / T)``, there ``lr (1 - t / (T - 1))``, with which the last step
-      learns nothing.
+    - Placement: there the regularizer comes before Adam's step for CIFAR and after it for ImageNet. Here it comes after
+      it, which keeps every weight within [-1, 1] at all times; ``--placement before_step`` is the other.
+    - Freezing: there it is repeated at a list of epochs, since the optimizer went on moving frozen weights by its
+      momentum. Here it happens once, and frozen weights never move. The published list, 980 to 999 of 1000, freezes at
+      the end of these epochs, so that 19 are trained with frozen weights.
+    - The end: there the CIFAR code looks for a file that it has not written, and fails after training. Here the best
+      epoch of the last phase is kept, and can always be deployed.
+    - Phase 3: there the regularizer goes on multiplying frozen weights. Here they stay.
+    - Ternary variants are left out, since a deploy form of -1 and +1 cannot hold them. So sign(0) is +1 in every update
+      above.
+    - The learning rate at step t of T is ``lr (1 - t / T)``. There it is ``lr (1 - t / (T - 1))``, with which the last
+      step learns nothing.
 
-    Without phase 1 (``--phases 2,3``) a run starts from the weights of ``--init``, and is refused where there are none.
+    Without phase 1 (``--phases 2,3``) a run starts from the weights of ``--init``, and is refused without one.
 
     BNEW, BMVC 2022; code at github.com/Alasdair-P/bnew.
     """
@@ -184,7 +196,7 @@ class Bnew(Method[BnewOptions]):
     def __init__(self, options: BnewOptions) -> None:
         super().__init__(options)
         self._regularizer = REGULARIZERS[options.regularizer]
-        # All three are set anew from phase, epoch and plan before the first step of an epoch.
+        # These three are set from phase, epoch and plan before the first step of every epoch.
         self._phase = options.phases[0]
         self._rho = 0.0
         self._steps = 0
@@ -212,7 +224,7 @@ class Bnew(Method[BnewOptions]):
             self._freeze(model)
 
     def make_optimizer(self, model: nn.Module, plan: Plan) -> None:
-        self._steps = plan.steps  # for the default rho; the run's optimizer takes all parameters
+        self._steps = plan.steps  # The default rho needs them. The run's optimizer takes all parameters.
 
     def start_epoch(self, model: nn.Module, epoch: int, epochs: int) -> None:
         if self._phase == 2:
@@ -221,7 +233,7 @@ class Bnew(Method[BnewOptions]):
                 self._freeze(model)
 
     def frozen_epochs(self, epochs: int) -> int:
-        """How many of the last of phase 2's ``epochs`` are trained with frozen weights."""
+        """How many epochs at the end of phase 2, which has ``epochs``, are trained with frozen weights."""
         if self.options.freeze_epochs is not None:
             return self.options.freeze_epochs
         return 0 if 3 in self.options.phases else min(max(epochs * 19 // 1000, 1), epochs - 1)
@@ -252,5 +264,5 @@ class Bnew(Method[BnewOptions]):
 
 
 def rho_of_epoch(epoch: int, epochs: int, rho: float) -> float:
-    """``min(rho max(e, 1) / E, 1)`` in epoch e (from 0) of E: epochs 0 and 1 share the first value, as published."""
+    """``min(rho max(e, 1) / E, 1)`` in epoch e of E; epochs 0 and 1 share a value, as in the published code."""
     return min(rho * max(epoch, 1) / epochs, 1.0)

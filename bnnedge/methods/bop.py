@@ -1,4 +1,4 @@
-"""Bop: binary weights that flip when the moving average of their gradient asks for it long enough; no latent copy."""
+"""Bop: an optimizer that flips binary weights, which have no latent copy, by the moving average of their gradients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
 from bnnedge.methods.method import Defaults, Method, Plan
 
 Published = dict[str, tuple[float, float | None]]
-"""Start and end, None for constant, of each option that may change with the step."""
+"""The start and the end of each option that may change with the step; the end of a constant is None."""
 
 
 @dataclass
@@ -44,7 +44,7 @@ class BopOptions(ActivationOptions):
     """Power of the polynomials; 1 is linear."""
 
     published: ClassVar[Published] = {"threshold": (1e-8, None), "gamma": (1e-4, 1e-6)}
-    """What holds where the user says nothing."""
+    """The values of options that the user does not give."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,7 +71,7 @@ class BopOptions(ActivationOptions):
         return getattr(self, f"{name}_decay") is not None or getattr(self, f"{name}_end") is not None
 
     def at(self, name: str, step: int, plan: Plan) -> float:
-        """The option ``name`` in step ``step``, from 0.
+        """The value of the option ``name`` in step ``step``, counted from 0.
 
         - ``NAME_decay`` r: ``NAME r^floor(step / S)`` with S = ``decay_epochs`` in steps;
         - ``NAME_end``: ``(NAME - NAME_end) (1 - min(step, T) / T)^decay_power + NAME_end`` with T = ``decay_epochs``,
@@ -108,7 +108,7 @@ class BopOptions(ActivationOptions):
 
 
 class BopBinarizer(ActivationBinarizer):
-    """``sign(x)``; the weight is binary already, and eval mode vouches for it."""
+    """``sign(x)``, and the weight itself, which is binary already; eval mode takes its sign in case it is not."""
 
     @property
     def has_binary_weight(self) -> bool:
@@ -119,7 +119,7 @@ class BopBinarizer(ActivationBinarizer):
 
 
 class BopOptimizer(torch.optim.Optimizer):
-    """Flips binary weights; the rule is in ``Bop``.
+    """Flips binary weights by the rule that ``Bop`` gives.
 
     A group holds ``threshold``, ``gamma`` and ``step``, the number of steps taken; the state of a parameter is ``m``.
     A weight that is not -1 or +1 yet becomes so in its first step.
@@ -128,14 +128,14 @@ class BopOptimizer(torch.optim.Optimizer):
     def __init__(self, parameters: Iterable[Any], threshold: float, gamma: float, **more: float) -> None:
         super().__init__(parameters, {"threshold": threshold, "gamma": gamma, **more, "step": 0})
         self.flips: dict[Tensor, Tensor] = {}
-        """Number of flips of each parameter since it was last cleared; on the parameter's device."""
+        """How often weights of each parameter flipped since this was last cleared; a tensor on its device."""
 
     def evidence(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
-        """What is held against the threshold, after taking in a new gradient."""
+        """What is compared with the threshold, after an update by the new gradient."""
         return self._average("m", parameter, gradient, group["gamma"])
 
     def _average(self, name: str, parameter: Tensor, new: Tensor, rate: float) -> Tensor:
-        """``a <- (1 - rate) a + rate new`` for the parameter's moving average called ``name``, from 0."""
+        """``a <- (1 - rate) a + rate new`` for the parameter's moving average ``name``, which starts at 0."""
         state = self.state[parameter]
         if name not in state:
             state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
@@ -158,29 +158,30 @@ class BopOptimizer(torch.optim.Optimizer):
     def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
         assert parameter.grad is not None
         held = (parameter * self.evidence(parameter, parameter.grad, group)).neg_()
-        factor = sign_around(held, -group["threshold"])  # -1 where w m > tau
+        factor = sign_around(held, -group["threshold"])  # The factor is -1 where w m > tau.
         parameter.copy_(sign(parameter).mul_(factor))
         self.flips[parameter] = self.flips.get(parameter, 0) + torch.count_nonzero(factor < 0)
 
 
 class Bop(Method[BopOptions]):
-    """Binary optimizer: the weights are -1 and +1 from the first step on, with no latent copy.
+    """Flips weights that are -1 and +1 from the first step on, and have no latent copy.
 
     In each step, with g the gradient at the binary weight w (algorithm 1),
 
-    1. ``m <- (1 - gamma) m + gamma g``, m = 0 at first;
-    2. ``w <- -w`` where ``w m > tau``: abs(m) above tau and sign(m) = sign(w).
+    1. ``m <- (1 - gamma) m + gamma g``, with m = 0 at the start;
+    2. ``w <- -w`` where ``w m > tau``, that is where m has the sign of w and a magnitude above tau.
 
-    tau and gamma are constant, or follow an exponential staircase or a polynomial in the step, each its own. All
-    other parameters belong to the run's optimizer. The memory of a weight is w, g and m.
+    Each of tau and gamma is constant, or follows an exponential staircase or a polynomial in the step. All other
+    parameters belong to the run's optimizer. A weight needs memory for w, g and m.
 
-    Differs from the published code: weights are binarized before the first step, there in it, so that its gradient is
-    of the float initial weights; where ``w m = tau`` exactly nothing flips, as in the paper, there w becomes +1; and
-    an epoch of a schedule is the steps that the run makes in it, there the images over the batch size, not rounded.
+    Differs from the published code in three points. Weights are binarized before the first step, there within it, so
+    that its gradient is that at the float initial weights. Where ``w m`` is exactly tau nothing flips, as in the paper;
+    there w becomes +1. An epoch of a schedule has as many steps as the run makes in it; there it is the number of
+    images over the batch size, not rounded.
 
-    The defaults are those published for ImageNet (with batch 1024, 150 epochs and Adam from 2.5e-3 to 5e-6 for the
-    rest). For CIFAR-10 it is ``--gamma 1e-4 --gamma-decay 0.1 --decay-epochs 100`` with batch 50 and 500 epochs; BNEW's
-    is ``--gamma 1e-4 --gamma-end 0 --lr-type poly --lr-every step``.
+    The defaults are those published for ImageNet, with batch size 1024, 150 epochs, and Adam from 2.5e-3 to 5e-6 for
+    the other parameters. Those for CIFAR-10 are ``--gamma 1e-4 --gamma-decay 0.1 --decay-epochs 100`` with batch size
+    50 and 500 epochs; those of BNEW ``--gamma 1e-4 --gamma-end 0 --lr-type poly --lr-every step``.
 
     Helwegen et al. 2019, "Latent Weights Do Not Exist: Rethinking Binarized Neural Network Optimization", NeurIPS,
     arXiv:1906.02107.
@@ -219,12 +220,12 @@ class Bop(Method[BopOptions]):
             group |= self._values(group["step"])
 
     def layer_metrics(self, layer: BinaryLayer) -> dict[str, float]:
-        """Adds the number of flips in the epoch, all its steps together."""
+        """The usual numbers, and the number of flips in all steps of the epoch."""
         return super().layer_metrics(layer) | {"flips": float(self.optimizer.flips.get(layer.weight, 0))}
 
     @property
     def optimizer(self) -> BopOptimizer:
-        """What ``make_optimizer`` made last."""
+        """The optimizer that ``make_optimizer`` made last."""
         if self._optimizer is None:
             raise ConfigError("the method updates the binary weights itself: call make_optimizer(model, plan) first")
         return self._optimizer

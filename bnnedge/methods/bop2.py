@@ -1,4 +1,4 @@
-"""Bop2: Bop whose moving average of gradients is normalized by that of their squares, as Adam's is."""
+"""Bop2: Bop with a moving average of gradients that is divided by the root of that of their squares, as in Adam."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bnnedge.methods.bop import Bop, BopOptimizer, BopOptions, Published
 from bnnedge.methods.method import Defaults
 
 EPSILON = 1e-10
-"""Added to the root of the second moment; part of the published settings, since that root can be as small."""
+"""Added to the root of the second moment. It belongs to the published settings, since that root can be as small."""
 
 Variant = Literal["biased", "unbiased"]
 
@@ -24,7 +24,7 @@ class Bop2Options(BopOptions):
     """Options of ``--method bop2``."""
 
     variant: Variant = "biased"
-    """biased: the moving averages as they are; unbiased: divided by gamma and sigma."""
+    """biased takes the moving averages as they are, unbiased divides them by gamma and sigma."""
     threshold: float | None = None
     """tau: a weight flips where its normalized moving average has its sign and a magnitude above this (none: 1e-5, with
     threshold_end 1e-8)."""
@@ -46,7 +46,7 @@ class Bop2Options(BopOptions):
 
 
 class Bop2Optimizer(BopOptimizer):
-    """Flips binary weights; the rule is in ``Bop2``. The state of a parameter is ``m`` and ``v``."""
+    """Flips binary weights by the rule that ``Bop2`` gives. The state of a parameter is ``m`` and ``v``."""
 
     def __init__(
         self, parameters: Iterable[Any], threshold: float, gamma: float, sigma: float, variant: Variant = "biased"
@@ -64,28 +64,28 @@ class Bop2Optimizer(BopOptimizer):
 
 
 class Bop2(Bop):
-    """Second-order binary optimizer: binary weights without a latent copy, as in ``Bop``.
+    """Flips binary weights without a latent copy as ``Bop`` does, by a second-order rule.
 
-    In each step, with g the gradient at the binary weight w and m = v = 0 at first,
+    In each step, with g the gradient at the binary weight w and m = v = 0 at the start,
 
     1. ``m <- (1 - gamma) m + gamma g``;
     2. ``v <- (1 - sigma) v + sigma g^2``;
-    3. biased ``u = m / (sqrt(v) + e)``, unbiased ``u = (m / gamma) / (sqrt(v / sigma) + e)``, e = 1e-10;
+    3. ``u = m / (sqrt(v) + e)`` if biased, ``u = (m / gamma) / (sqrt(v / sigma) + e)`` if unbiased, with e = 1e-10;
     4. ``w <- -w`` where ``w u > tau``.
 
-    The unbiased form divides by the constants of the step at hand in every step; that is not Adam's bias correction
-    but, up to e, the biased form with the threshold ``tau gamma / sqrt(sigma)``.
+    The unbiased form divides by the present gamma and sigma in every step. That is not Adam's bias correction: up to e
+    it is the biased form with the threshold ``tau gamma / sqrt(sigma)``.
 
-    tau, gamma and sigma are constant, or follow an exponential staircase or a polynomial in the step, each its own.
-    All other parameters belong to the run's optimizer. The memory of a weight is w, g, m and v.
+    Each of tau, gamma and sigma is constant, or follows an exponential staircase or a polynomial in the step. All other
+    parameters belong to the run's optimizer. A weight needs memory for w, g, m and v.
 
-    Differs from the published code as ``Bop`` does, and schedules are computed in double precision, there in float32,
-    which starts the published sigma at 9.965e-8 in place of 1e-7. Its CIFAR-10 runs for constant values are with
-    ``--threshold 1e-6 --gamma 1e-7 --sigma 1e-3``, batch 100 and 150 epochs.
+    Differs from the published code as ``Bop`` does. In addition schedules are computed in double precision; there it is
+    float32, in which the published sigma starts at 9.965e-8 in place of 1e-7. The published runs on CIFAR-10 with
+    constant values have ``--threshold 1e-6 --gamma 1e-7 --sigma 1e-3``, batch size 100 and 150 epochs.
 
-    The defaults are those published for CIFAR-10, with batch 50, 500 epochs and ``--lr-type poly --lr-every step
-    --lr-end 1e-3`` for the rest. For ImageNet it is ``--threshold 1e-8 --threshold-end 1e-5 --gamma 1e-4 --gamma-end
-    1e-9 --sigma 1e-5 --sigma-end 1e-2 --lr 2.5e-3 --lr-end 5e-6`` with batch 1024.
+    The defaults are those published for CIFAR-10, with batch size 50, 500 epochs and ``--lr-type poly --lr-every step
+    --lr-end 1e-3`` for the other parameters. Those for ImageNet are ``--threshold 1e-8 --threshold-end 1e-5
+    --gamma 1e-4 --gamma-end 1e-9 --sigma 1e-5 --sigma-end 1e-2 --lr 2.5e-3 --lr-end 5e-6`` with batch size 1024.
 
     Suarez-Ramirez, Gonzalez-Mendoza, Chang, Ochoa-Ruiz, Duran-Vega 2021, "A Bop and Beyond: A Second Order Optimizer
     for Binarized Neural Networks", CVPR Workshops, arXiv:2104.05124.

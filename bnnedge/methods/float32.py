@@ -1,4 +1,4 @@
-"""float: no binarization at all; the float32 twin of a network, as a baseline, a teacher or a start."""
+"""The method float, which binarizes nothing: it trains the float32 twin of a network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Float32Options:
 
 
 class Float32Binarizer(Binarizer):
-    """Input and weight as they are."""
+    """Leaves the input and the weight as they are."""
 
     input_mode = "float"
 
@@ -33,9 +33,9 @@ class Float32Binarizer(Binarizer):
 
 
 class Float32(Method[Float32Options]):
-    """Plain training of the same network with float32 weights and activations.
+    """Plain training of the same network with float32 weights and activations: ``y = conv(x, w)``.
 
-    ``y = conv(x, w)``. It has no deploy form; its use is the comparison, ``--teacher`` and ``--init``.
+    The result has no deploy form. It serves as a baseline, as a ``--teacher``, and as a start for ``--init``.
     """
 
     paper = "none; the float32 twin of the network"

@@ -1,7 +1,8 @@
 """The contract of a training method: what it supplies, and when the one training loop calls it.
 
-A method never owns a loop. It gives each binary layer a ``Binarizer`` and, if a gradient step on latent weights is not
-its way, an optimizer of its own for the parameters that it claims. The loop in ``bnnedge/train/loop.py`` calls
+A method never owns a loop. It gives each binary layer a ``Binarizer``. If it does not train the weights by the run's
+optimizer, it also supplies an optimizer of its own for the parameters that it claims. The loop in
+``bnnedge/train/loop.py`` calls
 
 1. ``attach(model)`` once;
 2. ``phases(epochs)`` once;
@@ -11,17 +12,17 @@ its way, an optimizer of its own for the parameters that it claims. The loop in 
    steps of both optimizers, ``after_step(model)``;
 6. ``predict(model, images)`` in every evaluation, and ``layer_metrics(layer)`` after every epoch.
 
-With several processes each calls the hooks, with the same weights, the same gradients of the whole batch and the same
-numbers of steps and images; hooks must do the same in all. After 4 every process has the main one's parameters and
-buffers. In 5 the passes are over each micro-batch of a batch in turn.
+With several processes each of them calls the hooks, with the same weights, the same gradients of the whole batch and
+the same numbers of steps and images. A hook must do the same in all of them. After 4, every process gets the parameters
+and buffers of the main one. The passes of 5 go over each micro-batch of a batch in turn.
 
-All of 1 to 4 happen again when a run is resumed, in this order, before the saved weights and optimizer states are
-loaded over what they did; ``start_epoch`` again after it. So state that must survive lives in the parameters and
-buffers of the model and its binarizers, in the state dict of the method's optimizer, or is a function of phase and
-epoch. The optimizers are made anew for each phase.
+When a run is resumed, 1 to 4 happen again in this order, and then the saved weights and optimizer states are loaded
+over what they did; ``start_epoch`` is called once more after that. So whatever must survive has to be a parameter or a
+buffer of the model or its binarizers, an entry of the optimizer's state dict, or a function of phase and epoch. Each
+phase gets new optimizers.
 
-In training mode a binarizer returns whatever weight the method trains with; in eval mode it returns exactly -1 and +1:
-the deploy form is the model in eval mode.
+In training mode a binarizer may return any weight that the method trains with. In eval mode it returns exactly -1 and
++1, since the deploy form is the model in eval mode.
 """
 
 from __future__ import annotations
@@ -46,23 +47,23 @@ class Defaults:
     optimizer: str = "adam"
     lr: float = 1e-3
     momentum: float = 0.9
-    """SGD only."""
+    """Momentum of SGD; the other optimizers have none."""
     weight_decay: float = 0.0
     lr_type: str = "cos"
     lr_every: str = "epoch"
-    """epoch or step: how often the learning rate changes."""
+    """How often the learning rate changes: epoch or step."""
     warm_up: int = 0
-    """Epochs of linear learning-rate warm-up."""
+    """Epochs at the start in which the learning rate rises linearly."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training with fresh optimizers and the learning-rate schedule from its beginning."""
+    """A part of the training that starts with new optimizers and at the beginning of the learning-rate schedule."""
 
     name: str
     epochs: int
     weight_decay: float | None = None
-    """In place of the run's, if not None."""
+    """The weight decay of this phase; None stands for the run's."""
 
 
 @dataclass(frozen=True)
@@ -83,21 +84,24 @@ OptionsT = TypeVar("OptionsT")
 
 
 class Method(Generic[OptionsT]):
-    """One training method. Subclasses set the class attributes and ``make_binarizer``; the rest is optional."""
+    """One training method.
+
+    Subclasses set ``paper`` and ``Options`` and define ``make_binarizer``; the rest is optional.
+    """
 
     paper: ClassVar[str]
     """Authors, year, title, identifier."""
     Options: ClassVar[type[Any]]
-    """Dataclass of the method's own options; one sentence under each field."""
+    """The dataclass of the method's own options, with one sentence under each field."""
     defaults: ClassVar[Defaults] = Defaults()
     trains_bits: ClassVar[bool] = True
-    """False for the float baseline alone, which has no deploy form."""
+    """Whether the method trains binary weights. The float baseline does not, and so has no deploy form."""
     samples_weights: ClassVar[bool] = False
-    """Whether a pass in training draws random weights from the global generator. The loop then gives all processes
-    and all micro-batches of a pass the same random numbers, so that they see the same weights; noise on activations,
-    as dropout's, repeats in them too. Otherwise each process has its own."""
+    """Whether a pass in training draws random weights from the global generator. If so, the loop gives all processes
+    and all micro-batches of a pass the same random numbers, so that they see the same weights; the noise of dropout
+    repeats in them too. Otherwise each process has its own random numbers."""
     has_latent_weights: ClassVar[bool] = True
-    """False where the weights that are trained are -1 and +1 themselves, so that an average of them means nothing."""
+    """Whether the trained weights are floats. If they are -1 and +1 themselves, an average of them means nothing."""
 
     task: Task | None = None
     """What the network is trained for, set by a run before ``attach``. None, as in a loop of the user's own: a method
@@ -108,21 +112,21 @@ class Method(Generic[OptionsT]):
 
     @property
     def passes(self) -> int:
-        """Forward and backward passes in one step, all over the same images."""
+        """Number of forward and backward passes in one step, all over the same images."""
         return 1
 
     @property
     def needs_init(self) -> bool:
-        """Whether the options leave out the phases that train from scratch, so that a new run must have ``--init``."""
+        """Whether a new run must have ``--init``, because the options leave out the phases that train from scratch."""
         return False
 
     @property
     def init_method(self) -> str | None:
-        """The method that the ``--init`` run must be of, if the options make one necessary."""
+        """The method that must have trained the run given by ``--init``; None if any will do."""
         return None
 
     def make_binarizer(self, layer: BinaryLayer) -> Binarizer:
-        """The binarizer for one layer; called once per layer, in the order of ``binary_layers``."""
+        """The binarizer of one layer. It is called once for each layer, in the order of ``binary_layers``."""
         raise NotImplementedError
 
     def attach(self, model: nn.Module) -> None:
@@ -131,32 +135,32 @@ class Method(Generic[OptionsT]):
             layer.binarizer = self.make_binarizer(layer).to(layer.weight.device)
 
     def phases(self, epochs: int) -> tuple[Phase, ...]:
-        """How the run's epochs fall into phases; their epochs add up to ``epochs``."""
+        """The phases of a run; their epochs add up to ``epochs``."""
         return (Phase("training", epochs),)
 
     def start_phase(self, model: nn.Module, index: int) -> None:
-        """Hook before phase ``index`` (from 0) and its optimizers; may freeze parameters by ``requires_grad``."""
+        """Hook before phase ``index``, counted from 0, and its optimizers; it may set ``requires_grad`` to freeze."""
 
     def make_optimizer(self, model: nn.Module, plan: Plan) -> torch.optim.Optimizer | None:
-        """The method's optimizer over the parameters that it claims; the run's optimizer takes all others.
+        """The method's optimizer of the parameters that it claims; the run's optimizer takes all others.
 
         The loop calls its ``zero_grad`` and ``step`` and saves its state dict, but sets no learning rate in it.
         """
         return None
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
-        """Whether the run's weight decay applies to a parameter of the run's optimizer."""
+        """Whether the run's weight decay applies to this parameter of the run's optimizer."""
         return True
 
     def averages(self, name: str) -> bool:
-        """Whether an EMA of the weights averages the entry ``name`` of the model's state dict, or copies it."""
+        """Whether an EMA of the weights averages the entry ``name`` of the model's state dict; else it is copied."""
         return True
 
     def start_epoch(self, model: nn.Module, epoch: int, epochs: int) -> None:
-        """Hook before the first step of epoch ``epoch`` (from 0) of the ``epochs`` of the phase."""
+        """Hook before the first step of epoch ``epoch``, counted from 0, of the ``epochs`` of the phase."""
 
     def before_step(self, model: nn.Module) -> None:
-        """Hook between the backward pass and the optimizers' steps: gradients are there, weights are old."""
+        """Hook between the backward pass and the optimizers' steps: the gradients are new, the weights still old."""
 
     def after_step(self, model: nn.Module) -> None:
         """Hook after the optimizers' steps."""
@@ -170,11 +174,11 @@ class Method(Generic[OptionsT]):
 
     @torch.no_grad()
     def layer_metrics(self, layer: BinaryLayer) -> dict[str, float]:
-        """Numbers about one layer's weights, logged after every epoch; their means over the layers are, too."""
+        """Numbers about one layer's weights. They and their means over all layers are logged after every epoch."""
         magnitude = layer.weight.abs()
         return {
             "latent_magnitude": float(magnitude.mean()),
-            "distance_to_binary": float((magnitude - 1).abs().mean()),  # mean |w - sign(w)|
+            "distance_to_binary": float((magnitude - 1).abs().mean()),  # This is the mean of |w - sign(w)|.
         }
 
 
@@ -186,7 +190,9 @@ def check_phases(phases: Sequence[int], count: int) -> None:
 
 
 def share_epochs(epochs: int, shares: Sequence[float], given: Sequence[int] = ()) -> tuple[int, ...]:
-    """Epochs of each phase: ``given`` if it is not empty, else ``epochs`` in proportion to ``shares``, at least 1 each.
+    """The epochs of each phase: ``given``, or if that is empty ``epochs`` in proportion to ``shares``.
+
+    A phase has at least one epoch.
 
     Raises ``ConfigError`` if ``given`` does not fit or there are fewer epochs than phases.
     """

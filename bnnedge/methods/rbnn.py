@@ -1,4 +1,4 @@
-"""RBNN: binary weights of a rotated latent weight, so that the angle between the two is small."""
+"""RBNN: binary weights from rotated latent weights, so that the angle between the two is small."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class RbnnOptions:
     """Options of ``--method rbnn``."""
 
     rotation_update: int = 1
-    """The rotations are learnt anew before the first step of every epoch divisible by this number."""
+    """Before the first step of every epoch that is divisible by this number, the rotations are learnt anew."""
     rotation_gradient: Literal["paper", "authors"] = "paper"
-    """paper: the weight's gradient flows through the rotation; authors: it is cut there, as in the published code."""
+    """paper: the weight's gradient flows through the rotation; authors: it does not, as in the published code."""
     tmin: float = 1e-2
-    """The surrogate's t at the first epoch."""
+    """The surrogate's t in the first epoch."""
     tmax: float = 1e1
-    """The surrogate's t that the last epoch comes close to."""
+    """The value that the surrogate's t approaches in the last epoch."""
     a32: bool = False
     """Leave activations in float, standardized per sample (W1A32)."""
 
@@ -43,34 +43,40 @@ class RbnnOptions:
 
 
 def kronecker_factors(n: int) -> tuple[int, int]:
-    """(a, b) with a b = n and a the largest divisor of n not above sqrt(n)."""
+    """(a, b) with a b = n, where a is the largest divisor of n that is not above sqrt(n)."""
     a = next(d for d in range(math.isqrt(n), 0, -1) if n % d == 0)
     return a, n // a
 
 
 def surrogate_schedule(epoch: int, epochs: int, tmin: float, tmax: float) -> tuple[float, float]:
-    """(t, k) of epoch ``epoch`` of ``epochs``: t grows from tmin towards tmax on a log scale, k = max(1/t, 1)."""
+    """(t, k) in epoch ``epoch`` of ``epochs``: t grows from tmin towards tmax on a log scale, and k = max(1/t, 1)."""
     low, high = math.log10(tmin), math.log10(tmax)
     t = 10 ** (low + (high - low) * epoch / epochs)
     return t, max(1 / t, 1.0)
 
 
 def standardize(x: Tensor) -> Tensor:
-    """``(x - mean) / std`` of each row of dimension 0 over all its other elements, unbiased std.
+    """``(x - mean) / std`` of each row of dimension 0, with the unbiased standard deviation over the row's elements.
 
-    A row whose std is within the rounding of its mean counts as constant: it becomes 0, with zero gradient, where the
-    plain quotient would be NaN or noise.
+    A row whose std is within the rounding error of its mean counts as constant. It becomes 0 and has no gradient, where
+    the plain quotient would be NaN or noise.
     """
     return _Standardize.apply(x, None)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def standardized_sign(x: Tensor, t: float) -> Tensor:
-    """``sign(x - mean)``, the sign of ``standardize(x)``, with ``error_decay_multiplier``'s gradient there, k = 1."""
+    """``sign(x - mean)``, which is the sign of ``standardize(x)``.
+
+    The gradient of that sign is multiplied by ``error_decay_multiplier`` with k = 1.
+    """
     return _Standardize.apply(x, t)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Standardize(torch.autograd.Function):
-    """z = (x - mean) / std, or its sign if there is a ``t``. Keeps ``x`` alone and computes z anew for the gradient."""
+    """``z = (x - mean) / std``, or its sign if ``t`` is given.
+
+    It keeps only ``x`` and its means for the backward pass, which computes z again.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, t: float | None) -> Tensor:
@@ -96,10 +102,10 @@ class _Standardize(torch.autograd.Function):
 
 
 class _RotatedSign(torch.autograd.Function):
-    """``alpha_o sign(w3)``; the formulas are in ``Rbnn``.
+    """``alpha_o sign(w3)`` with the gradients that ``Rbnn`` gives.
 
-    Keeps w3 for the gradient, and computes X anew from the weight. Both stand without their factor ``1 / std``, which
-    the sign does not need.
+    It keeps w3 for the backward pass, which computes X again from the weight. Both are computed without their factor
+    ``1 / std``, on which the sign does not depend.
     """
 
     @staticmethod
@@ -123,9 +129,9 @@ class _RotatedSign(torch.autograd.Function):
         for rows in row_blocks(weight):
             x, inverse = _centered(weight[rows], mean[rows])
             alpha_grad[rows] = sign(w3[rows]).mul_(grads[0][rows]).flatten(1).sum(1)
-            factor = inverse * scale[rows]  # comes in at the end, as all that follows is linear in g
+            factor = inverse * scale[rows]  # All that follows is linear in g, so this factor can come last.
             g = error_decay_multiplier(w3[rows], ctx.t, ctx.k, inverse).mul_(grads[0][rows])
-            # The product of g with r1^T X r2 - X is that of X with r1 g r2^T - g.
+            # The scalar product of g with r1^T X r2 - X is that of X with r1 g r2^T - g.
             turned = _rotate(g, r1.T, r2.T).sub_(g)
             strength_grad[rows] = _row_dots(turned, x) * factor.flatten()
             g = g.addcmul_(turned, strength[rows]) if ctx.whole else g.mul_(1 - strength[rows])
@@ -135,14 +141,14 @@ class _RotatedSign(torch.autograd.Function):
 
 
 def _mean(x: Tensor) -> Tensor:
-    """Of each row of dimension 0 as the deploy form computes it, at least in float32; dimensions kept."""
+    """The mean of each row of dimension 0, [N, 1, ...], computed as in the deploy form and at least in float32."""
     return x.mean(tuple(range(1, x.dim())), keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 def _centered(x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """``x - mean``, a new tensor, and ``1 / std`` of each row, 0 for a constant one.
+    """``x - mean`` in a new tensor, and ``1 / std`` of each row, which is 0 for a constant one.
 
-    Not by ``torch.std_mean``, which takes ten times as long on a CPU.
+    ``torch.std_mean`` would take ten times as long on a CPU.
     """
     centered = x - mean
     norm = torch.linalg.vector_norm(centered, dim=tuple(range(1, x.dim())), keepdim=True)
@@ -152,19 +158,19 @@ def _centered(x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _through_standardization(g: Tensor, centered: Tensor, inverse: Tensor, factor: Tensor) -> Tensor:
-    """``factor (g - mean(g) - z sum(g z) / (n - 1))``, n elements in a row.
+    """``factor (g - mean(g) - z sum(g z) / (n - 1))`` for rows of n elements, with ``z = centered * inverse``.
 
-    That is ``dL/dx`` for ``g = dL/dz`` with z = centered inverse, if ``factor`` is ``inverse``, which is 1 / std.
+    ``inverse`` is 1 / std. If ``factor`` is ``inverse`` too, the result is ``dL/dx`` for ``g = dL/dz``.
     """
     along = _column(_row_dots(g, centered), g) * inverse**2 / (g[0].numel() - 1)
-    # Without out=, at which torch.compile splits its graph if the format is channels_last.
+    # There is no out= here, since torch.compile would split its graph there if the format is channels_last.
     return torch.addcmul(g, centered, -along).sub_(_mean(g)).mul_(factor)
 
 
 def _rotate(x: Tensor, r1: Tensor, r2: Tensor) -> Tensor:
-    """``r1^T X r2`` for each row of ``x`` as a matrix X [a, b], in the shape of ``x``."""
+    """``r1^T X r2`` in the shape of ``x``, for each row of ``x`` seen as a matrix X [a, b]."""
     a, b = len(r1), len(r2)
-    # Not in bf16 under autocast: signs would differ from those of the evaluation.
+    # Autocast is off: in bf16 some signs would differ from those of the evaluation.
     with torch.autocast(x.device.type, enabled=False):
         return (r1.T @ (x.reshape(-1, b) @ r2).view(-1, a, b)).view(x.shape)
 
@@ -175,12 +181,12 @@ def _rotate_partly(x: Tensor, strength: Tensor, r1: Tensor, r2: Tensor) -> Tenso
 
 
 def _strength(beta: Tensor, like: Tensor) -> Tensor:
-    """``|sin beta|`` [O] as a factor of the rows of ``like``."""
+    """``|sin beta|`` [O] in a shape that multiplies the rows of ``like``."""
     return _column(beta.sin().abs_(), like)
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:
-    """``values`` [O] as a factor of the rows of ``like``."""
+    """``values`` [O] in a shape that multiplies the rows of ``like``."""
     return values.view(-1, *[1] * (like.dim() - 1))
 
 
@@ -190,9 +196,9 @@ def _row_dots(x: Tensor, y: Tensor) -> Tensor:
 
 
 class RbnnBinarizer(Binarizer):
-    """Per layer: output scale ``alpha`` [O], rotation angle ``beta`` [O], orthogonal ``r1`` [a, a] and ``r2`` [b, b].
+    """One layer's output scale ``alpha`` [O], rotation angle ``beta`` [O], orthogonal ``r1`` [a, a] and ``r2`` [b, b].
 
-    The weight [O, N] seen as O matrices of a x b is standardized to X and binarized after a partial rotation:
+    The weight is seen as O matrices of a x b, standardized to X, partly rotated and then binarized:
     ``w3 = X + |sin beta| (r1^T X r2 - X)``, ``w_b = sign(w3)``.
     """
 
@@ -209,7 +215,7 @@ class RbnnBinarizer(Binarizer):
         channels, fan_in = layer.weight.shape[0], layer.weight[0].numel()
         if fan_in < 2:
             raise ConfigError(f"rbnn standardizes each filter and so needs at least 2 weights in it, got {fan_in}")
-        # The published code reads alpha off the framework's default initialization, before the network's own one.
+        # The published code takes alpha from PyTorch's default initialization, before the network's own one.
         default = nn.init.kaiming_uniform_(torch.empty_like(layer.weight), a=math.sqrt(5))
         self.alpha = nn.Parameter(default.flatten(1).abs().mean(1))
         self.beta = nn.Parameter(torch.full((channels,), math.pi / 2))
@@ -218,7 +224,7 @@ class RbnnBinarizer(Binarizer):
         self.register_buffer("r2", nn.init.orthogonal_(torch.empty(self.b, self.b)))
 
     def set_surrogate(self, t: float, k: float) -> None:
-        """t and k of the weights' sign; the activations' has k = 1 and t at least 1."""
+        """Set t and k of the weights' sign. That of the activations has k = 1 and t at least 1."""
         self.t, self.k, self.input_t = t, k, max(t, 1.0)
 
     def binarize_input(self, x: Tensor) -> Tensor:
@@ -241,12 +247,12 @@ class RbnnBinarizer(Binarizer):
         return _rotate_partly(x, _strength(self.beta.detach(), x), self.r1, self.r2)
 
     def output_scale(self, weight: Tensor) -> Tensor | None:
-        """``alpha``; in training it is in the weight, whose gradient then has all of alpha's too."""
+        """``alpha`` in eval mode; in training ``binarize_weight`` has multiplied by it, and gives its gradient."""
         return None if self.training else self.alpha
 
     @torch.no_grad()
     def learn_rotation(self, weight: Tensor, sweeps: int = 3) -> None:
-        """Alternate ``sweeps`` times over B, r1, r2 so that ``sum |r1^T X r2|`` never falls; in place."""
+        """Update B, r1 and r2 in turn, ``sweeps`` times and in place; ``sum |r1^T X r2|`` never falls."""
         x = standardize(weight).reshape(-1, self.a, self.b)
         for _ in range(sweeps):
             b = sign(_rotate(x, self.r1, self.r2))
@@ -257,31 +263,38 @@ class RbnnBinarizer(Binarizer):
 
 
 class Rbnn(Method[RbnnOptions]):
-    """Rotated binary network.
+    """Rotates latent weights before their sign is taken, which brings them closer to the binary weights.
 
-    Forward of a layer with weight w [O, ...] and input x [N, ...]:
+    Forward, for a layer with weight w [O, ...] and input x [N, ...]:
 
-    1. ``X = (w - mean_o) / std_o`` per output channel, ``z = (x - mean_n) / std_n`` per sample, unbiased std;
+    1. ``X = (w - mean_o) / std_o`` for each output channel and ``z = (x - mean_n) / std_n`` for each sample, with the
+       unbiased standard deviation;
     2. ``w3 = X + |sin beta_o| (r1^T X r2 - X)`` (the adjustable rotated weight vector);
     3. ``y = alpha_o conv(sign(z), sign(w3))``.
 
-    Backward: both signs use ``max(k (sqrt(2) t - t^2 |v|), 0)``, t and k from ``surrogate_schedule``; activations
-    with k = 1 and t at least 1. With ``g = dL/dw3``,
+    Backward: the gradient of both signs is multiplied by ``max(k (sqrt(2) t - t^2 |v|), 0)`` with t and k from
+    ``surrogate_schedule``; for activations k is 1 and t at least 1. With ``g = dL/dw3``,
 
     - ``rotation_gradient="paper"``:   ``dL/dX = (1 - |sin beta|) g + |sin beta| r1 g r2^T``;
-    - ``rotation_gradient="authors"``: ``dL/dX = (1 - |sin beta|) g``, what the published code computes. At the start
-      ``|sin beta| = 1``, so weights get no gradient until weight decay has moved beta away from pi/2.
+    - ``rotation_gradient="authors"``: ``dL/dX = (1 - |sin beta|) g``, as the published code computes it. At the start
+      ``|sin beta|`` is 1, so weights get no gradient until weight decay has moved beta away from pi/2.
 
-    Rotation (alternating optimization): ``max sum_o tr(B_o^T r1^T X_o r2)`` over B in {-1,+1} and orthogonal r1,
-    r2, by three alternating sweeps: ``B = sign(r1^T X r2)``; with ``sum_o B r2^T X^T = U S V^T``, ``r1 = V U^T``; with
-    ``sum_o X^T r1 B = U S V^T``, ``r2 = U V^T``. Done between steps and in place, so that every replica of a
-    distributed run sees it.
+    The rotations maximize ``sum_o tr(B_o^T r1^T X_o r2)`` over B of -1 and +1 and orthogonal r1 and r2. Three sweeps
+    of alternating optimization do so, each with the steps
 
+    1. ``B = sign(r1^T X r2)``;
+    2. ``r1 = V U^T`` with ``sum_o B r2^T X^T = U S V^T``;
+    3. ``r2 = U V^T`` with ``sum_o X^T r1 B = U S V^T``.
+
+    This happens between training steps and in place, so that all replicas of a distributed run use the same rotations.
     Weight decay applies to alpha and beta too, as published.
 
-    Differs from the published code: the weight's gradient (above); the rotations are learnt outside the forward pass,
-    there in the first one of an epoch, where several GPUs lose them; a constant sample or filter becomes 0, there NaN;
-    and after ``--warm-up 5`` the cosine falls from epoch 5 on to 0, there from epoch 8 on and not quite to 0.
+    A layer with ``binary_input=False`` takes its input as it is: neither step 1's z nor its sign is computed.
+
+    Differs from the published code: the weight's gradient, as said above. The rotations are learnt outside the forward
+    pass; there it is in the first one of an epoch, where several GPUs lose them. A constant sample or filter becomes 0;
+    there it becomes NaN. After ``--warm-up 5`` the cosine falls from epoch 5 on to 0; there it falls from epoch 8 on
+    and not quite to 0.
 
     Lin et al. 2020, "Rotated Binary Neural Network", NeurIPS, arXiv:2009.13055.
     """
@@ -294,7 +307,7 @@ class Rbnn(Method[RbnnOptions]):
         return RbnnBinarizer(layer, self.options)
 
     def averages(self, name: str) -> bool:
-        """All but the rotations, of which an average is none."""
+        """All entries are averaged but the rotations: an average of orthogonal matrices is not orthogonal."""
         return not name.endswith((".r1", ".r2"))
 
     def start_epoch(self, model: nn.Module, epoch: int, epochs: int) -> None:
@@ -308,7 +321,7 @@ class Rbnn(Method[RbnnOptions]):
 
     @torch.no_grad()
     def layer_metrics(self, layer: BinaryLayer) -> dict[str, float]:
-        """Adds the angle in degrees between the rotated latent weight and its sign."""
+        """The usual numbers, and the angle in degrees between the rotated latent weight and its sign."""
         w3 = layer.binarizer.rotated(layer.weight).flatten()  # type: ignore[operator]
         cosine = w3.abs().sum() / (w3.norm() * math.sqrt(w3.numel()))
         return super().layer_metrics(layer) | {"rotation_angle_deg": math.degrees(math.acos(min(float(cosine), 1.0)))}

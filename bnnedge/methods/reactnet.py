@@ -1,4 +1,4 @@
-"""ReActNet's two-step training: binary activations first, then binary weights too."""
+"""ReActNet's training in two steps: first with binary activations, then with binary weights too."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ReactnetOptions(ActivationOptions):
     """Options of ``--method reactnet``."""
 
     surrogate: str = "approx_sign"
-    """Gradient of the activations' sign: identity, clipped_identity, approx_sign, swish_sign or tanh."""
+    """Surrogate gradient of the activations' sign: identity, clipped_identity, approx_sign, swish_sign or tanh."""
     phases: tuple[int, ...] = (1, 2)
     """Phases to run: 1 with float weights, 2 with binary ones. Phase 2 alone starts from the weights of --init."""
     phase_epochs: tuple[int, ...] = ()
@@ -31,7 +31,10 @@ class ReactnetOptions(ActivationOptions):
 
 
 class ReactnetBinarizer(ActivationBinarizer):
-    """``sign(x)``; the weight as it is in phase 1, then ``alpha_o sign(w)``; in eval mode sign and scale apart."""
+    """``sign(x)``, and the weight itself in phase 1, ``alpha_o sign(w)`` in phase 2.
+
+    In eval mode alpha_o is the output's scale, and the weight is sign(w) alone.
+    """
 
     phase = 1
 
@@ -49,18 +52,18 @@ class ReactnetBinarizer(ActivationBinarizer):
 
 
 class Reactnet(Method[ReactnetOptions]):
-    """Two steps, each with fresh Adam and a learning rate that falls linearly to 0.
+    """Trains in two steps, each with a new Adam optimizer and a learning rate that falls linearly to 0.
 
-    1. ``y = conv(sign(x), w)`` with float weights; weight decay on weights of convolutions;
-    2. from there, ``y = conv(sign(x), alpha_o sign(w))`` with ``alpha_o = mean abs(w_o)``, no weight decay;
-       backward ``dL/dw = dL/d(alpha_o sign(w)) 1{abs(w) <= 1}``.
+    1. ``y = conv(sign(x), w)`` with float weights w. Weight decay applies to the weights of convolutions alone.
+    2. ``y = conv(sign(x), alpha_o sign(w))`` with ``alpha_o = mean abs(w_o)``, from the weights of the first step
+       on and without weight decay. Backward it is ``dL/dw = dL/d(alpha_o sign(w)) 1{abs(w) <= 1}``.
 
-    The activations' sign passes the gradient as Bi-Real Net's (``approx_sign``). With ``--teacher`` both steps learn
-    from its outputs alone (the distributional loss, eq. 6), without one from the labels. The shifts of RSign and RPReLU
-    belong to the network. Validation and test in phase 1 are of the binarized weights, so they are poor until phase 2.
+    The activations' sign passes the gradient as in Bi-Real Net (``approx_sign``). With ``--teacher`` both steps learn
+    from its outputs alone (the distributional loss, eq. 6), else from the labels. The shifts of RSign and RPReLU belong
+    to the network. Validation and test binarize the weights in phase 1 too, so their scores are poor until phase 2.
 
-    Differs from the published code: epoch e of E has the learning rate ``lr (1 - e / E)``, there
-    ``lr (1 - (e + 1) / E)``, with which the last epoch learns nothing; and every weight of phase 1 goes into phase 2.
+    Differs from the published code: epoch e of E has the learning rate ``lr (1 - e / E)``. There it is
+    ``lr (1 - (e + 1) / E)``, with which the last epoch learns nothing. And every weight of phase 1 goes into phase 2.
 
     Liu, Shen, Savvides, Cheng 2020, "ReActNet", ECCV, arXiv:2003.03488; two steps after Martinez et al. 2020,
     arXiv:2003.11535.

@@ -1,10 +1,9 @@
-"""STE: binary weights and activations trained by the straight-through estimator."""
+"""STE: the straight-through estimator for binary weights and activations."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from bnnedge.binarization.activation import ActivationBinarizer, ActivationOptions
@@ -12,8 +11,9 @@ from bnnedge.binarization.binarizer import Binarizer
 from bnnedge.binarization.scale import channel_scale
 from bnnedge.binarization.surrogate import clipped_identity, get_surrogate
 from bnnedge.errors import ConfigError
-from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
+from bnnedge.layers.binary_layers import BinaryLayer
 from bnnedge.methods.method import Defaults, Method
+from bnnedge.methods.parts.clip_weights import clip_weights
 
 MAGNITUDE_AWARE = "magnitude_aware"
 
@@ -23,7 +23,8 @@ class SteOptions(ActivationOptions):
     """Options of ``--method ste``."""
 
     weight_surrogate: str = "clipped_identity"
-    """Gradient of the weights' sign: as surrogate, or magnitude_aware (clipped_identity with the scale mean abs(w))."""
+    """Surrogate gradient of the weights' sign: one of those of surrogate, or magnitude_aware (clipped_identity with
+    the scale mean abs(w))."""
     weight_clip: float = 1.0
     """Latent weights are clamped to [-weight_clip, weight_clip] after each step; 0 turns it off."""
     gradient_clip: float = 0.0
@@ -39,7 +40,7 @@ class SteOptions(ActivationOptions):
 
 
 class SteBinarizer(ActivationBinarizer):
-    """``sign(x)`` and ``sign(w)`` with the chosen gradient stand-ins."""
+    """``sign(x)`` and ``sign(w)``, each with its chosen surrogate gradient."""
 
     def __init__(self, options: SteOptions) -> None:
         super().__init__(options)
@@ -58,7 +59,7 @@ class SteBinarizer(ActivationBinarizer):
 
 
 class Ste(Method[SteOptions]):
-    """Straight-through estimator on latent float weights.
+    """Trains latent float weights, whose signs are the binary weights, by the straight-through estimator.
 
     Forward: ``y = conv(sign(x), sign(w))``. Backward: the gradient passes each sign multiplied by the surrogate's
     m(x) (``bnnedge/binarization/surrogate.py``). A step is
@@ -67,9 +68,10 @@ class Ste(Method[SteOptions]):
     2. the optimizer's update of all parameters, w among them;
     3. ``w <- clamp(w, -c, c)``, if ``weight_clip`` is c > 0.
 
-    With ``weight_surrogate="magnitude_aware"``, ``y = alpha_o conv(sign(x), sign(w))`` with ``alpha_o = mean abs(w_o)``
-    held constant in the backward pass, so ``dL/dw = alpha_o dL/dw_b 1{abs(w) <= 1}`` with w_b the scaled weight: the
-    magnitude-aware sign of Liu et al. 2018, arXiv:1808.00278, section 3.3, as Larq has it.
+    With ``weight_surrogate="magnitude_aware"`` it is ``y = alpha_o conv(sign(x), sign(w))`` with
+    ``alpha_o = mean abs(w_o)``. The backward pass takes alpha for a constant, so
+    ``dL/dw = alpha_o dL/dw_b 1{abs(w) <= 1}`` with w_b the scaled weight. This is the magnitude-aware sign of Liu et
+    al. 2018, arXiv:1808.00278, section 3.3, in the form that Larq has.
 
     Hubara, Courbariaux, Soudry, El-Yaniv, Bengio 2016, "Binarized Neural Networks", arXiv:1602.02830, algorithm 1.
     """
@@ -85,14 +87,5 @@ class Ste(Method[SteOptions]):
         if self.options.gradient_clip > 0:
             nn.utils.clip_grad_value_(model.parameters(), self.options.gradient_clip)
 
-    @torch.no_grad()
     def after_step(self, model: nn.Module) -> None:
         clip_weights(model, self.options.weight_clip)
-
-
-@torch.no_grad()
-def clip_weights(model: nn.Module, bound: float) -> None:
-    """``w <- clamp(w, -bound, bound)`` for the weights of all binary layers; 0 turns it off."""
-    if bound > 0:
-        for layer in binary_layers(model).values():
-            layer.weight.clamp_(-bound, bound)

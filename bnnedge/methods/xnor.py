@@ -14,7 +14,7 @@ from bnnedge.binarization.sign import sign
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer
 from bnnedge.methods.method import Defaults, Method
-from bnnedge.methods.ste import clip_weights
+from bnnedge.methods.parts.clip_weights import clip_weights
 
 
 @dataclass
@@ -37,7 +37,10 @@ class XnorOptions(ActivationOptions):
 
 
 class XnorBinarizer(ActivationBinarizer):
-    """``sign(x)`` and ``alpha_o sign(w)``; in eval mode the two factors of the latter apart."""
+    """``sign(x)`` and ``alpha_o sign(w)``.
+
+    In eval mode alpha_o is the output's scale, and the weight is sign(w) alone.
+    """
 
     def __init__(self, options: XnorOptions) -> None:
         super().__init__(options)
@@ -56,19 +59,21 @@ class XnorBinarizer(ActivationBinarizer):
 
 
 class Xnor(Method[XnorOptions]):
-    """Scaled binary convolutions.
+    """Multiplies binary convolutions by the mean magnitude of the float weights, and on request by that of the inputs.
 
-    Forward: ``y = conv(sign(x), alpha_o sign(w))`` with ``alpha_o = mean abs(w_o)`` (eq. 6), n weights in a filter;
-    with ``pixel_scale`` ``y * K``, K the mean over channels and kernel taps of abs(x) (section 3.2). Backward with
-    ``g = dL/d(alpha_o sign(w))``:
+    Forward: ``y = conv(sign(x), alpha_o sign(w))`` with ``alpha_o = mean abs(w_o)`` (eq. 6). With ``pixel_scale``, y is
+    multiplied by K, the mean of abs(x) over the channels and the kernel's taps (section 3.2). Backward, for filters of
+    n weights and with ``g = dL/d(alpha_o sign(w))``:
 
     - ``weight_gradient="paper"``: ``dL/dw = g (1/n + alpha_o 1{abs(w) <= 1})`` (section 3.1);
     - ``weight_gradient="straight_through"``: ``dL/dw = g 1{abs(w) <= 1}``, as in ReActNet's and BNEW's code.
 
-    The activations' sign passes the gradient by ``surrogate``, K by the chain rule. After the step,
+    The activations' sign passes the gradient as ``surrogate`` says, K by the chain rule. After the step,
     ``w <- clamp(w, -c, c)`` with c = ``weight_clip``. With ``--a32`` this is the paper's Binary-Weight-Network.
 
-    Differs from the paper: K averages over all channels also in a grouped convolution, which the paper has not.
+    A layer with ``binary_input=False`` has no K, which would make up for magnitudes that no sign has taken away.
+
+    Differs from the paper: K averages over all channels in a grouped convolution too. The paper has no such one.
 
     Rastegari, Ordonez, Redmon, Farhadi 2016, "XNOR-Net", ECCV, arXiv:1603.05279.
     """

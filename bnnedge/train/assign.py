@@ -1,4 +1,4 @@
-"""Which update rule owns which parameter: every trainable one exactly one rule."""
+"""Which optimizer updates which parameter; every trainable parameter belongs to exactly one."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from bnnedge.errors import ConfigError
 from bnnedge.methods.method import Method, Phase, Plan
 
 Optimizers = dict[str, torch.optim.Optimizer]
-"""``method``, if the method has one of its own, and ``run``, if that left parameters over."""
+"""By name: ``method``, if the method has an optimizer of its own, and ``run`` for the parameters that it leaves."""
 
 
 def make_optimizers(
     config: RunConfig, model: nn.Module, method: Method[Any], phase: Phase, steps_per_epoch: int, train_images: int
 ) -> Optimizers:
-    """Fresh optimizers of one phase of a resolved config: the method's, and the run's over all that it leaves.
+    """Fresh optimizers for one phase: the method's, and the run's for the parameters that the method leaves.
 
     Raises ``ConfigError`` unless every trainable parameter is claimed exactly once.
     """

@@ -29,7 +29,7 @@ class Checkpoint:
     """The state of a run at the end of an epoch."""
 
     config: RunConfig
-    """Resolved."""
+    """The resolved settings of the run."""
     dataset: DatasetInfo
     epoch: int
     """Number of finished epochs."""
@@ -42,9 +42,9 @@ class Checkpoint:
     optimizers: dict[str, Any]
     """State dicts of the optimizers of the phase that ``epoch`` belongs to, by the names of ``train/assign.py``."""
     rng: dict[str, Any]
-    """See ``rng_state``."""
+    """The state of the random generators, see ``bnnedge/train/rng.py``."""
     ema: dict[str, Any] = field(default_factory=dict)
-    """With an EMA, the number of its ``steps`` and the state dict ``trained`` that training goes on with."""
+    """If weights are averaged: the number of ``steps``, and the state dict ``trained`` that training goes on with."""
 
     def to_bytes(self) -> bytes:
         """The file's contents."""

@@ -16,7 +16,7 @@ Forward = Callable[[Tensor], Tensor]
 
 
 def find_device(name: str) -> torch.device:
-    """``auto``, ``cpu`` or ``cuda`` to a device.
+    """The device that ``auto``, ``cpu`` or ``cuda`` stands for.
 
     Raises ``ConfigError`` for another name, ``MissingDependencyError`` for a GPU that is not there.
     """

@@ -37,7 +37,7 @@ class Group:
     def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0) -> None:
         self.rank, self.size = rank, size
         self.local_rank = local_rank
-        """Among the processes of this machine; the number of its GPU."""
+        """The place of this process among those of this machine, which is also the number of its GPU."""
         self.interrupted = False
         """Whether this process was asked to stop; the others learn it from the sums of a step."""
 
@@ -46,9 +46,9 @@ class Group:
         """Whether this process is the one that writes files and prints."""
         return self.rank == 0
 
-    def parts(self, images: Tensor, labels: Tensor, pieces: int) -> list[tuple[Tensor, Tensor]]:
+    def parts(self, inputs: Tensor, targets: Tensor, pieces: int) -> list[tuple[Tensor, Tensor]]:
         """This process's share of a batch, one pair for each of ``pieces`` micro-batches."""
-        return list(zip(self.share(images, pieces), self.share(labels, pieces), strict=True))
+        return list(zip(self.share(inputs, pieces), self.share(targets, pieces), strict=True))
 
     def share(self, whole: Tensor, pieces: int) -> list[Tensor]:
         """This process's slice of each of ``pieces`` micro-batches of ``whole``; sizes differ by one at most."""
@@ -73,7 +73,7 @@ class Group:
                 _write_back(flat, own)
 
     def everywhere(self, compute: Callable[[], T]) -> T:
-        """``compute()`` of each process; where one fails with an error for the user, all raise the first such one."""
+        """What ``compute()`` returns in this process; if one process fails, all raise the first error."""
         if self.size == 1:
             return compute()
         outcome, error = _attempt(compute)
@@ -86,7 +86,7 @@ class Group:
         return outcome  # type: ignore[return-value]
 
     def main_only(self, compute: Callable[[], T]) -> T:
-        """``compute()`` of the main process, in all processes; so is an error for the user."""
+        """What ``compute()`` returns in the main process, given to all processes; they also share its errors."""
         if self.size == 1:
             return compute()
         message: list[Any] = [_attempt(compute) if self.is_main else None]
@@ -103,9 +103,9 @@ class Group:
         for size in batch_sizes:
             if size // pieces < least:
                 raise ConfigError(
-                    f"a batch of {size} images (an epoch's last one may be smaller than batch_size) has micro-batches "
-                    f"of {size // pieces} with accumulate {pieces}, but needs {least} images in each for the processes "
-                    f"({self.size}) and batch normalisation; choose another --batch-size"
+                    f"a batch of {size} samples (an epoch's last one may be smaller than batch_size) has micro-batches "
+                    f"of {size // pieces} with accumulate {pieces}, but needs {least} samples in each for the "
+                    f"{self.size} processes and batch normalisation; choose another --batch-size"
                 )
 
 

@@ -46,7 +46,7 @@ class Ema:
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
-        """``model`` with the averaged weights; with its own again afterwards."""
+        """A context in which ``model`` has the averaged weights; afterwards it has its own again."""
         trained = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         model.load_state_dict(self.weights)
         try:

@@ -1,4 +1,4 @@
-"""Batch normalisation over the images of all processes, and what to do about the statistics without it."""
+"""Batch normalisation over the images of all processes, or averages of the statistics of each process."""
 
 from __future__ import annotations
 

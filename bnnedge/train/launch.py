@@ -26,7 +26,10 @@ class ProcessError(BnnedgeError):
 
 
 def parse_gpus(text: str) -> list[int]:
-    """``0,2`` to [0, 2]. Raises ``ConfigError`` or ``MissingDependencyError`` for GPUs that are not there."""
+    """The numbers in a text such as ``0,2``.
+
+    Raises ``ConfigError`` or ``MissingDependencyError`` for GPUs that are not there.
+    """
     try:
         gpus = [int(number) for number in text.split(",")]
     except ValueError as error:
@@ -79,7 +82,7 @@ def without_launch_options(arguments: Sequence[str]) -> list[str]:
 
 
 def _visible(gpus: Sequence[int]) -> str:
-    """``gpus`` of those that this process sees, as the names that it knows them by."""
+    """The value of ``CUDA_VISIBLE_DEVICES`` for ``gpus``, which are places among the GPUs that this process sees."""
     names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return ",".join(names[gpu] if names else str(gpu) for gpu in gpus)
 

@@ -73,7 +73,7 @@ def _record(
 
 
 def _save(state: TrainingState, folder: RunFolder, row: dict[str, Any], improved: bool) -> None:
-    """Metrics, then last, then best: whatever a crash cuts off, ``restore`` can make good from ``last.ckpt``."""
+    """Write metrics, then ``last.ckpt``, then ``best.ckpt``: from ``last.ckpt`` a resumed run repairs the other two."""
     folder.append_metrics(row)
     data = state.checkpoint().to_bytes()
     write_atomically(folder.last, data)

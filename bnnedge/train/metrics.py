@@ -72,6 +72,6 @@ def positive_fractions(weights: dict[str, Tensor]) -> dict[str, float]:
 
 
 def mean_of(values: Iterable[float]) -> float:
-    """Arithmetic mean; 0.0 of nothing."""
+    """The arithmetic mean; 0.0 if there are no values."""
     numbers = list(values)
     return sum(numbers) / len(numbers) if numbers else 0.0

@@ -54,7 +54,7 @@ class TrainingState:
 
     @property
     def task(self) -> Task:
-        """What is learnt."""
+        """The task that the network learns."""
         return self.dataset.task
 
     @property
@@ -84,7 +84,7 @@ class TrainingState:
             yield
 
     def checkpoint(self) -> Checkpoint:
-        """The state as a file holds it."""
+        """The state as a checkpoint holds it."""
         trained = self.model.state_dict()
         return Checkpoint(
             config=self.config,

@@ -15,7 +15,7 @@ from bnnedge.train.state import TrainingState
 
 
 def train_step(state: TrainingState, inputs: Tensor, targets: Tensor) -> Tally:
-    """One step of every optimizer on one batch; loss and scores over the batch, of all passes.
+    """One step of every optimizer on one batch. Returns loss and scores over the batch and all passes.
 
     A loss that is not finite ends the step before any weight has changed.
     """

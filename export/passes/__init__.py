@@ -1,6 +1,11 @@
-"""Graph rewrites, one a file, each a function graph -> graph that keeps the results."""
+"""Graph rewrites, one a file, each a function graph -> graph that keeps the results.
+
+Those that every format wants are listed here. A target lists further ones itself (``Target.passes``).
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from bnnedge.export.graph import Graph
 from bnnedge.export.passes.fold_affine import fold_affine
@@ -10,7 +15,8 @@ from bnnedge.export.passes.merge_biases import merge_biases
 from bnnedge.export.passes.merge_duplicates import merge_duplicates
 from bnnedge.export.passes.quantize_stem import Calibration, quantize_stem
 
-PASSES = (hoist_binarize, merge_duplicates, merge_biases, fuse_threshold)
+Pass = Callable[[Graph], Graph]
+PASSES: tuple[Pass, ...] = (hoist_binarize, merge_duplicates, merge_biases, fuse_threshold)
 """In the order in which they are applied, after ``fold_affine``."""
 
 

@@ -1,11 +1,11 @@
 """What follows a binary convolution, up to the next layer's signs, becomes part of it: one node a layer.
 
-Not one of ``PASSES``: only a target whose operators work on packed signs applies it, to the optimized graph.
+A target whose operators work on packed signs lists it in its ``passes``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,47 +14,16 @@ from bnnedge.export.graph import (
     Add,
     Affine,
     Binarize,
+    BinarizeBelow,
     BinaryConv2d,
+    Block,
     Clip,
-    FloatArray,
     Graph,
     Node,
     PRelu,
     Sub,
 )
 from bnnedge.kernels.layout import WORD_BITS
-
-
-@dataclass(kw_only=True)
-class Block(Node):
-    """A binary convolution without threshold and these steps, each only where it is set, rounded one by one:
-
-    1. ``y = s * multiplier + bias``, s the convolution of the first input
-    2. ``y = y + residual``, the second input
-    3. ``y = (slope * y if y < 0 else y) + offset``
-    4. ``y = min(max(y, low), high)``, the ``output``
-    5. ``signs``, a second output of ``bits``: -1 where ``y < limit``, else +1
-    """
-
-    conv: BinaryConv2d
-    slope: FloatArray | None = None
-    offset: FloatArray | None = None
-    low: float = -np.inf
-    high: float = np.inf
-    signs: str | None = None
-    limit: FloatArray | None = None
-    """[O]; None: 0."""
-
-    @property
-    def clips(self) -> bool:
-        return self.low > -np.inf or self.high < np.inf
-
-
-@dataclass(kw_only=True)
-class BinarizeBelow(Node):
-    """float32 to bits: -1 where ``x < limit``, else +1; limit is [C], or the second input [N, 1, 1, 1]."""
-
-    limit: FloatArray | None = None
 
 
 def packs(conv: BinaryConv2d) -> bool:
@@ -90,7 +59,7 @@ def _block(graph: Graph, conv: BinaryConv2d, gone: set[int]) -> tuple[Block, lis
     """The largest block that starts with ``conv``, and the nodes that it replaces."""
     block = Block(name=conv.name, inputs=conv.inputs, output=conv.output, conv=conv)
     absorbed: list[Node] = [conv]
-    while block.output != graph.output and block.signs is None:
+    while block.output not in graph.outputs and block.signs is None:
         readers = graph.consumers(block.output)
         signs = [node for node in readers if isinstance(node, Binarize)]
         others = [node for node in readers if not isinstance(node, Binarize)]

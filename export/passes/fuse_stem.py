@@ -1,47 +1,25 @@
 """An int8 stem, from the float image to the first signs, as one node.
 
-Not one of ``PASSES``: only a target with an operator for it applies it, after ``fuse_blocks``.
+A target with an operator for it lists it in its ``passes``, after ``fuse_blocks``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from bnnedge.export.graph import (
     Affine,
     Binarize,
+    BinarizeBelow,
     Dequantize,
-    FloatArray,
     Graph,
     MaxPool2d,
     Node,
-    Quantization,
     Quantize,
     QuantizedConv2d,
     SpaceToDepth,
+    Stem,
 )
-from bnnedge.export.passes.fuse_block import BinarizeBelow
-
-
-@dataclass(kw_only=True)
-class Stem(Node):
-    """These nodes, in this order, those after ``conv`` only where they are set, rounded one by one:
-
-    1. ``SpaceToDepth`` if ``folds``, ``Quantize`` with ``source``, ``conv``, ``pool``, which give codes of ``target``
-    2. ``Dequantize``, ``y = y + lowest``, the ``output``
-    3. ``signs``, a second output of ``bits``: -1 where ``y < limit``, else +1
-    """
-
-    folds: bool
-    source: Quantization
-    conv: QuantizedConv2d
-    target: Quantization
-    pool: MaxPool2d | None = None
-    lowest: FloatArray | None = None
-    """[O]; None: 0."""
-    signs: str | None = None
-    limit: FloatArray | None = None
-    """[O]; None: 0."""
 
 
 def fuse_stem(graph: Graph) -> Graph:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
-import numpy as np
-
 from bnnedge.export.graph import Graph, Node
 
 
@@ -21,7 +19,7 @@ def merge_duplicates(graph: Graph) -> Graph:
         node = replace(node, inputs=tuple(renamed.get(tensor, tensor) for tensor in node.inputs))
         settings = [getattr(node, f.name) for f in fields(node) if f.name not in ("name", "inputs", "output")]
         key = (type(node), node.inputs, *settings)
-        mergeable = not any(isinstance(value, np.ndarray) for value in settings) and node.output != graph.output
+        mergeable = not node.weights() and node.output not in graph.outputs
         if mergeable and key in first:
             renamed[node.output] = first[key]
             continue

@@ -27,7 +27,7 @@ from bnnedge.export.graph import (
     SpaceToDepth,
     TensorSpec,
 )
-from bnnedge.export.targets.window import Windows
+from bnnedge.export.window import Windows
 
 Range = tuple[float, float]
 STEPS = HIGHEST_CODE - LOWEST_CODE

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bnnedge.errors import ExportError, MissingDependencyError
 from bnnedge.export.runtimes.tflite import TfliteRuntime, TfliteSession
-from bnnedge.export.targets.tflite_reader import Model, binary_layers, parse_model
+from bnnedge.export.targets.tflite.reader import Model, binary_layers, parse_model
 
 Kernel = Literal["default", "indirect", "reference"]
 _PACKAGE = "larq_compute_engine"
@@ -82,8 +82,9 @@ class LceSession(TfliteSession):
         except (RuntimeError, ValueError) as error:
             raise ExportError(f"LCE cannot load the file: {' '.join(str(error).split())}") from error
 
-    def outputs(self, prepared: NDArray[np.float32]) -> list[NDArray[Any]]:
-        results = [self._interpreter.predict([prepared[i : i + 1]]) for i in range(len(prepared))]
+    def stored_outputs(self, prepared: list[NDArray[np.float32]]) -> list[NDArray[Any]]:
+        batch = range(len(prepared[0]))
+        results = [self._interpreter.predict([values[i : i + 1] for values in prepared]) for i in batch]
         return [np.concatenate(parts) for parts in zip(*results, strict=True)]
 
 

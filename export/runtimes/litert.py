@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bnnedge.errors import ExportError, MissingDependencyError
 from bnnedge.export.runtimes.tflite import TfliteRuntime, TfliteSession
-from bnnedge.export.targets.tflite_reader import LCE_OPERATORS, Model, parse_model
+from bnnedge.export.targets.tflite.reader import LCE_OPERATORS, Model, parse_model
 from bnnedge.kernels.plugins import litert_delegate
 
 
@@ -77,19 +77,22 @@ class LiteRtSession(TfliteSession):
             self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError, OSError) as error:
             raise ExportError(f"LiteRT cannot load the file: {' '.join(str(error).split())}") from error
-        self._input = self._interpreter.get_input_details()[0]["index"]
+        self._inputs = [details["index"] for details in self._interpreter.get_input_details()]
         self._outputs = [output["index"] for output in self._interpreter.get_output_details()]
-        self._batch = self._input_shape[0]
+        self._batch = self._shapes[self.input_names[0]][0]
 
-    def outputs(self, prepared: NDArray[np.float32]) -> list[NDArray[Any]]:
+    def stored_outputs(self, prepared: list[NDArray[np.float32]]) -> list[NDArray[Any]]:
+        batch = len(prepared[0])
         try:
-            if len(prepared) != self._batch:
-                self._interpreter.resize_tensor_input(self._input, prepared.shape)
+            if batch != self._batch:
+                for tensor, values in zip(self._inputs, prepared, strict=True):
+                    self._interpreter.resize_tensor_input(tensor, values.shape)
                 self._interpreter.allocate_tensors()
-                self._batch = len(prepared)
-            self._interpreter.set_tensor(self._input, prepared)
+                self._batch = batch
+            for tensor, values in zip(self._inputs, prepared, strict=True):
+                self._interpreter.set_tensor(tensor, values)
             self._interpreter.invoke()
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
-            raise ExportError(f"LiteRT cannot run a batch of {len(prepared)}: {reason}") from error
+            raise ExportError(f"LiteRT cannot run a batch of {batch}: {reason}") from error
         return [self._interpreter.get_tensor(output) for output in self._outputs]

@@ -11,40 +11,53 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from bnnedge.errors import DataError, ExportError, MissingDependencyError
 from bnnedge.export.graph import LOWEST_CODE
-from bnnedge.export.runtimes.runtime import Images, Session, VerifyingRuntime
-from bnnedge.export.targets import onnx_functions
-from bnnedge.export.targets.onnx_file import binary_nodes, input_channels, load_model
+from bnnedge.export.runtimes.runtime import FileSession, Images, Inputs, Outputs, VerifyingRuntime
+from bnnedge.export.targets.onnx import functions
+from bnnedge.export.targets.onnx.reader import binary_nodes, input_channels, load_model
 from bnnedge.kernels.layout import pack, unpack, words_for
 
 _FATAL_ONLY = 4
 
 
-class OnnxRuntimeSession(Session):
+class OnnxRuntimeSession(FileSession):
     """One ``InferenceSession``; its own layout is NCHW too."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
-        self._input = session.get_inputs()[0]
-        self._output_names = [session.get_outputs()[0].name]
+        self._shapes = {each.name: each.shape for each in session.get_inputs()}
+        self.input_names = tuple(self._shapes)
+        self.output_names = tuple(output.name for output in session.get_outputs())
 
-    def prepare(self, images: Images) -> Images:
-        """Contiguous float32. Raises ``DataError`` unless the shape is the file's input shape."""
-        expected = self._input.shape
+    def prepare(self, images: Inputs) -> dict[str, Images]:
+        """Contiguous float32 by name. Raises ``DataError`` unless the shapes are those of the file's inputs."""
+        return {name: self._prepared(name, values) for name, values in self.inputs_of(images).items()}
+
+    def _prepared(self, name: str, images: Images) -> Images:
+        expected = self._shapes[name]
         fits = len(expected) == images.ndim and all(
             not isinstance(size, int) or size == found for size, found in zip(expected, images.shape, strict=True)
         )
         if not fits:
-            wanted = " x ".join(str(size) for size in expected)
-            raise DataError(f"the ONNX file takes images {wanted}, found {' x '.join(map(str, images.shape))}")
+            wanted, found = (" x ".join(map(str, shape)) for shape in (expected, images.shape))
+            raise DataError(f"the ONNX file takes images {wanted}, found {found}")
         return np.ascontiguousarray(images, dtype=np.float32)
 
-    def invoke(self, prepared: Images) -> NDArray[np.float32]:
+    def invoke(self, prepared: dict[str, Images]) -> NDArray[np.float32]:
+        output: NDArray[np.float32] = self.values(prepared, self.output_names[:1])[0]
+        return output
+
+    def invoke_all(self, prepared: dict[str, Images]) -> Outputs:
+        return dict(zip(self.output_names, self.values(prepared, self.output_names), strict=True))
+
+    def values(self, prepared: dict[str, Images], tensors: Sequence[str]) -> list[NDArray[Any]]:
+        """The values of output tensors by their names."""
         try:
-            output: NDArray[np.float32] = self._session.run(self._output_names, {self._input.name: prepared})[0]
+            values: list[NDArray[Any]] = self._session.run(list(tensors), prepared)
         except _errors() as error:
             reason = " ".join(str(error).split())[:300]
-            raise ExportError(f"ONNX Runtime cannot run a batch of {len(prepared)}: {reason}") from error
-        return output
+            batch = len(next(iter(prepared.values())))
+            raise ExportError(f"ONNX Runtime cannot run a batch of {batch}: {reason}") from error
+        return values
 
 
 class OnnxRuntime(VerifyingRuntime):
@@ -78,21 +91,20 @@ class OnnxRuntime(VerifyingRuntime):
         return OnnxRuntimeSession(cls._inference_session(data, threads))
 
     @classmethod
-    def tap(cls, data: bytes, images: Images) -> tuple[NDArray[np.float32], dict[str, NDArray[np.int8]]]:
+    def tap(cls, data: bytes, images: Inputs) -> tuple[Outputs, dict[str, NDArray[np.int8]]]:
         model = load_model(data)
         layers = binary_nodes(model)
-        own = {info.name for info in (*model.graph.input, *model.graph.output)}
+        outputs = [info.name for info in model.graph.output]
+        known = {*outputs, *(info.name for info in model.graph.input)}
         for tensor, node in {node.input[0]: node for node in layers}.items():
-            if tensor not in own:
-                kind = TensorProto.UINT8 if onnx_functions.is_packed(node.op_type) else TensorProto.FLOAT
+            if tensor not in known:
+                kind = TensorProto.UINT8 if functions.is_packed(node.op_type) else TensorProto.FLOAT
                 model.graph.output.append(helper.make_tensor_value_info(tensor, kind, None))
-        inference = cls._inference_session(model.SerializeToString(), threads=1)
-        prepared = OnnxRuntimeSession(inference).prepare(images)
-        input_name, names = model.graph.input[0].name, [info.name for info in model.graph.output]
-        values = dict(zip(names, inference.run(names, {input_name: prepared}), strict=True))
-        output: NDArray[np.float32] = values[names[0]]
-        values[input_name] = prepared
-        return output, {node.name: _signs(node, values[node.input[0]]) for node in layers}
+        session = OnnxRuntimeSession(cls._inference_session(model.SerializeToString(), threads=1))
+        prepared = session.prepare(images)
+        values: dict[str, NDArray[Any]] = {**prepared, **session.invoke_all(prepared)}
+        signs = {node.name: _signs(node, values[node.input[0]]) for node in layers}
+        return {name: values[name] for name in outputs}, signs
 
     @classmethod
     def integers(cls, data: bytes, layer: str, signs: NDArray[np.int8]) -> NDArray[np.int32]:
@@ -112,36 +124,42 @@ class OnnxRuntime(VerifyingRuntime):
     @classmethod
     def codes(cls, data: bytes, images: Images, tensors: Sequence[str]) -> list[NDArray[np.int8]]:
         model = load_model(data)
-        stem = next((node for node in model.graph.node if onnx_functions.is_stem(node.op_type)), None)
-        if stem is not None:
-            return cls._codes_of_stem(model, stem, images)
+        stem = next((node for node in model.graph.node if functions.is_stem(node.op_type)), None)
         del model.graph.output[:]
-        model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.UINT8, None) for name in tensors)
-        inference = cls._inference_session(model.SerializeToString(), threads=1)
-        prepared = OnnxRuntimeSession(inference).prepare(images)
-        stored = inference.run(list(tensors), {model.graph.input[0].name: prepared})
-        return [np.ascontiguousarray(codes.astype(np.int16) + LOWEST_CODE, np.int8) for codes in stored]
+        if stem is not None:
+            found = cls._codes_of_stem(model, stem, images)
+        else:
+            infos = [helper.make_tensor_value_info(name, TensorProto.UINT8, None) for name in tensors]
+            model.graph.output.extend(infos)
+            found = cls._values(model, images)
+        return [np.ascontiguousarray(codes.astype(np.int16) + LOWEST_CODE, np.int8) for codes in found]
 
     @classmethod
-    def _codes_of_stem(cls, model: ModelProto, stem: NodeProto, images: Images) -> list[NDArray[np.int8]]:
-        """Of a stem in one node: those that leave it from its floats, those that enter from that part of its body."""
+    def _codes_of_stem(cls, model: ModelProto, stem: NodeProto, images: Images) -> list[NDArray[Any]]:
+        """The unsigned codes [N, C, H, W] that enter and that leave the convolution of a stem that is one node.
+
+        The node gives floats alone. The codes that enter come from a second node beside it, whose function is the
+        first part of the stem's own; the codes that leave are calculated back from the floats.
+        """
         function = next(f for f in model.functions if f.name == stem.op_type)
-        model.functions.append(onnx_functions.with_codes(function))
+        model.functions.append(functions.with_codes(function))
         entered = NodeProto()
         entered.CopyFrom(stem)
-        entered.op_type += onnx_functions.CODES_SUFFIX
-        entered.name += onnx_functions.CODES_SUFFIX
+        entered.op_type += functions.CODES_SUFFIX
+        entered.name += functions.CODES_SUFFIX
         entered.output[:] = [f"{stem.name}/entered"]
         model.graph.node.append(entered)
-        del model.graph.output[:]
         for name, kind in ((entered.output[0], TensorProto.UINT8), (stem.output[0], TensorProto.FLOAT)):
             model.graph.output.append(helper.make_tensor_value_info(name, kind, None))
-        inference = cls._inference_session(model.SerializeToString(), threads=1)
-        prepared = OnnxRuntimeSession(inference).prepare(images)
-        codes, values = inference.run(None, {model.graph.input[0].name: prepared})
+        codes, values = cls._values(model, images)
         left = _codes_of_values(values, *(_constant(model, stem.input[i]) for i in (5, 6, 8)))
-        found = (codes, left.transpose(0, 3, 1, 2))
-        return [np.ascontiguousarray(each.astype(np.int16) + LOWEST_CODE, np.int8) for each in found]
+        return [codes, left.transpose(0, 3, 1, 2)]
+
+    @classmethod
+    def _values(cls, model: ModelProto, images: Images) -> list[NDArray[Any]]:
+        """The outputs of a model of one input."""
+        session = OnnxRuntimeSession(cls._inference_session(model.SerializeToString(), threads=1))
+        return session.values(session.prepare(images), session.output_names)
 
     @classmethod
     def _inference_session(cls, data: bytes, threads: int) -> Any:
@@ -172,7 +190,7 @@ def _codes_of_values(
 
 def _signs(node: NodeProto, values: NDArray[Any]) -> NDArray[np.int8]:
     """The signs that enter a binary convolution, int8 [N, C, H, W], from its first input in the file."""
-    if not onnx_functions.is_packed(node.op_type):
+    if not functions.is_packed(node.op_type):
         return np.where(values < 0, -1, 1).astype(np.int8)
     words = np.ascontiguousarray(values).view("<u4")
     return np.ascontiguousarray(unpack(words, input_channels(node)).transpose(0, 3, 1, 2))
@@ -188,10 +206,10 @@ def _one_layer_model(model: ModelProto, layer: str) -> tuple[ModelProto, bool]:
         raise ExportError(f"the ONNX file has no binary convolution {layer!r}; it has: {', '.join(layers) or 'none'}")
     original = layers[layer]
     weight = next(tensor for tensor in model.graph.initializer if tensor.name == original.input[1])
-    packed = onnx_functions.is_packed(original.op_type)
-    op_type = onnx_functions.PACKED_CONV if packed else onnx_functions.BINARY_CONV
+    packed = functions.is_packed(original.op_type)
+    op_type = functions.PACKED_CONV if packed else functions.BINARY_CONV
     node = helper.make_node(
-        op_type, ["signs", weight.name, "one", "zero"], ["sums"], name=layer, domain=onnx_functions.DOMAIN
+        op_type, ["signs", weight.name, "one", "zero"], ["sums"], name=layer, domain=functions.DOMAIN
     )
     node.attribute.extend(a for a in original.attribute if a.name not in ("low", "high"))
     channels, outputs = input_channels(original), weight.dims[0]
@@ -208,7 +226,7 @@ def _one_layer_model(model: ModelProto, layer: str) -> tuple[ModelProto, bool]:
     )
     stored = (function for function in model.functions if function.name == op_type)
     # A file need not hold the plain function.
-    function = next(stored, None) or onnx_functions.function(op_type)
+    function = next(stored, None) or functions.function(op_type)
     opsets = list(model.opset_import)
     return helper.make_model(graph, ir_version=model.ir_version, opset_imports=opsets, functions=[function]), packed
 

@@ -6,29 +6,73 @@ Images go in as NCHW float32 and signs come out as NCHW int8, whatever layout th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bnnedge.errors import DataError
+
 Images = NDArray[np.float32]
+Inputs = Images | Mapping[str, Images]
+"""The one input of a file, or all of its inputs by name."""
+Outputs = dict[str, NDArray[np.float32]]
+"""Every output of a file by name, each [N, ...]."""
 
 
 class Session(ABC):
-    """A file loaded into a runtime, ready to run."""
+    """A network that is ready to run."""
 
     @abstractmethod
     def prepare(self, images: Images) -> Any:
-        """Images [N, C, H, W] in the runtime's own layout; kept apart so that timing leaves it out."""
+        """Images [N, C, H, W] in the session's own layout; kept apart so that timing leaves it out."""
 
     @abstractmethod
     def invoke(self, prepared: Any) -> NDArray[np.float32]:
-        """Run what ``prepare`` returned; the network's output [N, ...]."""
+        """Run what ``prepare`` returned; the network's output [N, ...], the first one if there are several."""
 
     def run(self, images: Images) -> NDArray[np.float32]:
         """``invoke(prepare(images))``."""
         return self.invoke(self.prepare(images))
+
+
+class FileSession(Session):
+    """A file loaded into a runtime, ready to run; its inputs and outputs have names."""
+
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+
+    @abstractmethod
+    def prepare(self, images: Inputs) -> Any:
+        """Inputs [N, C, H, W] or [N, C] in the runtime's own layout.
+
+        Raises ``DataError`` for an input that is missing or that the file does not have.
+        """
+
+    @abstractmethod
+    def invoke_all(self, prepared: Any) -> Outputs:
+        """Run what ``prepare`` returned; every output by name."""
+
+    def invoke(self, prepared: Any) -> NDArray[np.float32]:
+        return self.invoke_all(prepared)[self.output_names[0]]
+
+    def run(self, images: Inputs) -> NDArray[np.float32]:
+        """The first output for ``images``."""
+        return self.invoke(self.prepare(images))
+
+    def run_all(self, images: Inputs) -> Outputs:
+        """Every output for ``images`` by name."""
+        return self.invoke_all(self.prepare(images))
+
+    def inputs_of(self, images: Inputs) -> dict[str, Images]:
+        """``images`` by name, in the order of ``input_names``. Raises ``DataError`` as ``prepare`` does."""
+        given = images if isinstance(images, Mapping) else {self.input_names[0]: images}
+        if sorted(given) != sorted(self.input_names):
+            found = ", ".join(images) if isinstance(images, Mapping) else "one array without a name"
+            expected = ", ".join(self.input_names)
+            raise DataError(f"the file has the inputs {expected}, found {found}; give all of them by name")
+        return {name: given[name] for name in self.input_names}
 
 
 class Runtime(ABC):
@@ -48,7 +92,7 @@ class Runtime(ABC):
 
     @classmethod
     @abstractmethod
-    def open(cls, data: bytes, threads: int = 1) -> Session:
+    def open(cls, data: bytes, threads: int = 1) -> FileSession:
         """Load a file's bytes. Raises ``ExportError`` if they are damaged or hold operators it does not know."""
 
 
@@ -57,10 +101,10 @@ class VerifyingRuntime(Runtime):
 
     @classmethod
     @abstractmethod
-    def tap(cls, data: bytes, images: Images) -> tuple[NDArray[np.float32], dict[str, NDArray[np.int8]]]:
+    def tap(cls, data: bytes, images: Inputs) -> tuple[Outputs, dict[str, NDArray[np.int8]]]:
         """Run ``data`` with its binary layers' inputs exposed.
 
-        Returns the output [N, ...] and, for each binary convolution (by graph node name), the signs {-1, +1} that
+        Returns the outputs by name and, for each binary convolution (by graph node name), the signs {-1, +1} that
         entered it, [N, C, H, W].
         """
 

@@ -11,39 +11,46 @@ from numpy.typing import NDArray
 
 from bnnedge.errors import ExportError
 from bnnedge.export import graph as g
-from bnnedge.export.runtimes.runtime import Images, Session, VerifyingRuntime
-from bnnedge.export.targets.tflite_reader import BinaryLayer, Model, binary_layers, parse_model
-from bnnedge.export.targets.tflite_writer import serialize
-from bnnedge.export.targets.to_lce import LceTarget
-from bnnedge.export.targets.window import Windows
+from bnnedge.export.runtimes.runtime import FileSession, Images, Inputs, Outputs, VerifyingRuntime
+from bnnedge.export.targets.tflite.reader import BinaryLayer, Model, binary_layers, parse_model
+from bnnedge.export.targets.tflite.target import LceTarget
+from bnnedge.export.targets.tflite.writer import serialize
+from bnnedge.export.window import Windows
 from bnnedge.kernels.layout import unpack
 
 
-class TfliteSession(Session):
+class TfliteSession(FileSession):
     """A TFLite file in an interpreter: images become NHWC, and all outputs of the file can be had."""
 
     def __init__(self, model: Model) -> None:
-        self._input_shape = model.shape(model.inputs[0])
+        self.input_names, self.output_names = model.input_names, model.output_names
+        self._shapes = dict(zip(self.input_names, map(model.shape, model.inputs), strict=True))
 
-    def prepare(self, images: Images) -> NDArray[np.float32]:
-        """Images [N, C, H, W] as contiguous NHWC, vectors [N, C] as they are."""
+    def prepare(self, images: Inputs) -> list[NDArray[np.float32]]:
+        """The inputs in the order of the file: images [N, C, H, W] as contiguous NHWC, vectors [N, C] as they are."""
+        return [self._prepared(name, values) for name, values in self.inputs_of(images).items()]
+
+    def _prepared(self, name: str, images: Images) -> NDArray[np.float32]:
         stored = images.transpose(0, 2, 3, 1) if images.ndim == 4 else images
-        if stored.shape[1:] != self._input_shape[1:]:
-            raise ExportError(f"the file takes images of {self._input_shape[1:]} (H, W, C), found {stored.shape[1:]}")
+        expected = self._shapes[name][1:]
+        if stored.shape[1:] != expected:
+            raise ExportError(f"the file takes images of {expected} (H, W, C), found {stored.shape[1:]}")
         return np.ascontiguousarray(stored, np.float32)
 
-    def invoke(self, prepared: NDArray[np.float32]) -> NDArray[np.float32]:
-        output: NDArray[np.float32] = self.invoke_all(prepared)[0]
-        return output
+    def invoke(self, prepared: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+        return _channels_first(self.stored_outputs(prepared)[0])
 
-    def invoke_all(self, prepared: NDArray[np.float32]) -> list[NDArray[Any]]:
-        """Every output of the file: the first in PyTorch's layout, further ones as they are stored."""
-        first, *others = self.outputs(prepared)
-        return [first.transpose(0, 3, 1, 2) if first.ndim == 4 else first, *others]
+    def invoke_all(self, prepared: list[NDArray[np.float32]]) -> Outputs:
+        values = map(_channels_first, self.stored_outputs(prepared))
+        return dict(zip(self.output_names, values, strict=True))
 
     @abstractmethod
-    def outputs(self, prepared: NDArray[np.float32]) -> list[NDArray[Any]]:
+    def stored_outputs(self, prepared: list[NDArray[np.float32]]) -> list[NDArray[Any]]:
         """Every output of the file as it is stored."""
+
+
+def _channels_first(values: NDArray[Any]) -> NDArray[Any]:
+    return values.transpose(0, 3, 1, 2) if values.ndim == 4 else values
 
 
 class TfliteRuntime(VerifyingRuntime):
@@ -55,16 +62,18 @@ class TfliteRuntime(VerifyingRuntime):
         """Load a file's bytes. Raises ``ExportError`` if they are damaged or hold operators it does not know."""
 
     @classmethod
-    def tap(cls, data: bytes, images: Images) -> tuple[NDArray[np.float32], dict[str, NDArray[np.int8]]]:
+    def tap(cls, data: bytes, images: Inputs) -> tuple[Outputs, dict[str, NDArray[np.int8]]]:
         model = parse_model(data)
         layers = list(binary_layers(model))
         tapped = list(dict.fromkeys(layer.signs for layer in layers))
-        model.subgraph.outputs = [*model.outputs, *tapped]
+        names = model.output_names
+        model.tap([*model.outputs, *tapped])
         session = cls.open(serialize(model.raw))
-        output, *words = session.invoke_all(session.prepare(images))
-        found = dict(zip(tapped, words, strict=True))
+        values = session.stored_outputs(session.prepare(images))
+        found = dict(zip(tapped, values[len(names) :], strict=True))
+        outputs = dict(zip(names, map(_channels_first, values), strict=False))
         signs = {layer.name: unpack(found[layer.signs], layer.channels) for layer in layers}
-        return output, {name: np.ascontiguousarray(s.transpose(0, 3, 1, 2)) for name, s in signs.items()}
+        return outputs, {name: np.ascontiguousarray(s.transpose(0, 3, 1, 2)) for name, s in signs.items()}
 
     @classmethod
     def codes(cls, data: bytes, images: Images, tensors: Sequence[str]) -> list[NDArray[np.int8]]:
@@ -72,9 +81,10 @@ class TfliteRuntime(VerifyingRuntime):
         named = {model.name(op.outputs[0]): (op.outputs[0], i) for i, op in enumerate(model.operators)}
         found = [named[name] for name in tensors]
         model.subgraph.operators = model.subgraph.operators[: max(last for _, last in found) + 1]
-        model.subgraph.outputs = [tensor for tensor, _ in found]
+        model.tap([tensor for tensor, _ in found])
         session = cls.open(serialize(model.raw))
-        return [np.ascontiguousarray(codes.transpose(0, 3, 1, 2)) for codes in session.outputs(session.prepare(images))]
+        values = session.stored_outputs(session.prepare(images))
+        return [np.ascontiguousarray(codes.transpose(0, 3, 1, 2)) for codes in values]
 
     @classmethod
     def integers(cls, data: bytes, layer: str, signs: NDArray[np.int8]) -> NDArray[np.int32]:
@@ -110,4 +120,4 @@ def _single_layer(layer: BinaryLayer, shape: tuple[int, ...]) -> g.Graph:
         "bits": g.TensorSpec(shape, "bits"),
         "sums": g.TensorSpec((shape[0], outputs, *windows.output_size)),
     }
-    return g.Graph("signs", "sums", [g.Binarize(name="sign", inputs=("signs",), output="bits"), conv], tensors)
+    return g.Graph(("signs",), ("sums",), [g.Binarize(name="sign", inputs=("signs",), output="bits"), conv], tensors)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from bnnedge.errors import ExportError
 from bnnedge.export.graph import Graph
+from bnnedge.export.passes import Pass
 from bnnedge.export.targets import TARGETS
 
 
@@ -48,9 +49,22 @@ class Target(ABC):
     judges: ClassVar[tuple[str, ...]]
     """Those that ``export`` verifies the file in, first choice first: runtimes whose kernels are not our own."""
 
-    @abstractmethod
+    passes: ClassVar[tuple[Pass, ...]] = ()
+    """Rewrites that this format alone wants, in their order, behind those of ``bnnedge/export/passes``."""
+
     def write(self, graph: Graph) -> bytes:
-        """The whole file. Raises ``ExportError`` naming the layer that the format cannot hold."""
+        """The whole file, the same bytes for the same graph, after ``passes``.
+
+        Raises ``ExportError`` naming the layer that the format cannot hold.
+        """
+        graph = graph.validate()
+        for rewrite in self.passes:
+            graph = rewrite(graph)
+        return self.encode(graph.validate())
+
+    @abstractmethod
+    def encode(self, graph: Graph) -> bytes:
+        """The bytes of a checked graph, each node in its form."""
 
     @abstractmethod
     def read_metadata(self, data: bytes) -> dict[str, Any]:

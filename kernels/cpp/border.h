@@ -1,4 +1,5 @@
-// Which taps of a window lie inside the image, and the classes of output rows (or columns) that agree in it.
+// Which taps of a window lie inside the image, and the border classes: output rows (or columns) whose windows have the
+// same taps inside.
 #pragma once
 
 #include <algorithm>
@@ -24,10 +25,10 @@ struct TapRange {
   }
 };
 
-// One dimension: the class of each output position, and each class's taps.
+// The border classes along one axis.
 struct BorderClasses {
-  std::vector<int32_t> of;
-  std::vector<TapRange> taps;
+  std::vector<int32_t> of;     // the class of each output position
+  std::vector<TapRange> taps;  // the taps inside, for each class
 
   BorderClasses(int64_t outputs, int64_t stride, int64_t pad, int64_t dilation, int64_t size, int64_t kernel) {
     std::map<std::pair<int64_t, int64_t>, int32_t> known;

@@ -8,8 +8,9 @@
 
 #include "bnnedge/aligned.h"
 #include "bnnedge/conv_kernel.h"
+#include "bnnedge/pack_kernel.h"
 #include "bnnedge/stem_kernel.h"
-#include "tflite/thread_pool.h"
+#include "thread_pool.h"
 
 namespace {
 
@@ -64,7 +65,24 @@ bnnedge::BConv2dParams FromC(const bnnedge_bconv2d_params& c) {
   return p;
 }
 
-std::string FromC(const bnnedge_transform& c, int64_t channels, bnnedge::Transform* t) {
+bnnedge::BMaxPoolParams FromC(const bnnedge_bmaxpool2d_params& c) {
+  bnnedge::BMaxPoolParams p{};
+  p.batch = c.batch;
+  p.in_height = c.in_height;
+  p.in_width = c.in_width;
+  p.words = c.words;
+  p.kernel_height = c.kernel_height;
+  p.kernel_width = c.kernel_width;
+  p.stride_height = c.stride_height;
+  p.stride_width = c.stride_width;
+  p.pad_top = c.pad_top;
+  p.pad_left = c.pad_left;
+  p.out_height = c.out_height;
+  p.out_width = c.out_width;
+  return p;
+}
+
+std::string FromC(const bnnedge_transform& c, int64_t channels, bnnedge::OutputTransform* t) {
   if (c.kind < BNNEDGE_SUMS || c.kind > BNNEDGE_BITS) {
     return "kind must be 0 (sums), 1 (float), 2 (int8) or 3 (bits), got " + std::to_string(c.kind);
   }
@@ -86,15 +104,9 @@ std::string FromC(const bnnedge_transform& c, int64_t channels, bnnedge::Transfo
   return {};
 }
 
-// What packs for the kernel of this name: "reference" has no packing of its own.
-const bnnedge::ConvKernel* PackerOf(const char* name) {
-  const bnnedge::ConvKernel* table = bnnedge::FindConvKernel(name);
-  return table == nullptr ? &bnnedge::kConvPortable : table;
-}
-
-const bnnedge::ConvKernel* SelectPacker(const char* kernel, std::string* message) {
+const bnnedge::PackKernel* SelectPackKernel(const char* kernel, std::string* message) {
   const char* name = bnnedge::SelectConvKernel(kernel, message);
-  return name == nullptr ? nullptr : PackerOf(name);
+  return name == nullptr ? nullptr : &bnnedge::FindPackKernel(name);
 }
 
 bool InRange(int64_t value, int64_t least) { return value >= least && value <= INT32_MAX; }
@@ -163,7 +175,7 @@ int32_t bnnedge_bconv2d(const bnnedge_bconv2d_params* params, const char* kernel
     if (!message->empty()) return BNNEDGE_INVALID_ARGUMENT;
     const char* name = bnnedge::SelectConvKernel(kernel, message);
     if (name == nullptr) return BNNEDGE_UNKNOWN_KERNEL;
-    const auto conv = bnnedge::Conv::Create(p, filter, bnnedge::Transform{}, name, message);
+    const auto conv = bnnedge::Conv::Create(p, filter, bnnedge::OutputTransform{}, name, message);
     if (conv == nullptr) return BNNEDGE_INVALID_ARGUMENT;
     const bnnedge::AlignedBytes workspace = bnnedge::AllocateAligned(conv->WorkspaceBytes());
     conv->Run({input, sums}, workspace.get(), bnnedge::Sequential());
@@ -173,10 +185,10 @@ int32_t bnnedge_bconv2d(const bnnedge_bconv2d_params* params, const char* kernel
 
 struct bnnedge_conv {
   std::unique_ptr<bnnedge::Conv> conv;
-  bnnedge::Transform transform;  // without the vectors
+  bnnedge::OutputTransform transform;  // without its vectors
   bnnedge::AlignedBytes workspace;
   bnnedge::AlignedBuffer words;  // of float inputs
-  bnnedge::tflite::ThreadPool pool;
+  bnnedge::ThreadPool pool;
 
   explicit bnnedge_conv(int threads) : pool(threads) {}
 
@@ -214,17 +226,22 @@ struct bnnedge_conv {
     return CheckCount("bits", transform.tail.writes_bits ? pixels * bnnedge::WordsFor(channels) : 0, bit_words);
   }
 
-  // The words of `values`, packed in a piece for each thread.
+  // Packs `values`, a piece for each thread, and returns the words.
   const uint32_t* Pack(const float* values) {
     const int64_t pixels = InputPixels(), channels = conv->params().channels;
     struct Job {
-      const bnnedge::ConvKernel* packer;
+      const bnnedge::PackKernel* packer;
       const float* values;
       uint32_t* words;
       int64_t pixels, channels, pieces;
     };
     void* const room = words.AtLeast(pixels * bnnedge::WordsFor(channels) * 4);
-    Job job{PackerOf(conv->kernel_name()), values, static_cast<uint32_t*>(room), pixels, channels, pool.threads()};
+    Job job{&bnnedge::FindPackKernel(conv->kernel_name()),
+            values,
+            static_cast<uint32_t*>(room),
+            pixels,
+            channels,
+            pool.threads()};
     const bnnedge::Parallel parallel = pool.AsParallel();
     parallel.run(
         parallel.host, job.pieces,
@@ -253,7 +270,7 @@ int32_t bnnedge_conv_create(const bnnedge_bconv2d_params* params, const uint32_t
     if (threads < 1 || threads > kMaxThreads) {
       *message = "threads must be in [1, " + std::to_string(kMaxThreads) + "], got " + std::to_string(threads);
     }
-    bnnedge::Transform t;
+    bnnedge::OutputTransform t;
     if (message->empty()) *message = FromC(*transform, p.out_channels, &t);
     if (!message->empty()) return BNNEDGE_INVALID_ARGUMENT;
     const char* name = bnnedge::SelectConvKernel(kernel, message);
@@ -313,8 +330,8 @@ int32_t bnnedge_conv_run(bnnedge_conv* conv, int32_t input_is_float, const void*
 }
 
 int32_t bnnedge_pack(int32_t source, const char* kernel, const void* values, int64_t value_count, int32_t zero_point,
-                     int64_t batch, int64_t pixels, int64_t channels, uint32_t* words, int64_t word_count,
-                     char* error, size_t error_size) {
+                     int64_t batch, int64_t pixels, int64_t channels, uint32_t* words, int64_t word_count, char* error,
+                     size_t error_size) {
   if (values == nullptr || words == nullptr) {
     return Fail(BNNEDGE_INVALID_ARGUMENT, "values and words must not be NULL", error, error_size);
   }
@@ -327,7 +344,7 @@ int32_t bnnedge_pack(int32_t source, const char* kernel, const void* values, int
       *message = "source must be 0 (NHWC float), 1 (NHWC int8) or 2 (NCHW float), got " + std::to_string(source);
     }
     if (!message->empty()) return BNNEDGE_INVALID_ARGUMENT;
-    const bnnedge::ConvKernel* packer = SelectPacker(kernel, message);
+    const bnnedge::PackKernel* packer = SelectPackKernel(kernel, message);
     if (packer == nullptr) return BNNEDGE_UNKNOWN_KERNEL;
     if (source == BNNEDGE_NHWC_FLOAT) {
       packer->pack_nhwc_float(static_cast<const float*>(values), 0.0f, batch * pixels, channels, words);
@@ -343,15 +360,15 @@ int32_t bnnedge_pack(int32_t source, const char* kernel, const void* values, int
   });
 }
 
-int32_t bnnedge_unpack(const char* kernel, const uint32_t* words, int64_t word_count, int64_t pixels,
-                       int64_t channels, float* values, int64_t value_count, char* error, size_t error_size) {
+int32_t bnnedge_unpack(const char* kernel, const uint32_t* words, int64_t word_count, int64_t pixels, int64_t channels,
+                       float* values, int64_t value_count, char* error, size_t error_size) {
   if (words == nullptr || values == nullptr) {
     return Fail(BNNEDGE_INVALID_ARGUMENT, "words and values must not be NULL", error, error_size);
   }
   return Guard(error, error_size, [&](std::string* message) {
     *message = CheckPixels(1, pixels, channels, value_count, word_count);
     if (!message->empty()) return BNNEDGE_INVALID_ARGUMENT;
-    const bnnedge::ConvKernel* packer = SelectPacker(kernel, message);
+    const bnnedge::PackKernel* packer = SelectPackKernel(kernel, message);
     if (packer == nullptr) return BNNEDGE_UNKNOWN_KERNEL;
     packer->unpack_nhwc(words, pixels, channels, values);
     return BNNEDGE_OK;
@@ -371,9 +388,7 @@ int32_t bnnedge_bmaxpool2d(const bnnedge_bmaxpool2d_params* params, const uint32
       *message = CheckCount("output", c.batch * c.out_height * c.out_width * c.words, output_words);
     }
     if (!message->empty()) return BNNEDGE_INVALID_ARGUMENT;
-    bnnedge::BMaxPool2d({c.batch, c.in_height, c.in_width, c.words, c.kernel_height, c.kernel_width, c.stride_height,
-                         c.stride_width, c.pad_top, c.pad_left, c.out_height, c.out_width},
-                        input, output);
+    bnnedge::BMaxPool2d(FromC(c), input, output);
     return BNNEDGE_OK;
   });
 }

@@ -2,26 +2,29 @@
 #include <algorithm>
 
 #include "bnnedge/conv_kernel.h"
+#include "bnnedge/pack_kernel.h"
 
 namespace bnnedge {
 namespace {
 
-// "reference" packs nothing itself and takes the portable loops. A wrong BNNEDGE_KERNEL is reported where a Conv is
-// made; here it means the fastest.
-const ConvKernel& Packer() {
-  static const ConvKernel& packer = [] () -> const ConvKernel& {
+// A wrong BNNEDGE_KERNEL is reported where a Conv is made; here it means the fastest.
+const PackKernel& Kernel() {
+  static const PackKernel& kernel = []() -> const PackKernel& {
     std::string error;
     const char* name = SelectConvKernel(nullptr, &error);
-    const ConvKernel* kernel = FindConvKernel(name == nullptr ? ConvKernelNames().front() : name);
-    return kernel == nullptr ? kConvPortable : *kernel;
+    return FindPackKernel(name == nullptr ? ConvKernelNames().front() : name);
   }();
-  return packer;
+  return kernel;
 }
 
 }  // namespace
 
-void PackNhwc(const float* values, float zero, int64_t pixels, int64_t channels, uint32_t* words) {
-  Packer().pack_nhwc_float(values, zero, pixels, channels, words);
+void PackNhwc(const float* values, float limit, int64_t pixels, int64_t channels, uint32_t* words) {
+  Kernel().pack_nhwc_float(values, limit, pixels, channels, words);
+}
+
+void PackNhwcByChannel(const float* values, const float* limits, int64_t pixels, int64_t channels, uint32_t* words) {
+  Kernel().pack_nhwc_float_by_channel(values, limits, pixels, channels, words);
 }
 
 void PackNhwc(const int8_t* values, int32_t zero_point, int64_t pixels, int64_t channels, uint32_t* words) {
@@ -34,18 +37,17 @@ void PackNhwc(const int8_t* values, int32_t zero_point, int64_t pixels, int64_t 
     }
     return;
   }
-  Packer().pack_nhwc_int8(values, std::max<int32_t>(zero_point, INT8_MIN), pixels, channels, words);
+  Kernel().pack_nhwc_int8(values, std::max<int32_t>(zero_point, INT8_MIN), pixels, channels, words);
 }
 
 void PackNchw(const float* values, int64_t batch, int64_t channels, int64_t pixels, uint32_t* words) {
   for (int64_t n = 0; n < batch; ++n) {
-    Packer().pack_nchw_float(values + n * channels * pixels, channels, pixels,
-                             words + n * pixels * WordsFor(channels));
+    Kernel().pack_nchw_float(values + n * channels * pixels, channels, pixels, words + n * pixels * WordsFor(channels));
   }
 }
 
 void UnpackNhwc(const uint32_t* words, int64_t pixels, int64_t channels, float* values) {
-  Packer().unpack_nhwc(words, pixels, channels, values);
+  Kernel().unpack_nhwc(words, pixels, channels, values);
 }
 
 }  // namespace bnnedge

@@ -1,4 +1,4 @@
-// Stem on the kernel of an instruction set: bnnedge/stem.h says what is computed and how it is fused.
+// A stem on the kernel of an instruction set; bnnedge/stem.h says what is computed and how its steps are fused.
 #include "bnnedge/stem.h"
 
 #include <algorithm>
@@ -7,33 +7,33 @@
 #include <utility>
 
 #include "bnnedge/aligned.h"
+#include "bnnedge/rounding.h"
 #include "bnnedge/stem_kernel.h"
 #include "reference/stem_reference.h"
 #include "stem_check.h"
+#include "tail.h"
+#include "workspace.h"
 
 namespace bnnedge {
 namespace {
 
-// Pieces of one run, and so the scratch areas in the workspace, however many threads the host has.
+// A run is cut into so many pieces at most, however many threads the host has; each has scratch in the workspace.
 constexpr int64_t kMaxPieces = 32;
-// Fewer products than this are not worth another thread.
+// A piece has so many products at least: fewer are not worth another thread.
 constexpr int64_t kPieceProducts = int64_t{1} << 20;
-// Rows of the pool in a piece, at least: the rows of the convolution between two pieces are computed by both.
+// A piece has so many rows of the pool at least, because both pieces at a cut compute the convolution's rows that they
+// share.
 constexpr int64_t kPieceRows = 4;
-constexpr int32_t kByteOfCode = 128;  // what makes a byte of a code
-// A filter much larger than its image needs a border out of all proportion to its input and output.
-constexpr int64_t kFreeWorkspaceBytes = int64_t{256} << 20;
-constexpr int64_t kWorkspacePerByte = 16;
-
-int64_t CeilDiv(int64_t value, int64_t unit) { return (value + unit - 1) / unit; }
+constexpr int32_t kByteOfCode = 128;  // byte u of code q is q + 128
 
 // ---- Filters ----
 
-// The filters for the image itself, without taps around them that are 0 for all outputs.
+// The filters as they apply to the image before it is folded, trimmed of the taps around them that are 0 for all
+// outputs.
 struct PlainFilter {
   int64_t outputs, channels;
   int64_t kernel[2], strides[2];
-  int64_t start[2];  // of the first window in the image: below 0 in the border
+  int64_t start[2];          // where the first window begins in the image; below 0 in the border
   std::vector<int8_t> taps;  // [outputs][kernel][kernel][channels]
 
   PlainFilter(const StemParams& p, const int8_t* filter) : outputs(p.out_channels), channels(p.channels) {
@@ -88,12 +88,12 @@ struct PlainFilter {
 
 // ---- The stem ----
 
-class PackedStem : public Stem {
+class KernelStem : public Stem {
  public:
-  PackedStem(const StemKernel& kernel, const ConvKernel& finisher, const StemParams& params,
+  KernelStem(const StemKernel& kernel, const ConvKernel& tail_kernel, const StemParams& params,
              const StemWeights& weights, const Tail& tail)
       : kernel_(kernel),
-        finisher_(finisher),
+        tail_kernel_(tail_kernel),
         p_(params),
         tail_(tail),
         blocks_(CeilDiv(params.out_channels, kStemBlock)),
@@ -118,38 +118,38 @@ class PackedStem : public Stem {
   std::string Fit(StemSize* size) const override {
     std::string error = FitStem(p_, size);
     if (!error.empty()) return error;
-    const Layout2d layout = LayoutOf(*size);
-    size->workspace_bytes = layout.image_bytes + kMaxPieces * layout.piece_bytes;
+    const StemWorkspace places = PlacesOf(*size);
+    size->workspace_bytes = places.image_bytes + kMaxPieces * places.piece_bytes;
     const int64_t values = size->batch * (size->in_height * size->in_width * p_.channels +
                                           size->out_height * size->out_width * p_.out_channels);
-    if (layout.is_too_large || size->workspace_bytes / kWorkspacePerByte > kFreeWorkspaceBytes + 4 * values) {
+    if (places.is_too_large || size->workspace_bytes > ProportionateBytes(4 * values)) {
       return "the windows are out of proportion to an input of " + std::to_string(size->in_height) + " x " +
              std::to_string(size->in_width);
     }
     return {};
   }
 
-  void Run(const StemSize& size, const StemTensors& tensors, void* workspace,
-           const Parallel& parallel) const override {
-    Job job{&size, &tensors, LayoutOf(size), static_cast<uint8_t*>(workspace), 0, 1, this};
+  void Run(const StemSize& size, const StemTensors& tensors, void* workspace, const Parallel& parallel) const override {
+    Job job{&size, &tensors, PlacesOf(size), static_cast<uint8_t*>(workspace), 0, 1, this};
     const int64_t products = size.conv_height * size.conv_width * padded_ * p_.FanIn();
     const int64_t threads = std::min<int64_t>(parallel.threads, kMaxPieces);
     const int64_t rows = p_.pools ? size.out_height / kPieceRows : size.out_height;
     job.pieces = std::max<int64_t>(1, std::min({threads, rows, products / kPieceProducts}));
     for (job.image = 0; job.image < size.batch; ++job.image) {
-      if (tensors.entered != nullptr) WriteEntered(job);
-      InPieces(parallel, &job, [](const Job& its, int64_t piece) { its.stem->EnterPiece(its, piece); });
+      if (tensors.quantized != nullptr) WriteQuantized(job);
+      InPieces(parallel, &job, [](const Job& its, int64_t piece) { its.stem->QuantizePiece(its, piece); });
       if (tensors.convolved != nullptr) WriteConvolved(job);
       InPieces(parallel, &job, [](const Job& its, int64_t piece) { its.stem->RunPiece(its, piece); });
     }
   }
 
  private:
-  // Where things are in the workspace. The image of codes, with its border, is that of one image of the batch.
-  struct Layout2d {
+  // The sizes of the parts of the workspace. First comes the image of codes with its border, for one image of the batch
+  // at a time, then the scratch of each piece. The scratch of a piece holds, one after another: a ring of rows of the
+  // convolution, the kernel's own scratch, a row of the pool, a row of floats, and pointers to the ring's rows. While
+  // the image of codes is made, the planes of one of its rows lie there instead.
+  struct StemWorkspace {
     int64_t rows, columns, row_bytes, image_bytes;
-    // Of a piece: rows of the convolution, the kernel's scratch, one row of the pool, one of floats, pointers. The
-    // planes of an image row lie in the same place before.
     int64_t ring_rows, ring_bytes, scratch_bytes, pooled_bytes, value_bytes, piece_bytes;
     bool is_too_large;
   };
@@ -157,13 +157,13 @@ class PackedStem : public Stem {
   struct Job {
     const StemSize* size;
     const StemTensors* tensors;
-    Layout2d layout;
+    StemWorkspace places;
     uint8_t* workspace;
     int64_t image, pieces;
-    const PackedStem* stem;
+    const KernelStem* stem;
     void (*body)(const Job& job, int64_t piece) = nullptr;
 
-    uint8_t* Scratch(int64_t piece) const { return workspace + layout.image_bytes + piece * layout.piece_bytes; }
+    uint8_t* Scratch(int64_t piece) const { return workspace + places.image_bytes + piece * places.piece_bytes; }
   };
 
   static void InPieces(const Parallel& parallel, Job* job, void (*body)(const Job&, int64_t)) {
@@ -211,8 +211,8 @@ class PackedStem : public Stem {
     }
   }
 
-  Layout2d LayoutOf(const StemSize& size) const {
-    Layout2d at{};
+  StemWorkspace PlacesOf(const StemSize& size) const {
+    StemWorkspace at{};
     const int64_t kernel_rows = p_.pools ? p_.pool.kernel[0] : 1;
     at.ring_rows = std::min(kernel_rows, size.conv_height);
     at.rows = BoundedProduct({size.conv_height - 1, strides_[0]}) + kernel_size_[0];
@@ -241,16 +241,16 @@ class PackedStem : public Stem {
 
   // ---- Step 2: rows of codes with a border ----
 
-  void EnterPiece(const Job& job, int64_t piece) const {
-    const Layout2d& at = job.layout;
+  void QuantizePiece(const Job& job, int64_t piece) const {
+    const StemWorkspace& at = job.places;
     const int64_t first = at.rows * piece / job.pieces, last = at.rows * (piece + 1) / job.pieces;
-    for (int64_t row = first; row < last; ++row) EnterRow(job, row, job.Scratch(piece));
+    for (int64_t row = first; row < last; ++row) QuantizeRow(job, row, job.Scratch(piece));
     if (last == at.rows) std::memset(job.workspace + at.rows * at.row_bytes, 0, kStemSlack);
   }
 
-  void EnterRow(const Job& job, int64_t row, uint8_t* planes) const {
+  void QuantizeRow(const Job& job, int64_t row, uint8_t* planes) const {
     const StemSize& size = *job.size;
-    const Layout2d& at = job.layout;
+    const StemWorkspace& at = job.places;
     uint8_t* const to = job.workspace + row * at.row_bytes;
     const int64_t y = row + start_[0];
     // Columns [left, right) of the row are pixels from x on.
@@ -281,7 +281,7 @@ class PackedStem : public Stem {
 
   void RunPiece(const Job& job, int64_t piece) const {
     const StemSize& size = *job.size;
-    const Layout2d& at = job.layout;
+    const StemWorkspace& at = job.places;
     uint8_t* const scratch = job.Scratch(piece);
     auto* const ring = reinterpret_cast<int8_t*>(scratch);
     uint8_t* const behind = scratch + at.ring_bytes + at.scratch_bytes;
@@ -301,20 +301,26 @@ class PackedStem : public Stem {
       }
       next = std::max(next, end);
       if (p_.pools) PoolRow(size, rows, end - begin, pooled);
-      LeaveRow(job, y, p_.pools ? pooled : rows[0], values);
+      StoreRow(job, y, p_.pools ? pooled : rows[0], values);
     }
   }
 
   void ConvolveRow(const Job& job, int64_t y, void* scratch, int8_t* codes) const {
     StemRow row{};
     static_cast<StemShape&>(row) = shape_;
-    row.input = job.workspace + y * strides_[0] * job.layout.row_bytes;
+    row.input = job.workspace + y * strides_[0] * job.places.row_bytes;
     row.pixels = job.size->conv_width;
-    row.row_step = job.layout.row_bytes;
+    row.row_step = job.places.row_bytes;
     row.weights = weights_.get();
     row.base = base_.data();
-    row.codes = {p_.arithmetic,        multiplier_.data(),    mantissa_.data(), left_shift_.data(),
-                 right_shift_.data(), p_.target.zero_point, p_.low_code,      p_.high_code};
+    row.codes.arithmetic = p_.arithmetic;
+    row.codes.multiplier = multiplier_.data();
+    row.codes.mantissa = mantissa_.data();
+    row.codes.left_shift = left_shift_.data();
+    row.codes.right_shift = right_shift_.data();
+    row.codes.zero_point = p_.target.zero_point;
+    row.codes.low_code = p_.low_code;
+    row.codes.high_code = p_.high_code;
     row.output = codes;
     row.scratch = scratch;
     kernel_.convolve(row);
@@ -334,14 +340,13 @@ class PackedStem : public Stem {
     kernel_.pool(row);
   }
 
-  void LeaveRow(const Job& job, int64_t y, const int8_t* codes, float* values) const {
+  void StoreRow(const Job& job, int64_t y, const int8_t* codes, float* values) const {
     const StemTensors& tensors = *job.tensors;
     const int64_t channels = p_.out_channels, pixels = job.size->out_width, words = WordsFor(channels);
     const int64_t pixel = (job.image * job.size->out_height + y) * pixels;
     if (tensors.pooled != nullptr) Unpad(codes, pixels, tensors.pooled + pixel * channels);
     if (tensors.output == nullptr && tensors.bits == nullptr) return;
     kernel_.dequantize(codes, padded_, pixels, channels, p_.target, values);
-    const auto from = [](const std::vector<float>& each) { return each.empty() ? nullptr : each.data(); };
     TailStrip strip{};
     strip.values = values;
     strip.value_step = channels;
@@ -352,15 +357,11 @@ class PackedStem : public Stem {
     strip.pixel_step = channels;
     if (tail_.writes_bits) strip.bits = tensors.bits + pixel * words;
     strip.bits_step = words;
-    strip.slope = from(tail_.slope);
-    strip.offset = from(tail_.offset);
-    strip.limit = from(tail_.limit);
-    strip.low = tail_.low;
-    strip.high = tail_.high;
-    finisher_.finish(strip);
+    SetTail(tail_, 0, &strip);
+    tail_kernel_.run_tail(strip);
   }
 
-  // ---- Codes that somebody wants to see: not made to be fast ----
+  // ---- Codes that the caller asked for, which few do: not made to be fast ----
 
   void Unpad(const int8_t* codes, int64_t pixels, int8_t* to) const {
     for (int64_t i = 0; i < pixels; ++i) {
@@ -368,11 +369,11 @@ class PackedStem : public Stem {
     }
   }
 
-  void WriteEntered(const Job& job) const {
+  void WriteQuantized(const Job& job) const {
     const StemSize& size = *job.size;
     const int64_t plane = size.in_height * size.in_width, folded = size.folded_height * size.folded_width;
     const float* const image = job.tensors->image + job.image * plane * p_.channels;
-    int8_t* to = job.tensors->entered + job.image * folded * p_.FilterChannels();
+    int8_t* to = job.tensors->quantized + job.image * folded * p_.FilterChannels();
     const int32_t byte_of_zero = kernel_.signed_codes ? 0 : kByteOfCode;
     for (int64_t i = 0; i < folded; ++i) {
       for (int64_t k = 0; k < p_.FilterChannels(); ++k) {
@@ -390,19 +391,19 @@ class PackedStem : public Stem {
     const StemSize& size = *job.size;
     auto* const codes = reinterpret_cast<int8_t*>(job.Scratch(0));
     for (int64_t y = 0; y < size.conv_height; ++y) {
-      ConvolveRow(job, y, job.Scratch(0) + job.layout.ring_bytes, codes);
+      ConvolveRow(job, y, job.Scratch(0) + job.places.ring_bytes, codes);
       const int64_t pixel = (job.image * size.conv_height + y) * size.conv_width;
       Unpad(codes, size.conv_width, job.tensors->convolved + pixel * p_.out_channels);
     }
   }
 
   const StemKernel& kernel_;
-  const ConvKernel& finisher_;
+  const ConvKernel& tail_kernel_;
   const StemParams p_;
   Tail tail_;
   const int64_t blocks_, padded_;
   const int32_t zero_byte_;
-  int64_t kernel_size_[2], strides_[2], start_[2];  // of PlainFilter
+  int64_t kernel_size_[2], strides_[2], start_[2];  // as in PlainFilter
   StemShape shape_{};
   AlignedBytes weights_;
   std::vector<int32_t> base_, mantissa_, left_shift_, right_shift_;  // [padded channels]
@@ -422,9 +423,9 @@ std::unique_ptr<Stem> Stem::Create(const StemParams& params, const StemWeights& 
   return MakeStem(*table, *FindConvKernel(name), params, weights, tail);
 }
 
-std::unique_ptr<Stem> MakeStem(const StemKernel& kernel, const ConvKernel& finisher, const StemParams& params,
+std::unique_ptr<Stem> MakeStem(const StemKernel& kernel, const ConvKernel& tail_kernel, const StemParams& params,
                                const StemWeights& weights, const Tail& tail) {
-  return std::make_unique<PackedStem>(kernel, finisher, params, weights, tail);
+  return std::make_unique<KernelStem>(kernel, tail_kernel, params, weights, tail);
 }
 
 }  // namespace bnnedge

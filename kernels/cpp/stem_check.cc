@@ -3,16 +3,18 @@
 #include <algorithm>
 #include <cmath>
 
+#include "bnnedge/output_size.h"
 #include "reference/stem_reference.h"
+#include "tail.h"
 
 namespace bnnedge {
 namespace {
 
 constexpr int64_t kMaxDimension = (int64_t{1} << 31) - 1;
-// Beyond it a sum is shifted out of its 32 bits.
+// A larger shift moves the sum out of its 32 bits.
 constexpr int32_t kMostShift = 30;
 
-std::string CheckWindow(const char* name, const StemWindow& window) {
+std::string CheckWindow(const char* name, const KernelWindow& window) {
   for (int axis = 0; axis < 2; ++axis) {
     for (const int64_t value : {window.kernel[axis], window.strides[axis]}) {
       if (value < 1 || value > kMaxDimension) {
@@ -28,25 +30,13 @@ std::string CheckWindow(const char* name, const StemWindow& window) {
   return {};
 }
 
-std::string CheckCodes(const char* name, const Codes& codes) {
+std::string CheckCodes(const char* name, const Quantization& codes) {
   if (!(codes.scale > 0.0f) || !std::isfinite(codes.scale)) {
     return std::string("the scale of the ") + name + " must be finite and above 0, found " +
            std::to_string(codes.scale);
   }
   if (codes.zero_point < INT8_MIN || codes.zero_point > INT8_MAX) {
-    return std::string("the zero point of the ") + name + " is no code, found " +
-           std::to_string(codes.zero_point);
-  }
-  return {};
-}
-
-std::string CheckTail(const Tail& tail, int64_t channels) {
-  if (!(tail.low <= tail.high)) return "the tail's low must not be above its high";
-  for (const auto* values : {&tail.slope, &tail.offset, &tail.limit}) {
-    if (!values->empty() && values->size() != static_cast<size_t>(channels)) {
-      return "the tail's slope, offset and limit must have one value per output channel, expected " +
-             std::to_string(channels) + ", got " + std::to_string(values->size());
-    }
+    return std::string("the zero point of the ") + name + " is no code, found " + std::to_string(codes.zero_point);
   }
   return {};
 }
@@ -89,7 +79,7 @@ std::string CheckStem(const StemParams& p, const StemWeights& weights, const Tai
   if (p.low_code < INT8_MIN || p.high_code > INT8_MAX || p.low_code > p.high_code) {
     return "the range of codes is empty";
   }
-  const StemWindow& conv = p.conv;
+  const KernelWindow& conv = p.conv;
   if (BoundedProduct({p.out_channels, conv.kernel[0], conv.kernel[1], p.fold * p.fold, p.channels}) > kMostStemBytes) {
     return "the filter is too large";
   }
@@ -100,9 +90,8 @@ std::string CheckStem(const StemParams& p, const StemWeights& weights, const Tai
   return {};
 }
 
-int64_t StemWindow::Count(int axis, int64_t size) const {
-  const int64_t room = size + pads[axis] + pads[axis + 2] - kernel[axis];
-  return room < 0 ? 0 : room / strides[axis] + 1;
+int64_t KernelWindow::Count(int axis, int64_t size) const {
+  return OutputSize(size, kernel[axis], strides[axis], 1, pads[axis] + pads[axis + 2]);
 }
 
 std::string FitStem(const StemParams& p, StemSize* size) {

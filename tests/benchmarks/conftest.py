@@ -62,8 +62,8 @@ def digits_classifier(digits: Dataset) -> tuple[Graph, NDArray[np.float64]]:
     ridge = design.T @ design + np.eye(design.shape[1])
     solution = np.linalg.solve(ridge, design.T @ np.eye(10)[labels])  # [65, 10]
     graph = Graph(
-        input="image",
-        output="scores",
+        inputs=("image",),
+        outputs=("scores",),
         nodes=[
             Reshape(name="flatten", inputs=("image",), output="flat", shape=(SIZE * SIZE,)),
             Linear(name="fc", inputs=("flat",), output="scores", weight=solution[:-1].T, bias=solution[-1]),

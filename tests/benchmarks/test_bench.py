@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from bnnedge.benchmarks.bench import bench, open_device, random_input
+from bnnedge.benchmarks.bench import bench, open_device, random_input, read_model_file
 from bnnedge.benchmarks.devices import DEVICES
 from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkSettings, Device, ModelFile
 from bnnedge.benchmarks.devices.local import LocalDevice
+from bnnedge.benchmarks.report.table import score_column
 from bnnedge.benchmarks.rows import BenchmarkRow, read_rows
 from bnnedge.data.dataset import Dataset
 from bnnedge.errors import (
@@ -27,16 +29,20 @@ from bnnedge.errors import (
     UnknownNameError,
 )
 from bnnedge.export.api import export as export_model
-from bnnedge.export.evaluate import choose_runtime
-from bnnedge.export.graph import Graph
+from bnnedge.export.evaluate import evaluate_file
+from bnnedge.export.graph import Conv2d, Graph, TensorSpec
 from bnnedge.export.runtimes import RUNTIMES
-from bnnedge.export.targets.to_lce import LceTarget
-from bnnedge.export.targets.to_onnx import OnnxTarget
+from bnnedge.export.runtimes.choose import choose_runtime
+from bnnedge.export.targets.onnx.target import OnnxTarget
+from bnnedge.export.targets.tflite.target import LceTarget
 from bnnedge.methods import METHODS
 from bnnedge.models.create import create_model
+from bnnedge.tasks import TASKS
+from bnnedge.tasks.task import Score, Task
 
 Classifier = tuple[Graph, NDArray[np.float64]]
 QUICK: dict[str, Any] = {"warmup": 1, "runs": 5}
+GREY = {"channels": 1, "height": 8, "width": 8, "scale": 16.0, "mean": [0.3], "std": [0.4]}
 
 
 def write_onnx(graph: Graph, path: Path, **metadata: Any) -> Path:
@@ -63,12 +69,17 @@ def nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalDevice, "measure", refuse)
 
 
-def expected_top1(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """Accuracy of the float64 outputs, if no rounding to float32 can change it."""
-    best, second = np.sort(scores, axis=1)[:, [-1, -2]].T
+def expected_scores(outputs: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, float]:
+    """Top-1 and top-5 of the float64 outputs, if no rounding to float32 can change them."""
+    ordered = np.sort(outputs, axis=1)[:, ::-1]
     # 65 products of at most 10 in size, each rounded to float32: far below 65 * 10 * 2**-23 < 1e-4.
-    assert (best - second).min() > 1e-4
-    return float((scores.argmax(axis=1) == labels).mean())
+    own = np.take_along_axis(outputs, labels[:, None], 1)[:, 0]
+    distances = np.abs(outputs - own[:, None])
+    distances[np.arange(len(labels)), labels] = np.inf
+    assert distances.min() > 1e-5
+    assert ordered.shape == outputs.shape
+    ahead = (outputs > own[:, None]).sum(1)
+    return {"top1": float((ahead < 1).mean()), "top5": float((ahead < 5).mean())}
 
 
 def test_rows_of_a_real_file(tmp_path: Path, onnx_file: Path, digits: Dataset, digits_classifier: Classifier) -> None:
@@ -77,9 +88,10 @@ def test_rows_of_a_real_file(tmp_path: Path, onnx_file: Path, digits: Dataset, d
     for row in rows:
         assert (row.runtime, row.device, row.threads, row.warmup, row.runs) == ("onnxruntime", "local", 1, 1, 5)
         assert row.input == "digits test"
-        assert row.top1 == expected_top1(digits_classifier[1], digits.arrays("test")[1])
-        assert row.top1 > 0.9
-        assert row.top1_images == digits.size("test")
+        assert row.task == "classification"
+        assert row.scores == expected_scores(digits_classifier[1], digits.arrays("test")[1])
+        assert row.scores["top1"] > 0.9
+        assert row.samples == digits.size("test")
         assert row.file_bytes == onnx_file.stat().st_size
         assert row.metadata == digits_classifier[0].metadata
         assert row.images_per_s == 1000 / row.p50_ms
@@ -98,7 +110,7 @@ def test_rows_of_a_tflite_file(tmp_path: Path, digits: Dataset, digits_classifie
     path.write_bytes(LceTarget().write(digits_classifier[0]))
     (row,) = bench([path], runtime=runtime, **QUICK)
     assert (row.runtime, row.runtime_version) == (expected, RUNTIMES.load(expected).version())
-    assert row.top1 == expected_top1(digits_classifier[1], digits.arrays("test")[1])
+    assert row.scores == expected_scores(digits_classifier[1], digits.arrays("test")[1])
     assert row.metadata == digits_classifier[0].metadata
 
 
@@ -109,24 +121,31 @@ def test_a_binary_network_beside_its_float_twins(tmp_path: Path, digits: Dataset
     model = create_model(name, num_classes=10, in_channels=1, image_size=8)
     method = METHODS.load("ste")
     method(method.Options()).attach(model)
-    metadata = {"model": name, "method": "ste", "num_classes": 10, "dataset": digits.info.to_dict()}
+    metadata = {"model": name, "method": "ste", **digits.info.to_metadata()}
     export_model(model, torch.zeros(1, 1, 8, 8), tmp_path / "net.onnx", check=False, metadata=metadata)
     binary, *twins = bench([tmp_path / "net.onnx"], baseline=True, **QUICK)
-    assert binary.top1 is not None
+    assert binary.samples == digits.size("test")
     assert [(Path(twin.file).suffix, twin.runtime) for twin in twins] == [
         (".onnx", "onnxruntime"),
         (".tflite", "litert"),
     ]
     for twin in twins:
-        assert (twin.top1, twin.top1_images, twin.input) == (None, 0, "digits test")
+        assert (twin.scores, twin.samples, twin.input) == ({}, 0, "digits test")
         assert twin.metadata["method"] == "float32 twin"
         # 1 bit for 32, and whatever of the network stays float: it is the same in both.
         assert 10 * binary.file_bytes < twin.file_bytes
 
 
-def test_random_input_has_no_accuracy(onnx_file: Path) -> None:
+def test_random_input_has_no_scores(onnx_file: Path) -> None:
     (row,) = bench([onnx_file], data="random", **QUICK)
-    assert (row.input, row.top1, row.top1_images) == ("random normal", None, 0)
+    assert (row.input, row.task, row.scores, row.samples) == ("random normal", "classification", {}, 0)
+
+
+def test_random_input_is_not_normalised(tmp_path: Path, digits_classifier: Classifier) -> None:
+    path = write_onnx(digits_classifier[0], tmp_path / "a.onnx")
+    noise = random_input([1, 8, 8])
+    inputs, targets = noise.samples(read_model_file(path, "auto", LocalDevice()), slice(None))
+    assert np.array_equal(inputs, noise.images) and targets is None
 
 
 def test_random_input_is_normal_and_the_same_every_time() -> None:
@@ -139,13 +158,13 @@ def test_random_input_is_normal_and_the_same_every_time() -> None:
     assert abs(images.std() - 1) < 0.032
 
 
-def test_data_that_is_not_at_hand_costs_the_accuracy_and_says_so(tmp_path: Path, digits_classifier: Classifier) -> None:
-    path = write_onnx(digits_classifier[0], tmp_path / "a.onnx", dataset={"name": "cifar10"})
+def test_data_that_is_not_at_hand_costs_the_scores_and_says_so(tmp_path: Path, digits_classifier: Classifier) -> None:
+    path = write_onnx(digits_classifier[0], tmp_path / "a.onnx", dataset="cifar10")
     console = Console(file=io.StringIO(), width=1000)
     (row,) = bench([path], data_root=tmp_path, console=console, **QUICK)
-    assert (row.input, row.top1) == ("random normal", None)
+    assert (row.input, row.scores) == ("random normal", {})
     assert isinstance(console.file, io.StringIO)
-    assert "no accuracy, latency on random input: " in console.file.getvalue()
+    assert "no scores, latency on random input: " in console.file.getvalue()
     with pytest.raises(DataError):
         bench([path], data="cifar10", data_root=tmp_path, console=console, **QUICK)
 
@@ -153,20 +172,156 @@ def test_data_that_is_not_at_hand_costs_the_accuracy_and_says_so(tmp_path: Path,
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dataset": {"class_names": ["cat", "dog"]}}, "class_names is"),
-        ({"dataset": {"num_classes": 11}}, "num_classes is 11, that of digits is 10"),
-        ({"dataset": {"mean": [0.9]}}, r"trained with mean \[0.9\]"),
-        ({"dataset": {"std": [0.9]}}, r"trained with std \[0.9\]"),
-        ({"input_shape": [3, 8, 8]}, r"takes images of \[3, 8, 8\], those of digits are \[1, 8, 8\]"),
+        ({"classes": ["cat", "dog"]}, r"its 2 classes \(cat, dog\) are not the 10 of digits \(0, 1, 2, \.\.\)"),
+        ({"classes": [*"1023456789"]}, r"its 10 classes \(1, 0, 2, \.\.\) are not the 10 of digits \(0, 1, 2, \.\.\)"),
+        ({"preprocessing": {**GREY, "channels": 3, "mean": [0] * 3, "std": [1] * 3}}, "takes 3 channels, digits has 1"),
+        ({"dataset": "cifar10", "task": "copy"}, "trained for task copy, digits is made for classification"),
+        ({"input_shape": [3, 8, 8]}, r"takes inputs of \[3, 8, 8\], those of digits are \[1, 8, 8\]"),
     ],
 )
-@pytest.mark.usefixtures("nothing_is_measured")
+@pytest.mark.usefixtures("nothing_is_measured", "copy_task")
 def test_data_that_does_not_fit_the_file(
     tmp_path: Path, digits_classifier: Classifier, changes: dict[str, Any], message: str
 ) -> None:
     path = write_onnx(digits_classifier[0], tmp_path / "a.onnx", **changes)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=rf"a\.onnx:? {message}") as caught:
         bench([path], data="digits")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"preprocessing": {"channels": 1}}, "the preprocessing record lacks height, width"),
+        ({"preprocessing": {**GREY, "std": [0.0]}}, "scale and std must be above 0"),
+        ({"task": "juggling"}, "unknown task 'juggling'"),
+        ({"classes": 10}, "classes"),
+    ],
+)
+@pytest.mark.usefixtures("nothing_is_measured")
+def test_metadata_that_is_damaged(
+    tmp_path: Path, digits_classifier: Classifier, changes: dict[str, Any], message: str
+) -> None:
+    path = write_onnx(digits_classifier[0], tmp_path / "a.onnx", **changes)
+    with pytest.raises(ExportError, match=rf"a\.onnx: .*{message}") as caught:
+        bench([path])
+    assert "\n" not in str(caught.value)
+
+
+def test_each_file_normalises_by_its_own_record(
+    tmp_path: Path, onnx_file: Path, digits: Dataset, digits_classifier: Classifier
+) -> None:
+    """A changed mean changes the scores of its file alone, in ``bench`` as in ``evaluate FILE``."""
+    record = digits.info.preprocessing
+    shifted = dataclasses.replace(record, mean=(record.mean[0] + 1,)).to_dict()
+    other = write_onnx(digits_classifier[0], tmp_path / "shifted.onnx", preprocessing=shifted)
+    right, wrong = bench([onnx_file, other], **QUICK)
+    assert right.scores == expected_scores(digits_classifier[1], digits.arrays("test")[1])
+    assert wrong.scores["top1"] < right.scores["top1"] - 0.1
+    for path, row in ((onnx_file, right), (other, wrong)):
+        found = evaluate_file(path, "test", "onnxruntime")
+        assert (found.scores, found.samples) == (row.scores, row.samples)
+
+
+@pytest.mark.parametrize("change", [{"resize": "nearest"}, {"crop": 0.875}])
+@pytest.mark.usefixtures("nothing_is_measured")
+def test_files_that_read_other_pixels(
+    tmp_path: Path, onnx_file: Path, digits_classifier: Classifier, change: dict[str, Any]
+) -> None:
+    record = {**digits_classifier[0].metadata["preprocessing"], **change}
+    other = write_onnx(digits_classifier[0], tmp_path / "b.onnx", preprocessing=record)
+    with pytest.raises(
+        BenchmarkError, match=r"b\.onnx reads pictures at 8x8 \(.*digits\.onnx at 8x8 \(bilinear, whole\)"
+    ):
+        bench([onnx_file, other], data="digits")
+
+
+def test_a_file_of_an_earlier_version_gives_the_same_scores(
+    tmp_path: Path, onnx_file: Path, digits: Dataset, digits_classifier: Classifier
+) -> None:
+    record = digits.info.preprocessing
+    described = {
+        "name": "digits",
+        "num_classes": 10,
+        "class_names": list(digits.info.classes),
+        "in_channels": 1,
+        "image_size": 8,
+        "mean": list(record.mean),
+        "std": list(record.std),
+    }
+    graph = digits_classifier[0]
+    keys = ("producer", "method", "model", "input_shape")
+    old = replace(
+        graph, metadata={**{key: graph.metadata[key] for key in keys}, "dataset": described, "num_classes": 10}
+    )
+    path = write_onnx(old, tmp_path / "old.onnx")
+    new_row, old_row = bench([onnx_file, path], **QUICK)
+    assert old_row.scores == new_row.scores
+
+
+def test_a_file_that_says_nothing_is_measured_as_the_data_set_says(
+    tmp_path: Path, digits: Dataset, digits_classifier: Classifier
+) -> None:
+    graph = replace(digits_classifier[0], metadata={"input_shape": [1, 8, 8]})
+    path = write_onnx(graph, tmp_path / "foreign.onnx")
+    (row,) = bench([path], data="digits", **QUICK)
+    assert (row.task, row.samples) == ("classification", digits.size("test"))
+    assert row.scores == expected_scores(digits_classifier[1], digits.arrays("test")[1])
+    (row,) = bench([path], **QUICK)
+    assert (row.input, row.task, row.scores) == ("random normal", None, {})
+    path = write_onnx(graph, tmp_path / "foreign.onnx", input_shape=[64])
+    with pytest.raises(DataError, match=r"foreign\.onnx takes inputs of \[64\], no images; use --data random"):
+        bench([path], data="digits")
+
+
+class Copy(Task):
+    """The output is to be the input itself: targets are images [N, C, H, W]."""
+
+    name = "copy"
+    scores = (Score("rmse", "RMS error", "steps", higher_is_better=False),)
+
+    def output_shape(self, height: int, width: int) -> tuple[int, ...]:
+        return self.outputs, height, width
+
+    def samples(self, inputs: Any, targets: Any) -> tuple[Any, Any]:
+        return inputs, inputs
+
+    def sums(self, outputs: Any, targets: Any) -> Any:
+        return np.array([((outputs - targets) ** 2).mean((1, 2, 3)).sum()])
+
+    def score(self, sums: NDArray[np.float64], samples: int) -> dict[str, float]:
+        return {"rmse": float(np.sqrt(sums[0] / samples))}
+
+    def loss(self, outputs: Any, targets: Any) -> Any:
+        raise NotImplementedError
+
+    soft_loss = average = agreement = loss
+
+
+@pytest.fixture
+def copy_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TASKS._paths, "copy", f"{__name__}:Copy")
+
+
+@pytest.mark.usefixtures("copy_task")
+def test_a_task_whose_targets_are_images(tmp_path: Path, digits: Dataset, digits_classifier: Classifier) -> None:
+    """A network that halves its input is wrong by half of the normalised test images' root mean square."""
+    half = Conv2d(
+        name="half", inputs=("x",), output="y", weight=np.full((1, 1, 1, 1), 0.5), bias=np.zeros(1), reason=""
+    )
+    metadata = {**digits_classifier[0].metadata, "task": "copy", "outputs": 1}
+    graph = Graph("x", "y", [half], {name: TensorSpec((1, 1, 8, 8)) for name in "xy"}, metadata)
+    copying, classifying = bench(
+        [write_onnx(graph, tmp_path / "copy.onnx"), write_onnx(digits_classifier[0], tmp_path / "digits.onnx")], **QUICK
+    )
+    images = digits.arrays("test")[0].astype(np.float64)
+    # float32 rounds inputs, outputs and 64 squares an image: far below 1e-5 of the result.
+    assert copying.scores["rmse"] == pytest.approx(0.5 * np.sqrt((images**2).mean()), rel=1e-5)
+    assert (copying.task, classifying.task) == ("copy", "classification")
+    assert classifying.scores["top1"] > 0.9
+    header, cells = score_column([copying, classifying])
+    assert header == "score"
+    assert cells == [f"RMS error {copying.scores['rmse']:.4g} steps", f"top-1 {classifying.scores['top1']:.2%}"]
 
 
 def corrupt(path: Path) -> Path:
@@ -237,7 +392,7 @@ def test_a_file_without_its_input_shape(tmp_path: Path, digits_classifier: Class
 @pytest.mark.usefixtures("nothing_is_measured")
 def test_files_of_different_inputs(tmp_path: Path, onnx_file: Path, digits_classifier: Classifier) -> None:
     other = write_onnx(digits_classifier[0], tmp_path / "b.onnx", input_shape=[1, 4, 16])
-    with pytest.raises(BenchmarkError, match=r"b\.onnx takes images of \[1, 4, 16\], .*digits\.onnx of \[1, 8, 8\]"):
+    with pytest.raises(BenchmarkError, match=r"b\.onnx takes inputs of \[1, 4, 16\], .*digits\.onnx of \[1, 8, 8\]"):
         bench([onnx_file, other])
 
 
@@ -250,12 +405,14 @@ def test_a_runtime_that_is_not_there(onnx_file: Path, monkeypatch: pytest.Monkey
 
 def test_a_file_that_does_not_do_what_it_says(tmp_path: Path, digits_classifier: Classifier) -> None:
     graph = digits_classifier[0]
-    path = write_onnx(graph, tmp_path / "a.onnx", num_classes=7, dataset=None)
-    with pytest.raises(BenchmarkError, match=r"a\.onnx: expected output \[1, 7\], found \[1, 10\]"):
-        bench([path])
-    path = write_onnx(graph, tmp_path / "a.onnx", input_shape=[1, 4, 4], dataset=None)
+    path = write_onnx(graph, tmp_path / "a.onnx", outputs=7)
+    expected = r"expected output \[1, 7\], as task classification has with 7 outputs, found \[1, 10\]"
+    for data in ("digits", "random"):
+        with pytest.raises(BenchmarkError, match=rf"a\.onnx: {expected}"):
+            bench([path], data=data)
+    path = write_onnx(graph, tmp_path / "a.onnx", input_shape=[1, 4, 4])
     with pytest.raises(DataError, match="1 x 8 x 8"):
-        bench([path])
+        bench([path], data="random")
 
 
 def test_outputs_that_are_not_finite_are_not_timed(tmp_path: Path, digits_classifier: Classifier) -> None:
@@ -300,7 +457,11 @@ class RecordingDevice(Device):
         return None if runtime in ("onnxruntime", "lce") else f"no {runtime}"
 
     def measure(
-        self, files: Sequence[ModelFile], data: BenchmarkInput, plan: BenchmarkSettings, console: Console | None = None
+        self,
+        files: Sequence[ModelFile],
+        data: BenchmarkInput,
+        settings: BenchmarkSettings,
+        console: Console | None = None,
     ) -> list[BenchmarkRow]:
         self.files = list(files)
         return []
@@ -317,5 +478,5 @@ def test_auto_takes_the_first_runtime_that_is_available() -> None:
 
 def test_baseline_needs_to_know_the_model(tmp_path: Path, digits_classifier: Classifier) -> None:
     path = write_onnx(digits_classifier[0], tmp_path / "a.onnx", model=None)
-    with pytest.raises(BenchmarkError, match=r"a\.onnx: a float twin needs model in"):
+    with pytest.raises(BenchmarkError, match=r"a\.onnx: a float twin needs the model and the number of outputs"):
         bench([path], baseline=True)

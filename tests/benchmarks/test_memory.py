@@ -14,7 +14,7 @@ from bnnedge.errors import BenchmarkError, UnknownNameError
 from bnnedge.export.graph import Graph, Linear, Node, Reshape, TensorSpec
 from bnnedge.export.runtimes import RUNTIMES
 from bnnedge.export.targets import TARGETS
-from bnnedge.export.targets.to_onnx import OnnxTarget
+from bnnedge.export.targets.onnx.target import OnnxTarget
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
 
@@ -28,7 +28,7 @@ def linear_network(hidden: int) -> bytes:
         Linear(name="b", inputs=("h",), output="y", weight=rng.standard_normal((1, hidden)), bias=np.ones(1)),
     ]
     shapes = {"x": (1, 1, 8, 8), "flat": (1, 64), "h": (1, hidden), "y": (1, 1)}
-    graph = Graph("x", "y", nodes, {name: TensorSpec(shape) for name, shape in shapes.items()})
+    graph = Graph(("x",), ("y",), nodes, {name: TensorSpec(shape) for name, shape in shapes.items()})
     return OnnxTarget().write(replace(graph, metadata={"input_shape": [1, 8, 8]}))
 
 
@@ -92,7 +92,7 @@ def test_every_runtime(runtime: str) -> None:
     tensors = {"x": TensorSpec((1, 64)), "y": TensorSpec((1, 2**14))}
     targets = (TARGETS.load(name)() for name in TARGETS)
     target = next(t for t in targets if runtime in t.runtimes)
-    data = target.write(Graph("x", "y", [node], tensors, {"input_shape": [64]}))
+    data = target.write(Graph(("x",), ("y",), [node], tensors, {"input_shape": [64]}))
     peak = peak_memory_bytes(data, runtime, [64])
     assert peak is not None
     assert len(data) - 1_000_000 < peak < 4 * len(data) + 4_000_000

@@ -36,8 +36,8 @@ from bnnedge.errors import BenchmarkError
 from bnnedge.export.graph import Activation, Graph, Node, TensorSpec
 from bnnedge.export.runtimes import RUNTIMES
 from bnnedge.export.runtimes.runtime import Images, Session
-from bnnedge.export.targets.tflite_reader import parse_model
-from bnnedge.export.targets.to_lce import LceTarget
+from bnnedge.export.targets.tflite.reader import parse_model
+from bnnedge.export.targets.tflite.target import LceTarget
 from bnnedge.kernels import plugins
 from bnnedge.layers.binary_layers import BinaryLinear
 from bnnedge.layers.deploy import deploy, deployed_layers
@@ -208,7 +208,7 @@ def test_int8_tflite_is_of_integers_between_its_ends(network: NetworkForms) -> N
 
 def test_int8_tflite_refuses_what_it_does_not_know() -> None:
     nodes: list[Node] = [Activation(name="squash", inputs=("x",), output="y", kind="tanh")]
-    graph = Graph("x", "y", nodes, {name: TensorSpec((1, 3, 4, 4)) for name in "xy"})
+    graph = Graph(("x",), ("y",), nodes, {name: TensorSpec((1, 3, 4, 4)) for name in "xy"})
     with pytest.raises(BenchmarkError, match="TANH is not among those"):
         quantize_tflite(LceTarget().write(graph), IMAGES[:, :, :4, :4])
 

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from bnnedge.benchmarks.report.picture import BLUE, GREEN, GREY, ORANGE, draw_curves, draw_report
-from bnnedge.benchmarks.report.run_log import RunLog, read_metrics
-from bnnedge.benchmarks.report.table import comparison_table, machine_line
+from bnnedge.benchmarks.report.run_log import RunLog, read_metrics, read_run_log
+from bnnedge.benchmarks.report.table import comparison_table, machine_line, score_column
 from bnnedge.benchmarks.rows import BenchmarkRow
+from bnnedge.config import RunConfig
 from bnnedge.errors import BenchmarkError, MissingDependencyError
+from bnnedge.tasks import TASKS
 from bnnedge.tasks.task import Score
 
 RowFactory = Callable[..., BenchmarkRow]
@@ -100,6 +102,26 @@ def test_names_and_numbers_of_real_files_fit_80_columns(make_row: RowFactory) ->
     assert "onnxruntime+bnnedge" in text_of([small, slow])
 
 
+def test_a_table_names_the_score_and_its_unit(make_row: RowFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TASKS._paths, "restoration", f"{__name__}:Restoration")
+    psnr = {"task": "restoration", "scores": {"psnr": 31.25, "mse": 0.001}}
+    header, cells = score_column([make_row(**psnr), make_row(task="restoration", scores={}, samples=0)])
+    assert (header, cells) == ("PSNR\ndB", ["31.25", "-"])
+    # Rows of several tasks: each cell says what it is.
+    unknown = make_row(task="unheard of", scores={"joy": 0.5})
+    header, cells = score_column([make_row(**psnr), make_row(), unknown, make_row(task=None, scores={}, samples=0)])
+    assert (header, cells) == ("score", ["PSNR 31.25 dB", "top-1 97.50%", "joy 0.5", "-"])
+    assert score_column([make_row(task=None, scores={}, samples=0)]) == ("score", ["-"])
+
+
+def test_a_table_of_rows_of_version_1(make_row: RowFactory) -> None:
+    record = json.loads(make_row().to_json())
+    for name in ("task", "scores", "samples"):
+        del record[name]
+    row = BenchmarkRow.from_json(json.dumps({**record, "format_version": 1, "top1": 0.9, "top1_images": 10}))
+    assert score_column([row, make_row()]) == ("top-1\n%", ["90.00", "97.50"])
+
+
 def test_file_names_are_not_markup(make_row: RowFactory) -> None:
     assert "net[red].onnx" in text_of([make_row(file="net[red].onnx")], width=120)
 
@@ -152,6 +174,47 @@ def test_epochs_are_whole_numbers(epochs: int) -> None:
     ticks = axes.get_xticks()
     assert len(ticks) > 0
     assert all(tick == int(tick) for tick in ticks)
+
+
+class Restoration:
+    """Stands in for a task: what a report reads of one."""
+
+    scores = (Score("psnr", "PSNR", "dB"), Score("mse", "squared error", "", False), Score("ssim", "SSIM"))
+
+    def __init__(self, outputs: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize("splits", [("train", "val"), ("train",), ("train", "test")])
+def test_curves_are_those_of_the_task_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, splits: tuple[str, ...]
+) -> None:
+    monkeypatch.setitem(TASKS._paths, "restoration", f"{__name__}:Restoration")
+    quantities = ("mse", "psnr", "loss")
+    epochs: list[dict[str, float | None]] = [
+        {"epoch": e + 1, "lr": 0.1, **{f"{s}_{q}": e + len(s) + len(q) for s in splits for q in quantities}}
+        for e in range(4)
+    ]
+    run = write_run(tmp_path / "run", epochs)
+    RunConfig(method="ste", model="resnet20_1w1a", task="restoration").write(run / "config.yaml")
+    log = read_run_log(run)
+    assert [score.label for score in log.scores] == ["PSNR", "squared error"]
+    axes = Figure().subplots()
+    draw_curves(axes, log, log.scores[0])
+    assert axes.get_title() == "PSNR, dB"
+    assert [line.get_label() for line in axes.lines] == list(splits)
+    for split, line in zip(splits, axes.lines, strict=True):
+        assert np.asarray(line.get_ydata()).tolist() == [e + len(split) + len("psnr") for e in range(4)]
+    draw_report(run, [], tmp_path / "run.png")
+    assert imread(tmp_path / "run.png").shape[0] == round((3.4 + 1.1) * 150)
+
+
+def test_a_run_of_an_earlier_version_is_classification(run_dir: Path) -> None:
+    assert [(score.label, score.unit) for score in read_run_log(run_dir).scores] == [("top-1", "%")]
+    axes = Figure().subplots()
+    draw_curves(axes, read_run_log(run_dir), read_run_log(run_dir).scores[0])
+    assert axes.get_title() == "top-1, %"
+    assert np.asarray(axes.lines[0].get_ydata()) == pytest.approx([10 * e for e in range(10)])
 
 
 def test_missing_and_null_metrics_are_left_out(tmp_path: Path) -> None:

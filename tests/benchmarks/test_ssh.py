@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import getpass
 import io
 import json
@@ -19,18 +20,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bnnedge.benchmarks.devices.agent import Message, encode, measure_request, receive
 from numpy.typing import NDArray
 
 from bnnedge.benchmarks.bench import bench, open_device
 from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkSettings, ModelFile
+from bnnedge.benchmarks.devices.remote.protocol import (
+    PROTOCOL,
+    MeasureRequest,
+    Message,
+    Terminal,
+    encode,
+    receive,
+)
 from bnnedge.benchmarks.devices.ssh import Address
 from bnnedge.benchmarks.rows import BenchmarkRow, read_rows
 from bnnedge.cli import main
+from bnnedge.data.dataset import Dataset
 from bnnedge.errors import BenchmarkError, MissingDependencyError
+from bnnedge.export.evaluate import evaluate_file
 from bnnedge.export.graph import Graph
-from bnnedge.export.targets.to_lce import LceTarget
-from bnnedge.export.targets.to_onnx import OnnxTarget
+from bnnedge.export.targets.onnx.target import OnnxTarget
+from bnnedge.export.targets.tflite.target import LceTarget
 from tests.conftest import PATH
 
 Classifier = tuple[Graph, NDArray[np.float64]]
@@ -73,7 +83,7 @@ def without_times(row: BenchmarkRow) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("text", "target", "port", "python"),
+    ("text", "login", "port", "python"),
     [
         ("pi@raspberry.local", "pi@raspberry.local", None, None),
         ("10.0.0.7:22", "10.0.0.7", 22, None),
@@ -81,9 +91,9 @@ def without_times(row: BenchmarkRow) -> dict[str, Any]:
         ("pi@[fe80::1]:2222/python", "pi@fe80::1", 2222, "/python"),
     ],
 )
-def test_addresses(text: str, target: str, port: int | None, python: str | None) -> None:
+def test_addresses(text: str, login: str, port: int | None, python: str | None) -> None:
     address = Address.parse(text)
-    assert (address.target, address.port, address.python) == (target, port, python)
+    assert (address.login, address.port, address.python) == (login, port, python)
     assert str(address) == "ssh://" + text.partition("/")[0]
 
 
@@ -108,6 +118,47 @@ def test_messages() -> None:
         receive(io.BytesIO(sent[:-1]))
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "float32", ">f4", "int64"])
+def test_a_request_arrives_as_it_was_sent(dtype: str, digits: Dataset) -> None:
+    images = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5).astype(dtype)
+    masks = np.arange(2 * 4 * 5).reshape(2, 4, 5)[:, ::-1]
+    files = [ModelFile("a.onnx", b"a", "onnxruntime", {"input_shape": [3, 4, 5]}, trained=False)]
+    for targets, info in ((masks, digits.info), (None, None)):
+        data = BenchmarkInput("a test", images, targets, info)
+        sent = MeasureRequest(files, data, BenchmarkSettings(threads=3), None)
+        arrived = MeasureRequest.from_message(receive_one(b"".join(encode(sent.to_message()))))
+        assert (arrived.files, arrived.settings, arrived.terminal) == (files, sent.settings, None)
+        assert (arrived.data.name, arrived.data.info) == ("a test", info)
+        assert arrived.data.images.dtype == np.dtype(dtype).newbyteorder("<")
+        assert np.array_equal(arrived.data.images, images)
+        assert (arrived.data.targets is None) == (targets is None)
+        assert targets is None or np.array_equal(arrived.data.targets, targets)
+
+
+def receive_one(sent: bytes) -> Message:
+    message = receive(io.BytesIO(sent))
+    assert message is not None
+    return message
+
+
+def test_a_device_normalises_by_the_record_of_the_file(
+    login: Path, tmp_path: Path, onnx_file: Path, digits: Dataset, digits_classifier: Classifier
+) -> None:
+    """A changed mean costs as much accuracy on a device as here and in ``evaluate FILE``, to the image."""
+    graph, record = digits_classifier[0], digits.info.preprocessing
+    shifted = dataclasses.replace(record, mean=(record.mean[0] + 1,)).to_dict()
+    other = tmp_path / "shifted.onnx"
+    other.write_bytes(
+        OnnxTarget().write(dataclasses.replace(graph, metadata={**graph.metadata, "preprocessing": shifted}))
+    )
+    files = [onnx_file, other]
+    there = bench(files, runtime="onnxruntime", device=HERE, **QUICK)
+    here = bench(files, runtime="onnxruntime", **QUICK)
+    found = [evaluate_file(path, "test", "onnxruntime") for path in files]
+    assert [row.scores for row in there] == [row.scores for row in here] == [file.scores for file in found]
+    assert there[1].scores["top1"] < there[0].scores["top1"] - 0.1
+
+
 def test_rows_are_those_of_the_machine_itself(
     login: Path, tmp_path: Path, onnx_file: Path, digits_classifier: Classifier
 ) -> None:
@@ -118,9 +169,9 @@ def test_rows_are_those_of_the_machine_itself(
     assert [without_times(row) for row in rows] == [
         {**without_times(row), "device": "ssh://user@box:2222"} for row in expected
     ]
-    assert rows[0].top1 is not None and rows[0].top1 > 0.9
+    assert rows[0].scores["top1"] > 0.9
     assert read_rows(tmp_path / "rows.jsonl") == rows
-    agent = f"exec {shlex.quote(sys.executable)} -m bnnedge.benchmarks.devices.agent"
+    agent = f"exec {shlex.quote(sys.executable)} -m bnnedge.benchmarks.devices.remote.agent"
     assert login.read_text() == f"-q -p 2222 -T -o ServerAliveInterval=15 user@box {agent}\n"
 
 
@@ -135,7 +186,7 @@ def test_the_python_of_bnnedges_own_environment_comes_first(
         python.chmod(0o755)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PATH", f"{other.parent}:{os.environ['PATH']}")
-    said = f"{own if has_own else other} -m bnnedge.benchmarks.devices.agent"
+    said = f"{own if has_own else other} -m bnnedge.benchmarks.devices.remote.agent"
     with pytest.raises(MissingDependencyError, match=rf"^python3 on ssh://box did not start .* \({said}\)$"):
         open_device("ssh://box")
 
@@ -158,6 +209,7 @@ def hello(protocol: int) -> str:
     return f"echo {shlex.quote(said)}"
 
 
+HELLO = hello(PROTOCOL)
 FAULTS = {
     "refused": (
         "echo 'ssh: connect to host box port 2222: Connection refused' >&2; exit 255",
@@ -173,14 +225,23 @@ FAULTS = {
     ),
     "nothing": ("exit 3", r"did not start bnnedge's agent \(exit code 3\)"),
     "a flood": ("yes welcome", "did not start bnnedge's agent"),
-    "another version": (hello(99), "has bnnedge 9.9, this machine 0.*; install the same version on both"),
+    "another version": (
+        hello(1),
+        f"has bnnedge 9.9 with protocol 1, this machine 0.* with protocol {PROTOCOL}; install the same version on both",
+    ),
     "a broken connection": (
-        f"{hello(1)}; read line; echo 'Connection reset' >&2; exit 255",
+        f"{HELLO}; read line; echo 'Connection reset' >&2; exit 255",
         "the connection to ssh://user@box:2222 ended before the answer came: Connection reset",
     ),
-    "half an answer": (f"{hello(1)}; read line; printf '{{\"reason\"'; exit 255", "ended before the answer came"),
-    "something else": (f"{hello(1)}; read line; echo '[]'", "does not answer as bnnedge's agent does: expected a mess"),
-    "no JSON": (f"{hello(1)}; read line; echo Hello", "does not answer as bnnedge's agent does: "),
+    "half an answer": (
+        f"{hello(PROTOCOL)}; read line; printf '{{\"reason\"'; exit 255",
+        "ended before the answer came",
+    ),
+    "something else": (
+        f"{hello(PROTOCOL)}; read line; echo '[]'",
+        "does not answer as bnnedge's agent does: expected a mess",
+    ),
+    "no JSON": (f"{HELLO}; read line; echo Hello", "does not answer as bnnedge's agent does: "),
 }
 
 
@@ -205,16 +266,16 @@ def test_without_ssh(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_end_of_the_connection_ends_a_measurement(onnx_file: Path) -> None:
     file = ModelFile("net.onnx", onnx_file.read_bytes(), "onnxruntime", {"input_shape": [1, 8, 8]})
     noise = BenchmarkInput("noise", np.zeros((1, 1, 8, 8), np.float32))
-    request = measure_request([file], noise, BenchmarkSettings(runs=10**6), {"term": "xterm", "width": 80})
+    request = MeasureRequest([file], noise, BenchmarkSettings(runs=10**6), Terminal("xterm", 80)).to_message()
     agent = subprocess.Popen(
-        [sys.executable, "-m", "bnnedge.benchmarks.devices.agent"],
+        [sys.executable, "-m", "bnnedge.benchmarks.devices.remote.agent"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
     assert agent.stdin and agent.stdout and agent.stderr
     greeting = receive(agent.stdout)
-    assert greeting is not None and greeting.header["bnnedge_agent"] == 1
+    assert greeting is not None and greeting.header["bnnedge_agent"] == PROTOCOL
     agent.stdin.writelines(encode(request))
     agent.stdin.flush()
     while b"measuring" not in (drawn := os.read(agent.stderr.fileno(), 4096)):
@@ -265,7 +326,7 @@ def test_through_a_real_server(sshd: str, onnx_file: Path, tmp_path: Path) -> No
     assert main(["bench", str(onnx_file), "--device", f"{sshd}{sys.executable}", *options]) == 0
     (row,) = read_rows(rows)
     assert (row.device, row.file, row.input) == (sshd, str(onnx_file), "digits test")
-    assert row.top1 is not None and row.top1 > 0.9
+    assert row.scores["top1"] > 0.9
     with pytest.raises(MissingDependencyError, match=r"^/no/python on ssh://.* cannot be started"):
         open_device(f"{sshd}/no/python")
 
@@ -275,7 +336,7 @@ def test_devices_need_no_torch() -> None:
     absent = ["torch", "sklearn", "typer", "yaml", "matplotlib", "tensorboard", "triton"]
     script = (
         f"import sys; sys.modules.update(dict.fromkeys({absent}))\n"
-        "from bnnedge.benchmarks.devices import agent\n"
+        "from bnnedge.benchmarks.devices.remote import agent\n"
         "from bnnedge.benchmarks.devices.local import LocalDevice\n"
         "from bnnedge.benchmarks.memory import _smallest_file\n"
         "for runtime in ('onnxruntime', 'onnxruntime+bnnedge', 'litert', 'litert+bnnedge'):\n"

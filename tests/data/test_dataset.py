@@ -261,7 +261,7 @@ def test_pixels_are_normalised_alike_by_numpy_and_torch() -> None:
     np.testing.assert_array_equal(digits.normalize(values.numpy()), digits.normalize(values).numpy())
 
 
-def test_pictures_that_are_not_square() -> None:
+def test_images_that_are_not_square() -> None:
     dataset = load_dataset("digits", (12, 20))
     images, _ = next(dataset.batches("train", 5, generator(), augment=True))
     assert images.shape == (5, 1, 12, 20)
@@ -276,7 +276,7 @@ def test_a_preprocessing_by_name(name: str, lowest: float, highest: float) -> No
 
 
 def test_preprocessings_that_do_not_fit() -> None:
-    with pytest.raises(ConfigError, match="digits: preprocessing imagenet is for pictures of 3 channels, these have 1"):
+    with pytest.raises(ConfigError, match="digits: preprocessing imagenet is for images of 3 channels, these have 1"):
         load_dataset("digits", preprocess="imagenet")
     with pytest.raises(UnknownNameError, match="unknown preprocessing 'cifar'; known: own, unit"):
         load_dataset("digits", preprocess="cifar")
@@ -318,8 +318,8 @@ def test_augmentations_by_name(digits: Dataset) -> None:
         load_dataset("digits", augment="mixup")
 
 
-def test_targets_that_are_pictures_move_along() -> None:
-    """The target is the picture itself, as a mask [N, H, W]; after a crop and a flip it still is."""
+def test_targets_that_are_images_move_along() -> None:
+    """The target is the image itself, as a mask [N, H, W]; after a crop and a flip it still is."""
     images = torch.randint(1, 256, (16, 1, 6, 5), generator=generator(), dtype=torch.uint8)
     moved, masks = CropTwo()(images, images[:, 0], torch.rand((16, 3), generator=generator(1)))
     assert torch.equal(moved[:, 0], masks) and not torch.equal(moved, images)

@@ -120,12 +120,12 @@ def build(evaluate: Evaluate) -> Build:
     """A chain of nodes n0, n1, ... that write t0, t1, ...; fields of a spec override that. Parameters are float32."""
 
     def make(shape: tuple[int, ...], *specs: tuple[type[g.Node], dict[str, Any]], **metadata: Any) -> g.Graph:
-        graph = g.Graph("image", "image", [], {"image": g.TensorSpec(shape)}, metadata)
+        graph = g.Graph(("image",), ("image",), [], {"image": g.TensorSpec(shape)}, metadata)
         for index, (kind, fields) in enumerate(specs):
             rounded = {k: _as_float32(v) for k, v in fields.items()}
             node = kind(**{"name": f"n{index}", "inputs": (graph.output,), "output": f"t{index}", **rounded})
             graph.nodes.append(node)
-            graph.output = node.output
+            graph.outputs = (node.output,)
         for tensor, value in evaluate(graph, np.zeros(shape, np.float32)).items():
             graph.tensors[tensor] = g.TensorSpec(value.shape, "bits" if _is_bits(graph, tensor) else "float32")
         return graph

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bnnedge.export.graph import Binarize, Graph
+from bnnedge.export.graph import Binarize, BinarizeBelow, Block, Graph
 from bnnedge.export.passes import optimize
-from bnnedge.export.passes.fuse_block import BinarizeBelow, Block, fuse_blocks
+from bnnedge.export.passes.fuse_block import fuse_blocks
 from bnnedge.export.runtimes.ort import OnnxRuntime
 from bnnedge.export.runtimes.ort_bnnedge import OnnxRuntimeBnnedge
-from bnnedge.export.targets.to_onnx import OnnxTarget
+from bnnedge.export.targets.onnx.target import OnnxTarget
 from bnnedge.export.trace import trace
 from bnnedge.export.verify import verify
 from bnnedge.layers.binary_layers import BinaryConv2d
@@ -179,7 +179,7 @@ def network(name: str) -> nn.Module:
 
 def traced(name: str) -> tuple[nn.Module, Graph]:
     model = network(name)
-    return model, optimize(trace(model, torch.randn(2, 2, 8, 10)))
+    return model, optimize(trace(deploy(model), torch.randn(2, 2, 8, 10)))
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -205,12 +205,14 @@ def test_nothing_is_transposed_between_binary_layers(name: str) -> None:
 def test_a_sign_before_a_clip_is_one_behind_it() -> None:
     """As long as the clip is needed: one image goes to NHWC, not two."""
     model = nn.Sequential(nn.Conv2d(2, C, 1), nn.Hardtanh(), Step(C, nn.Hardtanh()), nn.Flatten()).eval()
-    nodes = onnx.load_model_from_string(OnnxTarget().write(optimize(trace(model, torch.randn(2, 2, 4, 4))))).graph.node
+    nodes = onnx.load_model_from_string(
+        OnnxTarget().write(optimize(trace(deploy(model), torch.randn(2, 2, 4, 4))))
+    ).graph.node
     assert [node.op_type for node in nodes[:4]] == ["Conv", "Clip", "Transpose", "PackSigns"]
 
 
 def fused(model: nn.Module, *shape: int) -> Graph:
-    return fuse_blocks(optimize(trace(model.eval(), torch.randn(2, *shape))))
+    return fuse_blocks(optimize(trace(deploy(model), torch.randn(2, *shape))))
 
 
 def test_limits_separate_the_same_floats_as_the_norm() -> None:
@@ -272,7 +274,7 @@ def test_rows_of_a_fused_file() -> None:
     relu = OnnxTarget().describe(OnnxTarget().write(traced("relu")[1]))
     assert [r.float_params for r in relu if r.kind == "conv 1x1"] == [10 * (C + 1)]
     (alone,) = OnnxTarget().describe(
-        OnnxTarget().write(optimize(trace(BinaryConv2d(C, 4, 1), torch.randn(2, C, 3, 5))))
+        OnnxTarget().write(optimize(trace(deploy(BinaryConv2d(C, 4, 1)), torch.randn(2, C, 3, 5))))
     )
     assert (alone.input_shape, alone.output_shape) == ((C, 3, 5), (4, 3, 5))
     react = OnnxTarget().describe(OnnxTarget().write(traced("ReActNet")[1]))

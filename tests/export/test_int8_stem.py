@@ -24,7 +24,7 @@ from bnnedge.export.passes.quantize_stem import Calibration, quantize_stem
 from bnnedge.export.runtimes import RUNTIMES
 from bnnedge.export.runtimes.runtime import VerifyingRuntime
 from bnnedge.export.targets import TARGETS
-from bnnedge.export.targets.tflite_reader import parse_model
+from bnnedge.export.targets.tflite.reader import parse_model
 from bnnedge.export.trace import trace
 from bnnedge.export.verify import Verification, verify
 from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear
@@ -186,7 +186,7 @@ def test_stems_that_are_none(build: Build) -> None:
     dilated = build((1, 4, 8, 8), conv(4, 4, (3, 3), dilation=(2, 2)))
     with pytest.raises(ExportError, match=r"1 groups and dilation \(2, 2\)"):
         quantize_stem(dilated, calibration)
-    binary = optimize(trace(nn.Sequential(BinaryConv2d(4, 4, 3), nn.BatchNorm2d(4)).eval(), torch.from_numpy(images)))
+    binary = optimize(trace(deploy(nn.Sequential(BinaryConv2d(4, 4, 3), nn.BatchNorm2d(4))), torch.from_numpy(images)))
     with pytest.raises(ExportError, match=r"read by one float convolution, found .*Binarize"):
         quantize_stem(binary, calibration)
     twice = build((1, 4, 8, 8), conv(4, 4, (3, 3), padding=(1, 1)), (g.Add, {"inputs": ("t0", "image")}))
@@ -255,7 +255,7 @@ def check(
     """Verify the file of a graph in which ``damage`` has replaced nodes; ``in_graph``: verification sees them too."""
     judge = usable(runtime)
     model, images = trained(name)
-    graph = optimize(trace(model, torch.from_numpy(images[:2])), Calibration(images))
+    graph = optimize(trace(deploy(model), torch.from_numpy(images[:2])), Calibration(images))
     damaged = replace(graph, nodes=[damage(node) for node in graph.nodes])
     return verify(deploy(model), damaged if in_graph else graph, TARGETS.load(target)().write(damaged), judge, images)
 
@@ -271,7 +271,7 @@ def test_good_files_pass_in_every_runtime(name: str, target: str, runtime: str) 
 
 def trained_first_shape(name: str) -> tuple[int, ...]:
     model, images = trained(name)
-    graph = optimize(trace(model, torch.from_numpy(images[:2])))
+    graph = optimize(trace(deploy(model), torch.from_numpy(images[:2])))
     return graph.tensors[next(graph.binary_nodes()).inputs[0]].shape[1:]
 
 
@@ -317,7 +317,7 @@ def test_what_the_file_gets_wrong_is_named(
 
 def test_codes_of_the_input_are_compared() -> None:
     model, images = trained("folded")
-    graph = optimize(trace(model, torch.from_numpy(images[:2])), Calibration(images))
+    graph = optimize(trace(deploy(model), torch.from_numpy(images[:2])), Calibration(images))
     tensors = dict(graph.tensors)
     name = next(node.output for node in graph.nodes if isinstance(node, g.Quantize))
     spec = tensors[name]
@@ -336,7 +336,7 @@ def test_the_checkpoint_must_compute_the_stem_that_was_quantized() -> None:
 def test_files_hold_standard_operators(tmp_path: Path) -> None:
     """In the ONNX file as the body of one operator."""
     model, images = trained("folded")
-    graph = optimize(trace(model, torch.from_numpy(images[:2])), Calibration(images))
+    graph = optimize(trace(deploy(model), torch.from_numpy(images[:2])), Calibration(images))
     onnx_file = onnx.load_from_string(TARGETS.load("onnx")().write(graph))
     assert onnx_file.graph.node[0].op_type == "SpaceToDepthQuantizedConv2dMaxPoolSign"
     body = next(f for f in onnx_file.functions if f.name == onnx_file.graph.node[0].op_type).node

@@ -14,6 +14,7 @@ from bnnedge.export.passes import optimize
 from bnnedge.export.passes.fuse_threshold import integer_thresholds
 from bnnedge.export.trace import trace
 from bnnedge.layers.binary_layers import BinaryConv2d as BinaryConv
+from bnnedge.layers.deploy import deploy
 from bnnedge.methods import METHODS
 from bnnedge.models import MODELS
 from bnnedge.models.create import create_model
@@ -39,7 +40,7 @@ def kinds(graph: Graph) -> list[type]:
 
 def check(model: nn.Module, x: torch.Tensor, evaluate: Evaluate) -> Graph:
     """The optimized graph, having compared it with the traced one."""
-    graph = trace(model.eval(), x)
+    graph = trace(deploy(model), x)
     optimized = optimize(graph)
     before, after = (evaluate(one, x.numpy())[one.output] for one in (graph, optimized))
     # float64 sums of up to a few hundred terms, folded in another order
@@ -142,7 +143,7 @@ def test_a_block_and_its_shortcut_share_the_signs_of_their_input(method: str, si
     model = create_model("resnet18_1w1a", num_classes=10, in_channels=1, image_size=16)
     training_method = METHODS.load(method)
     training_method(training_method.Options()).attach(model)
-    graph = optimize(trace(model.eval(), torch.zeros(2, 1, 16, 16)))
+    graph = optimize(trace(deploy(model), torch.zeros(2, 1, 16, 16)))
     assert (kinds(graph).count(Binarize), kinds(graph).count(Mean)) == (signs, means)
 
 

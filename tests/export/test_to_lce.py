@@ -17,11 +17,12 @@ from bnnedge.export.runtimes import lce as lce_module
 from bnnedge.export.runtimes.lce import Lce
 from bnnedge.export.runtimes.litert import LiteRt
 from bnnedge.export.runtimes.runtime import Runtime
-from bnnedge.export.targets.tflite_builtins import SAME, VALID
-from bnnedge.export.targets.tflite_reader import parse_model
-from bnnedge.export.targets.tflite_writer import TfliteWriter, schema
-from bnnedge.export.targets.to_lce import LceTarget, bconv2d_options, bmaxpool2d_options
-from bnnedge.export.targets.window import Window
+from bnnedge.export.targets.tflite.bit_forms import bconv2d_options, bmaxpool2d_options
+from bnnedge.export.targets.tflite.lowering import SAME, VALID
+from bnnedge.export.targets.tflite.reader import parse_model
+from bnnedge.export.targets.tflite.target import LceTarget
+from bnnedge.export.targets.tflite.writer import TfliteWriter, schema
+from bnnedge.export.window import Window
 
 ROUND_OFF = 2.0**-24
 """Unit round-off u of float32."""
@@ -160,8 +161,8 @@ def test_thresholds(channels: int, name: str, rng: np.random.Generator, build: B
     data = TARGET.write(graph)
     for runtime in KERNELS:
         np.testing.assert_array_equal(runtime.open(data).run(x), expected["t2"])
-    output, signs = Lce.tap(data, x)
-    np.testing.assert_array_equal(output, expected["t2"])
+    outputs, signs = Lce.tap(data, x)
+    np.testing.assert_array_equal(outputs["t2"], expected["t2"])
     np.testing.assert_array_equal(signs["n2"], expected["t1"])
     np.testing.assert_array_equal(Lce.integers(data, "n2", signs["n2"]), expected["t2"])
 
@@ -400,13 +401,13 @@ def test_network(build: Build, rng: np.random.Generator, evaluate: Evaluate) -> 
     x = np.clip(np.round(8 * rng.standard_normal((3, 3, 12, 12))) / 8, -2, 2).astype(np.float32)
     data = TARGET.write(graph)
     expected = evaluate(graph, x)
-    output, signs = Lce.tap(data, x)
+    outputs, signs = Lce.tap(data, x)
     assert list(signs) == ["n2", "n4", "n5"]
     for layer, tensor in (("n2", "t1"), ("n4", "t3"), ("n5", "t4")):
         np.testing.assert_array_equal(signs[layer], expected[tensor])
-    np.testing.assert_array_equal(output, Lce.open(data).run(x))
+    np.testing.assert_array_equal(outputs[graph.output], Lce.open(data).run(x))
     # Some 400 terms of at most 300 reach a logit, each in fewer than 50 roundings; 1e-3 is far from one sign's weight.
-    np.testing.assert_allclose(output, expected[graph.output], rtol=0, atol=1e-3)
+    np.testing.assert_allclose(outputs[graph.output], expected[graph.output], rtol=0, atol=1e-3)
 
 
 @needs_lce
@@ -615,7 +616,7 @@ def test_an_unknown_layer_is_named(build: Build, rng: np.random.Generator) -> No
     ],
 )
 def test_what_cannot_be_written_is_named(specs: list[Spec], message: str) -> None:
-    graph = g.Graph("image", "image", [], {"image": g.TensorSpec((2, 3, 5, 5))})
+    graph = g.Graph(("image",), ("image",), [], {"image": g.TensorSpec((2, 3, 5, 5))})
     for index, (kind, fields) in enumerate(specs):
         output = f"t{index}"
         defaults: dict[str, Any] = {"name": f"n{index}", "inputs": (graph.output,), "output": output}
@@ -624,7 +625,7 @@ def test_what_cannot_be_written_is_named(specs: list[Spec], message: str) -> Non
         graph.nodes.append(kind(**{**defaults, **fields}))
         shape = (2, 5) if kind is g.Mean else (2, 3, 5, 5)
         graph.tensors[output] = g.TensorSpec(shape, "bits" if kind is g.Binarize else "float32")
-        graph.output = output
+        graph.outputs = (output,)
     with pytest.raises(ExportError, match=message):
         TARGET.write(graph)
 

@@ -44,7 +44,7 @@ def test_graph_computes_what_the_model_computes(name: str, method: str, a32: boo
     training_method(training_method.Options(a32=a32)).attach(model)
     x = torch.randn(3, 1, 16, 16)
     randomize(model, x)
-    graph = trace(model, x[:2])
+    graph = trace(deploy(model), x[:2])
     with torch.no_grad():
         expected = deploy(model).double()(x.double())
     # The same float64 operations in another order.
@@ -84,7 +84,7 @@ class Everything(nn.Module):
 def test_every_supported_operator(evaluate: Evaluate) -> None:
     x = torch.randn(4, 3, 16, 16)
     model = randomize(Everything(), x)
-    graph = trace(model, x[:2])
+    graph = trace(deploy(model), x[:2])
     with torch.no_grad():
         expected = deploy(model).double()(x.double())
     np.testing.assert_allclose(evaluate(graph, x.numpy())[graph.output], expected.numpy(), rtol=1e-9, atol=1e-9)
@@ -103,7 +103,7 @@ class Twice(nn.Module):
 
 
 def test_a_layer_that_runs_twice_is_two_nodes() -> None:
-    graph = trace(Twice(), torch.zeros(2, 4, 5, 5))
+    graph = trace(deploy(Twice()), torch.zeros(2, 4, 5, 5))
     assert [node.name for node in graph.binary_nodes()] == ["conv", "conv#2"]
 
 
@@ -144,8 +144,13 @@ class Raises(nn.Module):
 )
 def test_what_cannot_be_exported_is_named(model: nn.Module, message: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ExportError, match=message):
-        trace(model.eval(), torch.randn(2, 2, 3, 3))
+        trace(deploy(model), torch.randn(2, 2, 3, 3))
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_model_that_is_not_deployed_is_refused() -> None:
+    with pytest.raises(ExportError, match=r"^1: the layer is not in its deploy form; trace deploy\(model\)"):
+        trace(nn.Sequential(nn.ReLU(), BinaryConv2d(2, 2, 1)), torch.zeros(2, 2, 3, 3))
 
 
 def test_padding_by_name(evaluate: Evaluate) -> None:
@@ -158,7 +163,7 @@ def test_padding_by_name(evaluate: Evaluate) -> None:
     ).eval()
     with torch.no_grad():
         expected = deploy(model).double()(x.double())
-    graph = trace(model, x)
+    graph = trace(deploy(model), x)
     np.testing.assert_allclose(evaluate(graph, x.numpy())[graph.output], expected.numpy(), rtol=1e-9, atol=1e-9)
     assert expected.shape == (3, 4, 3, 5)
 

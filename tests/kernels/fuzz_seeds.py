@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from bnnedge.export.passes import optimize
 from bnnedge.export.passes.quantize_stem import Calibration
-from bnnedge.export.targets.tflite_reader import parse_model
-from bnnedge.export.targets.to_lce import LceTarget
-from bnnedge.export.targets.to_onnx import OnnxTarget
+from bnnedge.export.targets.onnx.target import OnnxTarget
+from bnnedge.export.targets.tflite.reader import parse_model
+from bnnedge.export.targets.tflite.target import LceTarget
 from bnnedge.export.trace import trace
 from bnnedge.layers.binary_layers import BinaryConv2d
+from bnnedge.layers.deploy import deploy
 
 LCE_MODELS = Path(__file__).resolve().parents[1] / "lce_models"
 PATTERN_BYTES = 64
@@ -162,7 +163,7 @@ def main(folder: Path) -> None:
     exports, cases = list[bytes](), list[bytes]()
     for model, x in networks():
         calibration = Calibration(torch.randn(x.shape).numpy()) if isinstance(model, Stem) else None
-        graph = optimize(trace(model, x), calibration)
+        graph = optimize(trace(deploy(model), x), calibration)
         exports.append(LceTarget().write(graph))
         cases += nodes(onnx.load_model_from_string(OnnxTarget().write(graph)))
     maps = sorted({blob for file in (*models, *exports) for blob in options(file)})

@@ -67,4 +67,4 @@ def test_newer_instructions_stay_in_their_own_files(build: Path, require: Callab
         assert ".init_array" not in run("objdump", "-h", path)
         defined = [line for line in run("objdump", "-tC", path).splitlines() if " *UND*" not in line]
         shared = [line for line in defined if re.match(r"\w+ [gwu!]", line) or re.match(r"\w+  w", line)]
-        assert all(re.search(r" bnnedge::k(Conv|Pointwise|Stem)\w+$", line) for line in shared) and shared, shared
+        assert all(re.search(r" bnnedge::k(Conv|Pack|Pointwise|Stem)\w+$", line) for line in shared) and shared, shared

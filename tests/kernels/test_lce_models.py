@@ -14,8 +14,8 @@ from bnnedge import cli
 from bnnedge.export.runtimes import lce as lce_module
 from bnnedge.export.runtimes.lce import Lce
 from bnnedge.export.runtimes.litert import LiteRt
-from bnnedge.export.targets.tflite_reader import Model, parse_model
-from bnnedge.export.targets.to_lce import LceTarget
+from bnnedge.export.targets.tflite.reader import Model, parse_model
+from bnnedge.export.targets.tflite.target import LceTarget
 from bnnedge.kernels import plugins
 from bnnedge.kernels.plugins import litert_delegate
 

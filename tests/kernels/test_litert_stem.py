@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from bnnedge.export.runtimes.litert import LiteRt
-from bnnedge.export.targets.tflite_reader import parse_model
-from bnnedge.export.targets.tflite_writer import TfliteWriter, schema, serialize
+from bnnedge.export.targets.tflite.reader import parse_model
+from bnnedge.export.targets.tflite.writer import TfliteWriter, schema, serialize
 from bnnedge.kernels import native, plugins
 from bnnedge.kernels.layout import unpack
 from bnnedge.kernels.plugins import litert_delegate

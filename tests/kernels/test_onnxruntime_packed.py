@@ -17,7 +17,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from bnnedge.export.runtimes.ort import OnnxRuntime
 from bnnedge.export.runtimes.ort_bnnedge import OnnxRuntimeBnnedge
-from bnnedge.export.targets import onnx_functions as f
+from bnnedge.export.targets.onnx import functions as f
 from bnnedge.kernels import native
 from bnnedge.kernels.layout import has_spare_bits_set, pack, words_for
 

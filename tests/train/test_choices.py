@@ -71,7 +71,7 @@ def test_a_changed_record_is_applied(tiny_config: Config, tmp_path: Path) -> Non
     assert evaluate_run(tmp_path / "run").scores["top1"] < own.scores["top1"]
 
 
-def test_pictures_that_are_not_square_train_and_resume(tiny_config: Config, tmp_path: Path) -> None:
+def test_images_that_are_not_square_train_and_resume(tiny_config: Config, tmp_path: Path) -> None:
     file = tmp_path / "net.py"
     file.write_text(
         "from torch import nn\nfrom bnnedge.layers.binary_layers import BinaryConv2d\n\n"
@@ -92,7 +92,7 @@ def test_pictures_that_are_not_square_train_and_resume(tiny_config: Config, tmp_
         ({"task": "regression"}, "unknown task 'regression'; known: classification"),
         ({"preprocess": "nothing"}, "unknown preprocessing 'nothing'"),
         ({"augment": "nothing"}, "unknown augmentation 'nothing'"),
-        ({"preprocess": "imagenet"}, "is for pictures of 3 channels"),
+        ({"preprocess": "imagenet"}, "is for images of 3 channels"),
     ],
 )
 def test_choices_that_do_not_exist(values: dict[str, Any], words: str, tiny_config: Config, tmp_path: Path) -> None:

@@ -218,13 +218,13 @@ def test_batches_too_small_to_share_are_refused(size: int, pieces: int, sync: bo
     if fits:
         Group(0, size).check_sizes([100, 8], pieces, sync)
     else:
-        with pytest.raises(ConfigError, match=rf"a batch of 8 images .* processes \({size}\)"):
+        with pytest.raises(ConfigError, match=rf"a batch of 8 samples .* {size} processes"):
             Group(0, size).check_sizes([100, 8], pieces, sync)
 
 
 def test_an_epochs_last_batch_counts(net: str, tmp_path: Path, tiny_config: Callable[..., RunConfig]) -> None:
     # 1259 images: the last batch of 629 is one single image, which is left out; that of 628 has 3.
     start_run(tiny_config(batch_size=629, accumulate=2, epochs=1), tmp_path / "fits")
-    with pytest.raises(ConfigError, match=r"a batch of 3 images .* of 1 with accumulate 2, but needs 2 images"):
+    with pytest.raises(ConfigError, match=r"a batch of 3 samples .* of 1 with accumulate 2, but needs 2 samples"):
         start_run(tiny_config(batch_size=628, accumulate=2, epochs=1), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -182,7 +182,7 @@ def test_resume_refuses_another_models_checkpoint(tiny_config: Config, tmp_path:
 def command(config: RunConfig, run: Path) -> list[str]:
     settings = ["--method", config.method, "--model", config.model, "--epochs", str(config.epochs)]
     return [
-        *(sys.executable, "-m", "bnnedge.cli", "train", *settings, "--image-size", "8", "--device", "cpu"),
+        *(sys.executable, "-m", "bnnedge", "train", *settings, "--image-size", "8", "--device", "cpu"),
         *("--set", "threads=1", "--out", str(run)),
     ]
 

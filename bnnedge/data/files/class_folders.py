@@ -1,4 +1,4 @@
-"""Data sets with one file for each picture, in a folder for each class."""
+"""Data sets with one file for each image, in a folder for each class."""
 
 from __future__ import annotations
 

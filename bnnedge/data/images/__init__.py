@@ -1,1 +1,1 @@
-"""Pictures as tensors and as files: resize, crop, mirror, measure and split them."""
+"""Images as tensors and as files: resize, crop, mirror, measure and split them."""

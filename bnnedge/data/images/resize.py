@@ -1,4 +1,4 @@
-"""Pictures of another size, and the part of a picture that is read."""
+"""Images of another size, and the part of a image that is read."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from bnnedge.data.preprocessing import Preprocessing
 
 Box = tuple[float, float, float, float]
-"""Left, upper, right and lower edge of a part of a picture, in pixels."""
+"""Left, upper, right and lower edge of a part of a image, in pixels."""
 _CHUNK = 4096
-"""Pictures that are resized at a time, which bounds the memory of their float copies."""
+"""Images that are resized at a time, which bounds the memory of their float copies."""
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -21,7 +21,7 @@ _FILTERS = {
 
 
 def central_box(width: int, height: int, record: Preprocessing) -> Box | None:
-    """The part of a ``width`` x ``height`` picture that ``record`` reads; None for the whole."""
+    """The part of a ``width`` x ``height`` image that ``record`` reads; None for the whole."""
     if record.crop is None:
         return None
     fitting = min(height, width * record.height / record.width)
@@ -32,9 +32,9 @@ def central_box(width: int, height: int, record: Preprocessing) -> Box | None:
 
 
 def resize_images(images: Tensor, record: Preprocessing) -> Tensor:
-    """Stored pictures [N, C, H, W] to the geometry of ``record``, with pixel centres aligned, smoothed if smaller.
+    """Stored images [N, C, H, W] to the geometry of ``record``, with pixel centres aligned, smoothed if smaller.
 
-    A crop is cut at whole pixels first. uint8 pictures stay uint8, rounded to the nearest value.
+    A crop is cut at whole pixels first. uint8 images stay uint8, rounded to the nearest value.
     """
     box = central_box(images.shape[-1], images.shape[-2], record)
     if box is not None:
@@ -52,9 +52,9 @@ def resize_images(images: Tensor, record: Preprocessing) -> Tensor:
     return torch.cat([r.round().clamp(0, 255).to(torch.uint8) for r in resized] if whole else resized)
 
 
-def resize_picture(picture: Image.Image, record: Preprocessing, box: Box | None) -> Image.Image:
-    """The part ``box`` of a decoded picture (None: the whole) in the size of ``record``."""
+def resize_image(image: Image.Image, record: Preprocessing, box: Box | None) -> Image.Image:
+    """The part ``box`` of a decoded image (None: the whole) in the size of ``record``."""
     size = record.width, record.height
-    if box is None and picture.size == size:
-        return picture
-    return picture.resize(size, _FILTERS[record.resize], box=box)
+    if box is None and image.size == size:
+        return image
+    return image.resize(size, _FILTERS[record.resize], box=box)

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the training pictures."""
+"""Mean and standard deviation of the training images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bnnedge.errors import DataError
 
 
 def channel_statistics(images: Tensor, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and population standard deviation per channel of stored pictures [N, C, H, W], divided by ``scale``.
+    """Mean and population standard deviation per channel of stored images [N, C, H, W], divided by ``scale``.
 
     Sums run in float64 over chunks: 45,000 CIFAR images as float64 would be 1.1 GB. Raises ``DataError`` for a channel
     that is constant.

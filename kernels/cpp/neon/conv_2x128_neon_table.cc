@@ -1,30 +1,30 @@
-// 2 pixels x 128 output channels by table, for cores that look up as fast as they add; see select.cc for which.
+// 2 pixels x 128 output channels by table, for cores whose look-ups are as fast as additions; HasFastTables knows them.
+//   1. As in x86/count_avx2.h, but with tables of 32 entries in two registers: for five bits a of a pixel, the table
+//      t[w] = popcount(a ^ w) turns the channels' five weight bits into counts of 0 to 5, one byte a channel.
+//   2. Two pixels share a look-up: t[w] = popcount(a ^ w) + 16 popcount(b ^ w). Three such bytes add up without
+//      overflow (at most 15 in either half) to a sum x.
+//   3. Two totals of the sums x are kept modulo 256:
+//        T = sum of x        H = sum of (x >> 4): the second pixel's counts
+//      After at most 17 sums, H and the first pixel's counts L fit a byte, and L = T - 16 H modulo 256. After 16 sums
+//      both are widened.
 //
-// Derivation. As in x86/conv_2x64_avx2.cc, with tables of 32 entries in two registers: for five bits a of a pixel,
-// t[w] = popcount(a ^ w) turns the channels' five weight bits into counts of 0 to 5, one byte a channel. Two pixels
-// share a look-up: t[w] = popcount(a ^ w) + 16 popcount(b ^ w). Three such bytes add up without overflow (at most 15 in
-// either half). Of these sums x, two totals are kept modulo 256:
-//   T = sum of x        H = sum of (x >> 4): the second pixel's counts
-// After at most 17 sums H and the first pixel's counts L fit a byte, and L = T - 16 H modulo 256; after 16 both are
-// widened.
+// So 15 bits of 2 pixels x 16 channels cost three look-ups, three additions and a shift-and-add. The two registers of a
+// table take two loads from the 1 KiB of tables of the first pixel, two loads for the second and two additions, once
+// for 128 channels. K is one run of bits, filled up with zeros in image and filter, whose look-ups give 0. A row of
+// pixel pairs becomes a panel of offsets into the tables, which is made once for all blocks, and K is cut into chunks
+// whose weights stay in the first-level cache for all pairs of the row.
 //
-// So 15 bits of 2 pixels x 16 channels cost three look-ups, three additions and a shift-and-add. Two registers of a table
-// are two loads from 1 KiB of tables of the first pixel, two of the second and two additions, once for 128 channels. K is
-// taken as one run of bits, filled up with zeros on both sides: a zero looks up a zero. A row of pixel pairs becomes a
-// panel of offsets into the tables, made once for all blocks, and K is cut into chunks whose weights stay in the first
-// cache for all pairs of the row.
-//
-// Blocks of few channels, and those whose counts 16 bits do not hold, are left to conv_2x16.h.
+// The kernel of conv_2x16.h runs blocks of few channels, and those whose counts do not fit 16 bits.
 #include <arm_neon.h>
 
 #include <algorithm>
 #include <cstring>
 
+#include "../portable/tail.h"
 #include "bnnedge/aligned.h"
 #include "bnnedge/conv_kernel.h"
-#include "pack_neon.h"
+#include "lanes_neon.h"
 #include "store_neon.h"
-#include "tail_neon.h"
 
 namespace bnnedge {
 namespace {
@@ -33,10 +33,10 @@ constexpr int64_t kBlock = 128;
 constexpr int64_t kFewChannels = 96;
 constexpr int64_t kLookupBits = 5;
 constexpr int64_t kEntries = 1 << kLookupBits;
-constexpr int64_t kSum = 3;        // look-ups added before the totals
+constexpr int64_t kSum = 3;  // look-ups of a sum x
 constexpr int64_t kFlushSums = 16;
 constexpr int64_t kChunkSums = 3 * kFlushSums;  // 18 KiB of weights
-constexpr int64_t kSumBytes = kSum * kBlock;    // of weights
+constexpr int64_t kSumBytes = kSum * kBlock;    // weights of a sum
 constexpr int64_t kByteVectors = kBlock / 16;
 
 // [pixel][bits][entry]
@@ -58,12 +58,12 @@ constexpr Tables kTables;
 inline bool TakesTables(int64_t channels, int64_t k_words) {
   return channels > kFewChannels && k_words * kWordBits <= UINT16_MAX;
 }
-inline int64_t Sums(int64_t k_words) {
-  return (k_words * kWordBits + kSum * kLookupBits - 1) / (kSum * kLookupBits);
-}
+inline int64_t Sums(int64_t k_words) { return (k_words * kWordBits + kSum * kLookupBits - 1) / (kSum * kLookupBits); }
 
-// ---- Weights: [sums][2 halves of the block][second, first, third look-up][64 channels], five bits a byte. The loop loads
-// ---- one sum ahead.
+// ---- Weights ----
+
+// [sums][2 halves of the block][second, first, third look-up][64 channels], five bits a byte. One sum more follows, as
+// the loop loads one ahead.
 
 constexpr int64_t kOrder[kSum] = {1, 0, 2};
 
@@ -94,10 +94,11 @@ void PackWeights(const uint32_t* filter, int64_t channels, int64_t k_words, void
   }
 }
 
-// ---- Scratch: what is valid, the panel, the popcounts, and conv_2x16.h's own ----
+// ---- Scratch: whether the panel and the prefixes are made, the panel, the popcounts, and the scratch of conv_2x16.h
+// ----
 
-// The panel: [pairs][look-ups][pixel], offsets into kTables of either pixel. The loop reads one sum ahead, and eight
-// look-ups are made at once: all of what is beyond K looks up zeros.
+// The panel is [pairs][look-ups][pixel], offsets into kTables for either pixel. The loop reads one sum ahead, and eight
+// offsets are made at once, so that there are more than K needs; the others look up zeros.
 int64_t PanelLookups(int64_t k_words) { return RoundUp((Sums(k_words) + 1) * kSum, 8); }
 
 struct Scratch {
@@ -105,8 +106,8 @@ struct Scratch {
   bool* made_prefixes;
   uint16_t* panel;
   uint16_t* popcounts;  // [pixels, rounded up to even][kBlock]
-  uint8_t* bits;       // [2 pixels][BitBytes]
-  void* prefixes;      // of kConvNeon
+  uint8_t* bits;        // [2 pixels][BitBytes]
+  void* prefixes;       // of kConvNeon
   int64_t bytes;
 
   static int64_t BitBytes(int64_t k_words) { return Aligned(PanelLookups(k_words) / 8 * kLookupBits + 8); }
@@ -130,7 +131,7 @@ struct Scratch {
 
 int64_t ScratchBytes(int64_t pixels, int64_t k_words) { return Scratch(nullptr, pixels, k_words).bytes; }
 
-// A pixel's window as one run of bits, zeros behind.
+// Copies a pixel's window to one run of bits, followed by zeros.
 void Gather(const ConvStrip& strip, int64_t pixel, uint8_t* bits) {
   uint8_t* const end = bits + Scratch::BitBytes(strip.k_words);
   const uint32_t* first = strip.input + pixel * strip.pixel_step;
@@ -142,7 +143,8 @@ void Gather(const ConvStrip& strip, int64_t pixel, uint8_t* bits) {
   std::fill(bits, end, uint8_t{0});
 }
 
-// Offsets of the eight look-ups of 40 bits. Each lies in two bytes; a shift brings it to where it is 32 times itself.
+// The offsets of the eight look-ups of 40 bits. The five bits of each lie within two bytes; a shift moves them up by
+// five bits, as a table has 32 entries.
 inline uint16x8_t Offsets(const uint8_t* bits) {
   static constexpr uint8_t kBytes[16] = {0, 1, 0, 1, 1, 2, 1, 2, 2, 3, 3, 4, 3, 4, 4, 5};
   static constexpr int16_t kShift[8] = {5, 0, 3, -2, 1, 4, -1, 2};
@@ -173,15 +175,16 @@ struct Totals {
   uint8x16_t t[kByteVectors], h[kByteVectors];
 };
 
-// The loop is in assembly for in-order cores: four vectors at a time, operations of one kind together, loads among them.
-// Registers: 0-7 T, 8-15 H, 16-21 the tables of the three look-ups, 22-29 weights and what becomes of them, 30 and 31 the
-// second pixel's part of a table. The tables of the next sum replace those that have had their last use.
+// The loop is in assembly for in-order cores: four vectors at a time, operations of one kind together, with loads
+// between them. Registers: 0-7 T, 8-15 H, 16-21 the tables of the three look-ups, 22-29 weights, counts and sums, 30
+// and 31 the second pixel's part of a table. The tables of the next sum replace those that are not needed any more.
+// clang-format off
 #define BNNEDGE_LOOK_UP(v, low, high) "tbl v" #v ".16b, {v" #low ".16b, v" #high ".16b}, v" #v ".16b\n"
 #define BNNEDGE_ADD(to, more) "add v" #to ".16b, v" #to ".16b, v" #more ".16b\n"
 #define BNNEDGE_ADD_HIGH(to, more) "usra v" #to ".16b, v" #more ".16b, #4\n"
 #define BNNEDGE_WEIGHT(v, at, more) "ldr q" #v ", [%[weights], #(" #at "+" #more ")]\n"
 
-// In six parts, the table of one look-up; `at`: where its offsets are, from the panel's position.
+// Makes the table of one look-up, in six parts. `at` is where its offsets are, from the panel's position.
 #define BNNEDGE_TABLE_1(low, high, at) "ldrh %w[a], [%[panel], #" #at "]\n"
 #define BNNEDGE_TABLE_2(low, high, at) "ldrh %w[b], [%[panel], #(" #at "+2)]\n"
 #define BNNEDGE_TABLE_3(low, high, at) "ldr q" #low ", [%[first], %[a]]\n"
@@ -195,7 +198,8 @@ struct Totals {
 #define BNNEDGE_KEEP_5(low, high, at) ""
 #define BNNEDGE_KEEP_6(low, high, at) ""
 
-// One sum of one half of the block; weights at `third` and, of the half that follows, at `next`.
+// One sum of one half of the block. `third` is where the weights of its third look-up are, `next` those of the half
+// that follows.
 #define BNNEDGE_HALF(t0, t1, t2, t3, h0, h1, h2, h3, third, next, TABLE)  \
   BNNEDGE_LOOK_UP(26, 18, 19)                                             \
   BNNEDGE_LOOK_UP(27, 18, 19)                                             \
@@ -234,7 +238,7 @@ struct Totals {
   TABLE##_5(low, high, at) TABLE##_6(low, high, at)
 #define BNNEDGE_ZERO(n) "movi v" #n ".4s, #0\n"
 
-// `sums` sums, 1 to kFlushSums.
+// Adds `sums` sums, 1 to kFlushSums, to totals that start at 0.
 inline void CountSums(const uint16_t* panel, const uint8_t* weights, int64_t sums, Totals* totals) {
   static_assert(kSumBytes == 384 && kOrder[0] == 1 && kOrder[1] == 0 && kOrder[2] == 2, "the offsets below");
   const uint8_t *first = kTables.entry[0][0], *second = kTables.entry[1][0];
@@ -271,6 +275,7 @@ inline void CountSums(const uint16_t* panel, const uint8_t* weights, int64_t sum
                  "v14", "v15", "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28",
                  "v29", "v30", "v31");
 }
+// clang-format on
 
 inline void AddTo(uint16_t* counts, uint8x16_t more) {
   vst1q_u16(counts, vaddw_u8(vld1q_u16(counts), vget_low_u8(more)));
@@ -359,20 +364,17 @@ void Run(const ConvStrip& strip) {
 
 }  // namespace
 
-const ConvKernel kConvNeonTable = {
-    "neon_table",
-    kBlock,
-    StripOrder::kRowsOutside,
-    PackedBytes,
-    PackWeights,
-    ScratchBytes,
-    Run,
-    FinishTail<NeonLanes>, false,
-    PackNhwcFloat,
-    PackNhwcInt8,
-    PackNchwFloat,
-    UnpackNhwcFloat,
-    nullptr,
-};
+constexpr ConvKernel kConvNeonTable = [] {
+  ConvKernel kernel;
+  kernel.name = "neon_table";
+  kernel.block = kBlock;
+  kernel.order = StripOrder::kRowsOutside;
+  kernel.packed_bytes = PackedBytes;
+  kernel.pack_weights = PackWeights;
+  kernel.scratch_bytes = ScratchBytes;
+  kernel.run = Run;
+  kernel.run_tail = RunTail<NeonLanes>;
+  return kernel;
+}();
 
 }  // namespace bnnedge

@@ -1,8 +1,8 @@
-// The NEON convolution, 2 pixels x 16 output channels at a time; each 32-bit lane is one output channel. Written once
-// for several ways of counting (hence the unnamed namespace, see portable/epilogue.h).
+// The NEON convolution, 2 pixels x 16 output channels at a time; each 32-bit lane is one output channel. It is written
+// once for several ways of counting, in an unnamed namespace: see portable/output_transform.h.
 //
-// Derivation. Let x_k = a_k xor w_k be the products of word k = 1..n (bit 1: they differ), all bit positions apart.
-//   1. Plainly: p = sum of popcount(x_k), an eor, a cnt and an add a word.
+// Let x_k = a_k xor w_k be the products of word k = 1..n (bit 1: they differ).
+//   1. The plain sum p = sum of popcount(x_k) takes an eor, a cnt and an add a word.
 //   2. A carry-save adder takes two words at once: with s the parity so far, the new parity is s ^ x ^ x' and its
 //      carry, worth 2, is the majority of s, x and x'. So p = 2 * sum of popcount(carry) + popcount(s_n).
 //   3. The parity needs no running xor if both operands are stored as prefixes, A_k = a_1 ^ .. ^ a_k and W_k likewise:
@@ -11,8 +11,8 @@
 //   4. The complement is free if every second W_2j is stored complemented, counted back from the last, t_2j = ~s_2j:
 //        s_2j+1 ? t_2j+2 : t_2j  is the carry where t_2j = s_2j, and the complement of the carry where t_2j = ~s_2j.
 //      The first is added, the second subtracted, and 32 is owed for each of the latter.
-//   Fused: p = 2 * (sum of +-popcount(bsl)) + popcount(s_n) + 64 * ceil(n / 4), in five operations a word pair. An odd
-//   n gets one more word that repeats the prefix, i.e. a product of 0.
+//   5. Steps 2 to 4 in one: p = 2 * (sum of +-popcount(bsl)) + popcount(s_n) + 64 * ceil(n / 4), in five operations a
+//      pair of words. If n is odd, one more word repeats the prefix, which is a product of 0.
 #pragma once
 
 #include <arm_neon.h>
@@ -24,17 +24,17 @@
 namespace bnnedge {
 namespace {
 
-constexpr int64_t kBlock = 64;  // output channels of a strip
-constexpr int64_t kStepWords = 2 * kGroup;  // weight words of a pair
-constexpr int64_t kSlackBytes = 64;  // the tile's loop loads one half ahead
+constexpr int64_t kBlock = 64;              // output channels of a strip
+constexpr int64_t kStepWords = 2 * kGroup;  // words of weights for a pair of words
+constexpr int64_t kSlackBytes = 64;         // the loop of a tile loads one half ahead
 
 inline int64_t PairsOf(int64_t k_words) { return (k_words + 1) / 2; }
 inline int64_t GroupsOf(int64_t channels) { return (channels + kGroup - 1) / kGroup; }
 
 // ---- Preparation ----
 
-// Packed weights: [groups of 16 channels][pairs][4 vectors][first, second prefix][4 channels]; the halves of the
-// pairs that are subtracted are swapped. Channels beyond the last are as if their filter were 0.
+// Packed weights are [groups of 16 channels][pairs][4 vectors][first, second prefix][4 channels]. The halves of pairs
+// that are subtracted are swapped. Channels behind the last one have filters of 0.
 inline int64_t PackedBytes(int64_t channels, int64_t k_words) {
   return GroupsOf(channels) * PairsOf(k_words) * kStepWords * 4 + kSlackBytes;
 }
@@ -51,14 +51,13 @@ inline void PackWeights(const uint32_t* filter, int64_t channels, int64_t k_word
       if (row != nullptr && k < k_words) prefix ^= row[k];
       const bool subtracted = (pairs - k / 2) % 2 == 1;
       const bool complemented = k % 2 == 1 && !subtracted;
-      group[k / 2 * kStepWords + (subtracted ? vector ^ 2 : vector) * 8 + k % 2 * 4] =
-          complemented ? ~prefix : prefix;
+      group[k / 2 * kStepWords + (subtracted ? vector ^ 2 : vector) * 8 + k % 2 * 4] = complemented ? ~prefix : prefix;
     }
   }
 }
 
-// Scratch: [pixels][words, rounded up to even][4], each prefix four times: a plain load where a broadcast would cost a
-// vector operation on most cores.
+// Scratch is [pixels][words, rounded up to even][4], with each prefix four times, so that a plain load replaces a
+// broadcast, which costs a vector operation on most cores.
 inline int64_t ScratchBytes(int64_t pixels, int64_t k_words) { return pixels * PairsOf(k_words) * 32 + kSlackBytes; }
 
 inline void MakePrefixes(const ConvStrip& strip) {
@@ -82,7 +81,7 @@ inline void MakePrefixes(const ConvStrip& strip) {
 
 // ---- The tile ----
 
-// The full tile's loop is in tile_2x16.h, this is the same for one pixel: what is left of an odd number of them.
+// One pixel, the last of an odd number. The loop for two is in tile_2x16.h.
 template <bool kAdds, typename Counter>
 inline void Step(const uint32_t* input, const uint32_t* weights, const Counter& counter, uint32x4_t* parity,
                  typename Counter::Counts* counts) {
@@ -128,7 +127,7 @@ inline void Steps(const uint32_t* const (&inputs)[2], const uint32_t* weights, i
   Counter::Loop(inputs[0], inputs[1], weights, pairs, state);
 }
 
-// Popcounts of kPixels x 16 channels.
+// Computes the popcounts of kPixels x 16 channels.
 template <typename Counter, int kPixels>
 inline void Popcounts(const uint32_t* (&inputs)[kPixels], const uint32_t* weights, int64_t pairs,
                       int32x4_t (&p)[kPixels][kVectors]) {
@@ -140,7 +139,7 @@ inline void Popcounts(const uint32_t* (&inputs)[kPixels], const uint32_t* weight
       p[i][v] = owed;
     }
   }
-  // The first chunk has the odd pair, all others an even number.
+  // The first chunk has the odd pair; all others have an even number of pairs.
   for (int64_t left = pairs;;) {
     const int64_t chunk = left <= Counter::kMaxPairs ? left : Counter::kMaxPairs - left % 2;
     Steps<Counter>(inputs, weights, chunk, &state);
@@ -201,7 +200,7 @@ template <typename Counter>
 int64_t Peak(int64_t rounds) {
   if (rounds < 1) return 0;
   Counter::PeakLoop(rounds);
-  return rounds * 2 * 2 * kGroup * 2 * kWordBits;  // two pairs of words, 2 pixels
+  return rounds * 2 * 2 * kGroup * 2 * kWordBits;  // two pairs of words for 2 pixels
 }
 
 }  // namespace

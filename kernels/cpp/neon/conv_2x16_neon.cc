@@ -1,7 +1,7 @@
-// For every AArch64: byte counters, widened before they can overflow.
+// The convolution for every AArch64 CPU: counters are bytes, which are widened before they can overflow.
+#include "../portable/tail.h"
 #include "conv_2x16.h"
-#include "pack_neon.h"
-#include "tail_neon.h"
+#include "lanes_neon.h"
 
 namespace bnnedge {
 namespace {
@@ -12,7 +12,7 @@ namespace {
 struct ByteCounter {
   using Counts = int8x16_t;
 
-  // Additions and subtractions of at most 8 take turns: 15 of each stay within a signed byte.
+  // Additions and subtractions of at most 8 alternate, so that 15 of each stay within a signed byte.
   static constexpr int64_t kMaxPairs = 30;
 
   static Counts None() { return vdupq_n_s8(0); }
@@ -25,7 +25,7 @@ struct ByteCounter {
 
   static int32x4_t Sum(int32x4_t sum, Counts counts) { return vpadalq_s16(sum, vpaddlq_s8(counts)); }
 
-  // 2 * (sum + counts) + parity.
+  // Returns 2 * (sum + counts) + parity.
   static int32x4_t Total(int32x4_t sum, Counts counts, uint8x16_t parity) {
     int16x8_t pairs = vpaddlq_s8(counts);
     pairs = vpadalq_s8(vaddq_s16(pairs, pairs), vreinterpretq_s8_u8(parity));
@@ -42,20 +42,18 @@ struct ByteCounter {
 
 }  // namespace
 
-const ConvKernel kConvNeon = {
-    "neon",
-    kBlock,
-    StripOrder::kRowsOutside,
-    PackedBytes,
-    PackWeights,
-    ScratchBytes,
-    Run<ByteCounter>,
-    FinishTail<NeonLanes>, false,
-    PackNhwcFloat,
-    PackNhwcInt8,
-    PackNchwFloat,
-    UnpackNhwcFloat,
-    Peak<ByteCounter>,
-};
+constexpr ConvKernel kConvNeon = [] {
+  ConvKernel kernel;
+  kernel.name = "neon";
+  kernel.block = kBlock;
+  kernel.order = StripOrder::kRowsOutside;
+  kernel.packed_bytes = PackedBytes;
+  kernel.pack_weights = PackWeights;
+  kernel.scratch_bytes = ScratchBytes;
+  kernel.run = Run<ByteCounter>;
+  kernel.run_tail = RunTail<NeonLanes>;
+  kernel.peak = Peak<ByteCounter>;
+  return kernel;
+}();
 
 }  // namespace bnnedge

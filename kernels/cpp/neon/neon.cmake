@@ -3,6 +3,7 @@ target_sources(bnnedge_core PRIVATE
   neon/conv_2x128_neon_table.cc
   neon/conv_2x16_neon.cc
   neon/conv_2x16_neon_dot.cc
+  neon/pack_neon.cc
   neon/pointwise_6x16_neon.cc
   neon/stem_4x16_neon.cc
   neon/stem_4x16_neon_dot.cc)

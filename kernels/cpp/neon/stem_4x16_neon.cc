@@ -1,5 +1,5 @@
-// Up to 4 tiles x 16 output channels, for every AArch64: products of 16 bits, see stem_toom_cook.h. A lane is an output
-// channel; four of them are multiplied by a value of the image, in a lane of its register, in one instruction.
+// Up to 4 tiles x 16 output channels for every AArch64 CPU, which multiplies 16-bit integers: see stem_toom_cook.h. A
+// lane is an output channel. One instruction multiplies four of them by one value of the image, a lane of its register.
 // Registers at 4 x 16: 16 sums, 2 filter vectors, 4 for the image.
 #include "../portable/stem_toom_cook.h"
 #include "stem_neon.h"
@@ -13,7 +13,7 @@ struct Neon {
   static constexpr int64_t kNeighbours = 1;
   static constexpr int kLanes = 4;
 
-  // From that of the image's values whose lane is kLane on.
+  // Multiplies the values of the image in lanes kLane to kEnd.
   template <int kLane, int kEnd, int64_t kTiles>
   __attribute__((always_inline)) static inline void MultiplyLanes(const int16x4_t* its, const int16_t* weights,
                                                                   int32x4_t (*sum)[kVectors]) {
@@ -79,8 +79,19 @@ struct Neon {
 
 }  // namespace
 
-const StemKernel kStemNeon = {
-    "neon",         false,            PackedBytes,    PackWeights<Neon::kNeighbours>, ScratchBytes,
-    QuantizeValues, InterleavePlanes, Convolve<Neon>, PoolRow<NeonBytes>,             DequantizeCodes, 1};
+constexpr StemKernel kStemNeon = [] {
+  StemKernel kernel;
+  kernel.name = "neon";
+  kernel.packed_bytes = PackedBytes;
+  kernel.pack_weights = PackWeights<Neon::kNeighbours>;
+  kernel.scratch_bytes = ScratchBytes;
+  kernel.quantize = QuantizeValues;
+  kernel.interleave = InterleavePlanes;
+  kernel.convolve = Convolve<Neon>;
+  kernel.pool = PoolRow<NeonBytes>;
+  kernel.dequantize = DequantizeCodes;
+  kernel.step_taps = 1;
+  return kernel;
+}();
 
 }  // namespace bnnedge

@@ -1,5 +1,5 @@
-// Up to 4 pixels x 16 output channels, NEON with the dot product of signed bytes: the image's codes are signed here. A
-// lane is an output channel; a step broadcasts four bytes of the image to all lanes.
+// Up to 4 pixels x 16 output channels, NEON with the dot product of signed bytes, so that the image's codes are signed.
+// A lane is an output channel; a step broadcasts four bytes of the image to all lanes.
 #include "stem_neon.h"
 
 namespace bnnedge {
@@ -10,7 +10,7 @@ constexpr int64_t kStepBytes = kStemBlock * kStemTaps;
 
 int64_t PackedBytes(const StemShape& shape) { return shape.blocks * shape.Steps() * kStepBytes; }
 
-// [blocks][Steps()][16][4]
+// Packs to [blocks][Steps()][16][4].
 void PackWeights(const int8_t* filter, const StemShape& shape, void* packed) {
   const int64_t steps = shape.Steps();
   int8_t* to = static_cast<int8_t*>(packed);
@@ -23,7 +23,8 @@ void PackWeights(const int8_t* filter, const StemShape& shape, void* packed) {
   }
 }
 
-void QuantizeSigned(const float* values, int64_t count, Arithmetic arithmetic, const Codes& codes, uint8_t* bytes) {
+void QuantizeSigned(const float* values, int64_t count, Arithmetic arithmetic, const Quantization& codes,
+                    uint8_t* bytes) {
   QuantizeValues(values, count, arithmetic, codes, bytes);
   for (int64_t i = 0; i < count; ++i) bytes[i] ^= 0x80;
 }
@@ -66,7 +67,18 @@ void Convolve(const StemRow& row) {
 
 }  // namespace
 
-const StemKernel kStemNeonDot = {"neon_dot",     true,             PackedBytes, PackWeights,        nullptr,
-                                 QuantizeSigned, InterleavePlanes, Convolve,    PoolRow<NeonBytes>, DequantizeCodes};
+constexpr StemKernel kStemNeonDot = [] {
+  StemKernel kernel;
+  kernel.name = "neon_dot";
+  kernel.signed_codes = true;
+  kernel.packed_bytes = PackedBytes;
+  kernel.pack_weights = PackWeights;
+  kernel.quantize = QuantizeSigned;
+  kernel.interleave = InterleavePlanes;
+  kernel.convolve = Convolve;
+  kernel.pool = PoolRow<NeonBytes>;
+  kernel.dequantize = DequantizeCodes;
+  return kernel;
+}();
 
 }  // namespace bnnedge

@@ -1,4 +1,4 @@
-// What both NEON stems share, in an unnamed namespace: see portable/epilogue.h.
+// The parts that both NEON stems share. In an unnamed namespace: see portable/output_transform.h.
 #pragma once
 
 #include <arm_neon.h>

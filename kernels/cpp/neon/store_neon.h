@@ -1,5 +1,5 @@
-// What becomes of the popcounts of 16 output channels: bnnedge/conv_kernel.h says what is stored. The unnamed namespace is
-// on purpose, see portable/epilogue.h.
+// The output transform of the popcounts of 16 output channels; bnnedge/conv_kernel.h says what is stored. In an unnamed
+// namespace: see portable/output_transform.h.
 #pragma once
 
 #include <arm_neon.h>
@@ -13,9 +13,9 @@ namespace bnnedge {
 namespace {
 
 constexpr int64_t kGroup = 16;  // output channels
-constexpr int kVectors = 4;     // of them
+constexpr int kVectors = 4;     // in a group
 
-// A whole vector group, or its first `channels` values by way of the stack.
+// Stores a whole group, or its first `channels` values by way of the stack.
 template <typename T, typename Vector>
 inline void StoreChannels(T* out, const Vector (&values)[kVectors], int64_t channels) {
   constexpr int64_t kLanes = kGroup / kVectors;
@@ -51,7 +51,7 @@ inline void StoreFloats(const ConvStrip& strip, int64_t pixel, int64_t channel, 
   }
 }
 
-// Halves away from zero, and saturated twice over: to 32 bits by fcvtas, then to 16 and to 8.
+// Rounds halves away from zero. Values saturate three times: to 32 bits by fcvtas, then to 16 and to 8 bits.
 template <int kPixels>
 inline void StoreInt8(const ConvStrip& strip, int64_t pixel, int64_t channel, int64_t channels,
                       const float32x4_t (&y)[kPixels][kVectors]) {
@@ -80,14 +80,13 @@ inline uint16_t MaskBits(uint32x4_t m0, uint32x4_t m1, uint32x4_t m2, uint32x4_t
   return vgetq_lane_u16(vreinterpretq_u16_u8(bits), 0);
 }
 
-// Half a word, as 16 channels are; the last half of an odd number of them is cleared.
+// Stores half a word, which is 16 channels. If the number of halves is odd, the last word is cleared beyond them.
 template <int kPixels>
 inline void StoreBits(const ConvStrip& strip, int64_t pixel, int64_t channel,
                       const uint32x4_t (&bit)[kPixels][kVectors]) {
   const bool last_half = channel + kGroup >= strip.channels && channel % kWordBits == 0;
   for (int i = 0; i < kPixels; ++i) {
-    uint32_t* word =
-        static_cast<uint32_t*>(strip.output) + (pixel + i) * strip.out_pixel_step + channel / kWordBits;
+    uint32_t* word = static_cast<uint32_t*>(strip.output) + (pixel + i) * strip.out_pixel_step + channel / kWordBits;
     const uint16_t half = MaskBits(bit[i][0], bit[i][1], bit[i][2], bit[i][3]);
     if (last_half) {
       *word = half;

@@ -1,5 +1,5 @@
-// The loop of the full tile, 2 pixels x 16 output channels, in assembly: compilers spill in it or copy registers, and
-// in-order cores need dependent operations well apart. What it computes is Step in conv_2x16.h.
+// The loop of the full tile, 2 pixels x 16 output channels. It computes the same as Step in conv_2x16.h, in assembly,
+// because compilers spill or copy registers in it, and in-order cores need dependent operations well apart.
 //
 // A pair of words is two halves of eight output channels, each half four independent chains (2 pixels x 2 vectors).
 // Registers: 0-7 counts and 8-15 parity (four vectors of pixel 0, four of pixel 1), 20-23 four more for parity, 16-19
@@ -18,21 +18,23 @@
 namespace bnnedge {
 namespace {
 
-// Counts is a register of counters, see the kernels' own files.
+// Counts is a register of counters, whose type is up to the kernel.
 template <typename Counts, int kPixels>
 struct TileState {
   Counts counts[kPixels][kVectors];
-  uint32x4_t parity[kPixels][kVectors];  // t of the last pair
+  uint32x4_t parity[kPixels][kVectors];  // t of the last pair, step 4 of conv_2x16.h
 };
 
 }  // namespace
 }  // namespace bnnedge
 
+// clang-format off
 #define BNNEDGE_3(op, to, a, b) op " v" #to ".16b, v" #a ".16b, v" #b ".16b\n"
 #define BNNEDGE_CNT(to) "cnt v" #to ".16b, v" #to ".16b\n"
 
-// Vector u and u + 1 of both pixels. old, fresh: parity, pixel 0 then pixel 1; n: counts; COUNT(n, ones): counts them.
-// WEIGHT(w, i) loads the i-th weight register of the next half, FIRST and SECOND the pixels' prefixes of the next pair.
+// Two neighbouring vectors of both pixels. `old` and `fresh` are the parities of pixel 0, then of pixel 1, before and
+// after; n are the counts, and COUNT(n, ones) adds to them. WEIGHT(w, at, more) loads a weight register of the next
+// half, FIRST and SECOND load the prefixes of both pixels for the next pair.
 #define BNNEDGE_HALF(old0, old1, old2, old3, fresh0, fresh1, fresh2, fresh3, COUNT, n0, n1, n2, n3, WEIGHT, at, FIRST, \
                      SECOND)                                                                                          \
   BNNEDGE_3("eor", 24, 16, 26)                                                                                        \
@@ -60,7 +62,7 @@ struct TileState {
   COUNT(n2, 31)                                                                                                       \
   COUNT(n1, 25)
 
-// %[rounds] times two pairs of words; label 2 is where an odd number of pairs begins.
+// Runs two pairs of words %[rounds] times. An odd number of pairs begins at label 2.
 #define BNNEDGE_ROUNDS(ADD, SUBTRACT, WEIGHT, FIRST, SECOND, NEXT)                                                  \
   "1:\n"                                                                                                            \
   BNNEDGE_HALF(8, 9, 12, 13, 20, 21, 22, 23, ADD, 0, 1, 4, 5, WEIGHT, 64, "", "")                                   \
@@ -88,8 +90,9 @@ struct TileState {
   BNNEDGE_ZERO(0) BNNEDGE_ZERO(1) BNNEDGE_ZERO(2) BNNEDGE_ZERO(3) BNNEDGE_ZERO(4) BNNEDGE_ZERO(5) BNNEDGE_ZERO(6) \
   BNNEDGE_ZERO(7)
 
-// A function body: `pairs` pairs of words, counts from zero, parity taken from `state` and left there. A pair that is
-// left over by an odd number comes first; all parities are the same then, and where they lie does not matter.
+// A function body that counts `pairs` pairs of words. Counts start at zero; the parity comes from `state` and is left
+// there. The single pair of an odd number comes first, when all parities are the same, so that their registers do not
+// matter.
 #define BNNEDGE_TILE(ADD, SUBTRACT, CONSTANTS)                                                                       \
   int64_t rounds = (pairs + 1) / 2;                                                                                  \
   asm volatile(BNNEDGE_ZERO_COUNTS CONSTANTS                                                                         \
@@ -122,7 +125,7 @@ struct TileState {
                : [state] "r"(state), [pairs] "r"(pairs)                                                              \
                : BNNEDGE_CLOBBERS)
 
-// A function body: the same loop on registers only, for the yardstick.
+// A function body with the same loop on registers only, for the peak.
 #define BNNEDGE_TILE_PEAK(ADD, SUBTRACT, CONSTANTS)                                                                  \
   asm volatile(BNNEDGE_ZERO_COUNTS CONSTANTS                                                                         \
                BNNEDGE_ROUNDS(ADD, SUBTRACT, BNNEDGE_NO_WEIGHT, BNNEDGE_NO_INPUT, BNNEDGE_NO_INPUT, "")              \
@@ -134,3 +137,4 @@ struct TileState {
   "cc", "memory", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", "v13", "v14",     \
       "v15", "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29",       \
       "v30", "v31"
+// clang-format on

@@ -9,7 +9,8 @@
 namespace bnnedge::ort {
 
 constexpr uint32_t kApiVersion = 17;
-// The first whose runtime asks an operator which output may take the place of an input (CustomOp::get_may_inplace).
+// The first version whose runtime asks an operator which output may take the place of an input
+// (CustomOp::get_may_inplace).
 constexpr uint32_t kInPlaceApiVersion = 18;
 
 struct Status;  // a null pointer is success

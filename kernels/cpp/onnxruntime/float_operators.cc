@@ -9,11 +9,11 @@
 namespace bnnedge::ort {
 namespace {
 
-constexpr int kScales = 0, kCompares = 1;  // variants
+constexpr int kScales = 0, kCompares = 1;  // values of Operator::variant
 
-class FloatConv : public LayerKernel {
+class FloatConvOp : public LayerKernel {
  public:
-  FloatConv(const Operator& op, const KernelInfo* info) : LayerKernel(op, info) {
+  FloatConvOp(const Operator& op, const KernelInfo* info) : LayerKernel(op, info) {
     MakeLayerOnce(info, op.inputs.size());
   }
 
@@ -21,7 +21,7 @@ class FloatConv : public LayerKernel {
   std::unique_ptr<Layer> MakeLayer(const std::vector<const Value*>& inputs) const override {
     const Tensor w = ReadTensor(site(), "W", kUint8, 4, inputs[kW]);
     const Weights weights{{w.shape[0], w.shape[1], w.shape[2], w.shape[3]}, static_cast<const uint8_t*>(w.data)};
-    Transform transform;
+    OutputTransform transform;
     if (op().variant == kCompares) {
       transform.kind = OutputKind::kBits;
       transform.threshold = ReadParameter<int32_t>(site(), "threshold", kInt32, w.shape[0], inputs[kParameters]);
@@ -32,7 +32,8 @@ class FloatConv : public LayerKernel {
       transform.bias = ReadParameter<float>(site(), "bias", kFloat, w.shape[0], inputs[kParameters + 1]);
     }
     std::string error;
-    std::unique_ptr<Layer> layer = Layer::Create(window(), weights, std::move(transform), Layer::kFloatNchw, &error);
+    std::unique_ptr<Layer> layer =
+        Layer::Create(attributes(), weights, std::move(transform), Layer::kFloatNchw, &error);
     if (layer == nullptr) site().Reject(error);
     return layer;
   }
@@ -43,7 +44,7 @@ class FloatConv : public LayerKernel {
     std::string error = layer->OutputShape(x.shape, shape);
     if (!error.empty()) site().Reject(error);
     float* y = static_cast<float*>(Output(context, 0, shape));
-    ThreadPool pool(site().api, context);
+    RuntimeThreads pool(site().api, context);
     error = layer->Run(static_cast<const float*>(x.data), x.shape, y, pool.AsParallel());
     if (!error.empty()) site().Reject(error);
   }
@@ -51,9 +52,9 @@ class FloatConv : public LayerKernel {
 
 void InferShape(const Operator& op, const ShapeContext* context) {
   const std::vector<Dimension> x = ReadShape(op.api, context, 0), w = ReadShape(op.api, context, 1);
-  Window window;
-  if (x.empty() || w.empty() || !ReadWindow(op.api, context, &window)) return;
-  const Dimension y[4] = {x[0], w[0], OutDimension(window, 0, x[2], w[1]), OutDimension(window, 1, x[3], w[2])};
+  ConvAttributes attributes;
+  if (x.empty() || w.empty() || !ReadConvAttributes(op.api, context, &attributes)) return;
+  const Dimension y[4] = {x[0], w[0], OutDimension(attributes, 0, x[2], w[1]), OutDimension(attributes, 1, x[3], w[2])};
   WriteShape(op.api, context, 0, kFloat, y);
 }
 
@@ -64,7 +65,7 @@ Operator Make(const char* name, int variant, std::vector<ElementType> inputs) {
   op.inputs = std::move(inputs);
   op.outputs = {kFloat};
   op.create = [](const Operator& self, const KernelInfo* info) -> std::unique_ptr<Kernel> {
-    return std::make_unique<FloatConv>(self, info);
+    return std::make_unique<FloatConvOp>(self, info);
   };
   op.infer_shape = InferShape;
   return op;

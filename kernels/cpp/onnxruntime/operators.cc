@@ -1,6 +1,6 @@
 // The operators of the ONNX domain "bnnedge", version 1, for ONNX Runtime's CPU provider, as
-// export/targets/onnx_functions.py defines them. A file carries them as functions of standard operators too; ONNX
-// Runtime leaves a node alone that some provider has a kernel for, and inlines the function of any other.
+// the ONNX target of the exporter defines them. A file also carries them as functions of standard operators. ONNX
+// Runtime keeps a node that a provider has a kernel for, and inlines the function of any other node.
 #include <cstdio>
 #include <deque>
 #include <mutex>
@@ -20,7 +20,8 @@ constexpr int kDomainVersion = 1;
 
 const Operator& Self(const CustomOp* op) { return *static_cast<const Operator*>(op); }
 
-// `version`: of the runtime's interface. Versions beyond kApiVersion add nothing that is used but in-place outputs.
+// `version` is that of the runtime's interface. Of all that versions above kApiVersion add, only outputs in place of
+// inputs are used.
 void Complete(const Api* api, uint32_t version, Operator* op) {
   op->api = api;
   op->version = version;
@@ -31,7 +32,7 @@ void Complete(const Api* api, uint32_t version, Operator* op) {
   op->get_output_type = [](const CustomOp* self, size_t index) { return Self(self).outputs[index]; };
   op->get_output_count = [](const CustomOp* self) { return Self(self).outputs.size(); };
   op->get_input_characteristic = [](const CustomOp*, size_t) { return kRequired; };
-  // Of two outputs a node may leave out the first.
+  // A node may leave out the first of two outputs.
   op->get_output_characteristic = [](const CustomOp* self, size_t index) {
     return index + 1 < Self(self).outputs.size() ? kOptional : kRequired;
   };
@@ -53,15 +54,15 @@ void Complete(const Api* api, uint32_t version, Operator* op) {
   op->get_end_version = [](const CustomOp*) { return kDomainVersion; };
 }
 
-// The version whose fields the runtime may read. Told from the runtime's own, 1.17 and so on: one that is asked for a
-// newer interface than it has complains on the console.
+// The version of the interface whose fields the runtime may read. It follows from the runtime's own version, such as
+// 1.17, because a runtime that is asked for an interface that it lacks complains on the console.
 uint32_t InterfaceVersion(const ApiBase* runtime) {
   int major = 0, minor = 0;
   const bool is_known = std::sscanf(runtime->get_version(), "%d.%d", &major, &minor) == 2;
   return is_known && (major > 1 || minor >= static_cast<int>(kInPlaceApiVersion)) ? kInPlaceApiVersion : kApiVersion;
 }
 
-// What one copy of the runtime in this process knows of us. The runtime keeps pointers to it.
+// The operators that are registered with one copy of the runtime in this process, which keeps pointers to them.
 struct Registration {
   Registration(const ApiBase* runtime, const Api* table) : base(runtime) {
     Check(table->create_custom_op_domain(kDomain, &domain));
@@ -83,7 +84,7 @@ struct Registration {
 
 void Register(SessionOptions* options, const ApiBase* base, const Api* api) {
   static std::mutex mutex;
-  // Never destroyed: at the end of a process the runtime may outlive this library's destructors.
+  // It is never destroyed, because at the end of a process the runtime may outlive this library's destructors.
   static auto* registrations = new std::deque<Registration>;
   const std::lock_guard<std::mutex> lock(mutex);
   Registration* own = nullptr;

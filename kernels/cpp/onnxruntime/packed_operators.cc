@@ -16,10 +16,11 @@ namespace {
 
 constexpr int64_t kWordBytes = sizeof(uint32_t);
 
-// Steps behind a convolution, in the order of the name; a variant is a sum of them.
-enum Step : int { kAdd = 1, kPRelu = 2, kClip = 4, kSign = 8, kAllSteps = 15, kThreshold = 16 };
+// The steps that follow a convolution, in the order of the operator's name; a variant is a sum of them.
+enum PostStep : int { kAdd = 1, kPRelu = 2, kClip = 4, kSign = 8, kAllSteps = 15, kThreshold = 16 };
 
-// Packed signs, whose last dimension holds bytes; `copy` serves where a caller's bytes are not aligned for words.
+// Reads packed signs, whose last dimension holds bytes, as words. Bytes that are not aligned for words are copied to
+// `copy` first.
 const uint32_t* Words(const Site& site, const Tensor& p, std::vector<uint32_t>* copy) {
   if (p.shape[3] % kWordBytes != 0) {
     site.Reject("P must hold whole words, found " + std::to_string(p.shape[3]) + " bytes in its last dimension");
@@ -32,11 +33,11 @@ const uint32_t* Words(const Site& site, const Tensor& p, std::vector<uint32_t>* 
 
 // ---- Convolutions ----
 
-class PackedConv : public LayerKernel {
+class PackedConvOp : public LayerKernel {
  public:
   static constexpr int kResidual = 4;
 
-  PackedConv(const Operator& op, const KernelInfo* info)
+  PackedConvOp(const Operator& op, const KernelInfo* info)
       : LayerKernel(op, info),
         low_(Has(kClip) ? ReadFloat(site(), info, "low") : Tail().low),
         high_(Has(kClip) ? ReadFloat(site(), info, "high") : Tail().high) {
@@ -47,13 +48,13 @@ class PackedConv : public LayerKernel {
  private:
   static constexpr size_t kP = 0;
 
-  bool Has(Step step) const { return (op().variant & step) != 0; }
+  bool Has(PostStep step) const { return (op().variant & step) != 0; }
 
   std::unique_ptr<Layer> MakeLayer(const std::vector<const Value*>& inputs) const override {
     const Tensor w = ReadTensor(site(), "W", kUint8, 4, inputs[kW]);
     const int64_t filters = w.shape[0];
     const Weights weights{{filters, w.shape[1], w.shape[2], w.shape[3]}, static_cast<const uint8_t*>(w.data)};
-    Transform transform;
+    OutputTransform transform;
     if (Has(kThreshold)) {
       transform.kind = OutputKind::kBits;
       transform.threshold = ReadParameter<int32_t>(site(), "threshold", kInt32, filters, inputs[kParameters]);
@@ -64,7 +65,8 @@ class PackedConv : public LayerKernel {
       transform.tail = MakeTail(filters, inputs);
     }
     std::string error;
-    std::unique_ptr<Layer> layer = Layer::Create(window(), weights, std::move(transform), Layer::kPackedNhwc, &error);
+    std::unique_ptr<Layer> layer =
+        Layer::Create(attributes(), weights, std::move(transform), Layer::kPackedNhwc, &error);
     if (layer == nullptr) site().Reject(error);
     return layer;
   }
@@ -81,7 +83,7 @@ class PackedConv : public LayerKernel {
     if (Has(kPRelu)) {
       tail.slope = ReadValues(site(), "slope", filters, inputs[next++]);
       tail.offset = ReadValues(site(), "offset", filters, inputs[next++]);
-      // Adding -0.0 changes nothing.
+      // An offset of -0.0 changes nothing.
       const auto is_nothing = [](float value) { return value == 0.0f && std::signbit(value); };
       if (std::all_of(tail.offset.begin(), tail.offset.end(), is_nothing)) tail.offset.clear();
     }
@@ -94,7 +96,7 @@ class PackedConv : public LayerKernel {
 
   void Run(Layer* layer, KernelContext* context) const override {
     const Tensor p = ReadTensor(site(), "P", kUint8, 4, Input(context, kP));
-    const int64_t channels = window().group * window().channels, bytes = WordsFor(channels) * kWordBytes;
+    const int64_t channels = attributes().group * attributes().channels, bytes = WordsFor(channels) * kWordBytes;
     if (p.shape[3] != bytes) {
       site().Reject("P must hold " + std::to_string(bytes) + " bytes a pixel for " + std::to_string(channels) +
                     " channels, found " + std::to_string(p.shape[3]));
@@ -116,7 +118,7 @@ class PackedConv : public LayerKernel {
       tensors.output = Output(context, 0, values);
       if (Has(kSign)) tensors.bits = static_cast<uint32_t*>(Output(context, 1, bits));
     }
-    ThreadPool pool(site().api, context);
+    RuntimeThreads pool(site().api, context);
     error = layer->Run(tensors, image, pool.AsParallel());
     if (!error.empty()) site().Reject(error);
   }
@@ -132,9 +134,9 @@ class PackedConv : public LayerKernel {
 
 void InferConvShape(const Operator& op, const ShapeContext* context) {
   const std::vector<Dimension> p = ReadShape(op.api, context, 0), w = ReadShape(op.api, context, 1);
-  Window window;
-  if (p.empty() || w.empty() || !ReadWindow(op.api, context, &window)) return;
-  Dimension shape[4] = {p[0], OutDimension(window, 0, p[1], w[1]), OutDimension(window, 1, p[2], w[2]), w[0]};
+  ConvAttributes attributes;
+  if (p.empty() || w.empty() || !ReadConvAttributes(op.api, context, &attributes)) return;
+  Dimension shape[4] = {p[0], OutDimension(attributes, 0, p[1], w[1]), OutDimension(attributes, 1, p[2], w[2]), w[0]};
   for (size_t i = 0; i < op.outputs.size(); ++i) {
     if (op.outputs[i] == kUint8) shape[3] = BytesDimension(w[0]);
     WriteShape(op.api, context, i, op.outputs[i], shape);
@@ -143,9 +145,9 @@ void InferConvShape(const Operator& op, const ShapeContext* context) {
 
 // ---- Packing ----
 
-class PackSigns : public Kernel {
+class PackSignsOp : public Kernel {
  public:
-  PackSigns(const Operator& op, const KernelInfo* info) : Kernel(Site(op.api, op.name.c_str(), info)) {}
+  PackSignsOp(const Operator& op, const KernelInfo* info) : Kernel(Site(op.api, op.name.c_str(), info)) {}
 
   void Compute(KernelContext* context) override {
     const Tensor x = ReadTensor(site(), "X", kFloat, 4, Input(context, 0));
@@ -166,14 +168,14 @@ class PackSigns : public Kernel {
     }
     const int64_t shape[4] = {x.shape[0], x.shape[1], x.shape[2], WordsFor(job.channels) * kWordBytes};
     job.words = static_cast<uint32_t*>(Output(context, 0, shape));
-    ThreadPool pool(site().api, context);
+    RuntimeThreads pool(site().api, context);
     const Parallel parallel = pool.AsParallel();
     job.pieces = std::clamp<int64_t>(job.pixels * job.channels / kPieceValues, 1, parallel.threads);
     parallel.run(parallel.host, job.pieces, RunPiece, &job);
   }
 
  private:
-  // Fewer values than this are not worth another thread.
+  // The least values of a piece: fewer are not worth another thread.
   static constexpr int64_t kPieceValues = 64 * 1024;
 
   struct Job {
@@ -193,22 +195,11 @@ class PackSigns : public Kernel {
       const float* values = job.values + pixel * job.channels;
       uint32_t* words = job.words + pixel * WordsFor(job.channels);
       if (job.by_channel) {
-        PackBelow(values, job.limit, end - pixel, job.channels, words);
+        PackNhwcByChannel(values, job.limit, end - pixel, job.channels, words);
       } else {
         PackNhwc(values, job.limit[job.by_image ? image : 0], end - pixel, job.channels, words);
       }
       pixel = end;
-    }
-  }
-
-  static void PackBelow(const float* values, const float* limit, int64_t pixels, int64_t channels, uint32_t* words) {
-    for (int64_t i = 0; i < pixels; ++i, values += channels) {
-      for (int64_t first = 0; first < channels; first += kWordBits) {
-        const int64_t bits = std::min<int64_t>(kWordBits, channels - first);
-        uint32_t word = 0;
-        for (int64_t b = 0; b < bits; ++b) word |= static_cast<uint32_t>(values[first + b] < limit[first + b]) << b;
-        *words++ = word;
-      }
     }
   }
 };
@@ -222,22 +213,22 @@ void InferPackShape(const Operator& op, const ShapeContext* context) {
 
 // ---- Pooling ----
 
-struct PoolWindow {
+struct PoolAttributes {
   int64_t kernel[2] = {0, 0};
-  Window window;  // whose strides and pads are used
+  ConvAttributes conv;  // of which a pool uses strides and pads
 
   std::vector<AttributeField> Fields() {
-    return {{"kernel_shape", kernel, 2}, {"strides", window.strides, 2}, {"pads", window.pads, 4}};
+    return {{"kernel_shape", kernel, 2}, {"strides", conv.strides, 2}, {"pads", conv.pads, 4}};
   }
 
   std::string Check() const {
-    Window checked = window;
+    ConvAttributes checked = conv;
     checked.channels = 1;
     std::string error = checked.Check();
     for (int axis = 0; error.empty() && axis < 2; ++axis) {
       const int64_t size = kernel[axis];
       if (size < 1 || size > INT32_MAX) return "kernel_shape must be two sizes, 1 or more";
-      if (window.pads[axis] >= size || window.pads[axis + 2] >= size) {
+      if (conv.pads[axis] >= size || conv.pads[axis + 2] >= size) {
         return "pads must be below the kernel: every window must meet the image";
       }
     }
@@ -245,9 +236,9 @@ struct PoolWindow {
   }
 };
 
-class PackedMaxPool : public Kernel {
+class PackedMaxPoolOp : public Kernel {
  public:
-  PackedMaxPool(const Operator& op, const KernelInfo* info) : Kernel(Site(op.api, op.name.c_str(), info)) {
+  PackedMaxPoolOp(const Operator& op, const KernelInfo* info) : Kernel(Site(op.api, op.name.c_str(), info)) {
     ReadArrays(site(), info, pool_.Fields());
     const std::string error = pool_.Check();
     if (!error.empty()) site().Reject(error);
@@ -255,11 +246,11 @@ class PackedMaxPool : public Kernel {
 
   void Compute(KernelContext* context) override {
     const Tensor p = ReadTensor(site(), "P", kUint8, 4, Input(context, 0));
-    const Window& window = pool_.window;
+    const ConvAttributes& attributes = pool_.conv;
     int64_t shape[4] = {p.shape[0], 0, 0, p.shape[3]};
     for (int axis = 0; axis < 2; ++axis) {
       const int64_t size = p.shape[1 + axis];
-      shape[1 + axis] = size < 1 ? 0 : window.OutSize(axis, size, pool_.kernel[axis]);
+      shape[1 + axis] = size < 1 ? 0 : attributes.OutSize(axis, size, pool_.kernel[axis]);
       if (shape[1 + axis] < 1) site().Reject("the kernel does not fit into the padded input");
     }
     std::vector<uint32_t> copy;
@@ -272,13 +263,13 @@ class PackedMaxPool : public Kernel {
     job.params.words = p.shape[3] / kWordBytes;
     job.params.kernel_height = pool_.kernel[0];
     job.params.kernel_width = pool_.kernel[1];
-    job.params.stride_height = window.strides[0];
-    job.params.stride_width = window.strides[1];
-    job.params.pad_top = window.pads[0];
-    job.params.pad_left = window.pads[1];
+    job.params.stride_height = attributes.strides[0];
+    job.params.stride_width = attributes.strides[1];
+    job.params.pad_top = attributes.pads[0];
+    job.params.pad_left = attributes.pads[1];
     job.params.out_height = shape[1];
     job.params.out_width = shape[2];
-    ThreadPool pool(site().api, context);
+    RuntimeThreads pool(site().api, context);
     const Parallel parallel = pool.AsParallel();
     parallel.run(parallel.host, p.shape[0], RunImage, &job);
   }
@@ -297,18 +288,18 @@ class PackedMaxPool : public Kernel {
                job.output + image * p.out_height * p.out_width * p.words);
   }
 
-  PoolWindow pool_;
+  PoolAttributes pool_;
 };
 
 void InferPoolShape(const Operator& op, const ShapeContext* context) {
   const std::vector<Dimension> p = ReadShape(op.api, context, 0);
-  PoolWindow pool;
+  PoolAttributes pool;
   if (p.empty() || !ReadArrays(op.api, context, pool.Fields()) || !pool.Check().empty()) return;
   Dimension shape[4] = {p[0], {}, {}, p[3]};
   for (int axis = 0; axis < 2; ++axis) {
     Dimension kernel;
     kernel.value = pool.kernel[axis];
-    shape[1 + axis] = OutDimension(pool.window, axis, p[static_cast<size_t>(1 + axis)], kernel);
+    shape[1 + axis] = OutDimension(pool.conv, axis, p[static_cast<size_t>(1 + axis)], kernel);
   }
   WriteShape(op.api, context, 0, kUint8, shape);
 }
@@ -330,9 +321,10 @@ Operator Make(std::string name, int variant, std::vector<ElementType> inputs, st
   return op;
 }
 
-// What is added to in place need not be read and written in two places: at 56x56x64 that is a third of the time.
+// Lets the runtime put the output where the residual is. An addition in place touches one tensor instead of two, which
+// at 56x56x64 saves a third of the time.
 size_t ResidualToOutput(int** input_index, int** output_index) {
-  static int residual = PackedConv::kResidual, output = 0;
+  static int residual = PackedConvOp::kResidual, output = 0;
   *input_index = &residual;
   *output_index = &output;
   return 1;
@@ -341,7 +333,7 @@ size_t ResidualToOutput(int** input_index, int** output_index) {
 Operator MakeConv(int steps) {
   std::string name = "PackedConv2d";
   std::vector<ElementType> inputs{kUint8, kUint8, kFloat, kFloat}, outputs{kFloat};
-  const auto add = [&](Step step, const char* suffix, size_t more_inputs) {
+  const auto add = [&](PostStep step, const char* suffix, size_t more_inputs) {
     if ((steps & step) == 0) return;
     name += suffix;
     inputs.resize(inputs.size() + more_inputs, kFloat);
@@ -351,7 +343,7 @@ Operator MakeConv(int steps) {
   add(kClip, "Clip", 0);
   add(kSign, "Sign", 1);
   if ((steps & kSign) != 0) outputs.push_back(kUint8);
-  Operator op = Make<PackedConv>(name, steps, inputs, outputs, InferConvShape);
+  Operator op = Make<PackedConvOp>(name, steps, inputs, outputs, InferConvShape);
   if ((steps & kAdd) != 0) op.in_place = ResidualToOutput;
   return op;
 }
@@ -360,9 +352,9 @@ Operator MakeConv(int steps) {
 
 std::vector<Operator> PackedOperators() {
   std::vector<Operator> operators{
-      Make<PackSigns>("PackSigns", 0, {kFloat, kFloat}, {kUint8}, InferPackShape),
-      Make<PackedMaxPool>("PackedMaxPool2d", 0, {kUint8}, {kUint8}, InferPoolShape),
-      Make<PackedConv>("PackedConv2dThreshold", kThreshold, {kUint8, kUint8, kInt32}, {kUint8}, InferConvShape),
+      Make<PackSignsOp>("PackSigns", 0, {kFloat, kFloat}, {kUint8}, InferPackShape),
+      Make<PackedMaxPoolOp>("PackedMaxPool2d", 0, {kUint8}, {kUint8}, InferPoolShape),
+      Make<PackedConvOp>("PackedConv2dThreshold", kThreshold, {kUint8, kUint8, kInt32}, {kUint8}, InferConvShape),
   };
   for (int steps = 0; steps <= kAllSteps; ++steps) operators.push_back(MakeConv(steps));
   return operators;

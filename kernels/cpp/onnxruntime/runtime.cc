@@ -22,7 +22,8 @@ class InfoOwner {
   TensorInfo* info_;
 };
 
-// The number of values, or -1 if the node has no such attribute. Of one of another type it is 0 (or 1 for a number).
+// The number of values of an attribute, or -1 if the node does not have it. For an attribute of another type it is 0 (1
+// for a number).
 int64_t ArraySize(const Api* api, const KernelInfo* info, const char* name) {
   size_t size = 0;
   Status* status = api->kernel_info_get_attribute_array_int64(info, name, nullptr, &size);
@@ -115,11 +116,11 @@ std::vector<float> ReadValues(const Site& site, const char* name, int64_t channe
 
 // ---- Attributes ----
 
-std::vector<AttributeField> ArrayFields(Window* window) {
-  return {{"strides", window->strides, 2},
-          {"pads", window->pads, 4},
-          {"dilations", window->dilations, 2},
-          {"channels", &window->channels, 1}};
+std::vector<AttributeField> ArrayFields(ConvAttributes* attributes) {
+  return {{"strides", attributes->strides, 2},
+          {"pads", attributes->pads, 4},
+          {"dilations", attributes->dilations, 2},
+          {"channels", &attributes->channels, 1}};
 }
 
 void ReadArrays(const Site& site, const KernelInfo* info, const std::vector<AttributeField>& fields) {
@@ -135,20 +136,20 @@ void ReadArrays(const Site& site, const KernelInfo* info, const std::vector<Attr
   }
 }
 
-Window ReadWindow(const Site& site, const KernelInfo* info) {
-  Window window;
-  ReadArrays(site, info, ArrayFields(&window));
-  if (window.channels == 0) site.Reject("attribute channels = [channels of one group] is missing");
+ConvAttributes ReadConvAttributes(const Site& site, const KernelInfo* info) {
+  ConvAttributes attributes;
+  ReadArrays(site, info, ArrayFields(&attributes));
+  if (attributes.channels == 0) site.Reject("attribute channels = [channels of one group] is missing");
   if (ArraySize(site.api, info, "group") >= 0) {
-    Status* status = site.api->kernel_info_get_attribute_int64(info, "group", &window.group);
+    Status* status = site.api->kernel_info_get_attribute_int64(info, "group", &attributes.group);
     if (status != nullptr) {
       site.api->release_status(status);
       site.Reject("attribute group must be one integer");
     }
   }
-  const std::string error = window.Check();
+  const std::string error = attributes.Check();
   if (!error.empty()) site.Reject(error);
-  return window;
+  return attributes;
 }
 
 float ReadFloat(const Site& site, const KernelInfo* info, const char* name) {
@@ -164,7 +165,7 @@ float ReadFloat(const Site& site, const KernelInfo* info, const char* name) {
 // ---- Shapes ----
 
 std::vector<Dimension> ReadShape(const Api* api, const ShapeContext* context, size_t index) {
-  TensorInfo* info = nullptr;  // stays the context's
+  TensorInfo* info = nullptr;  // owned by the context
   Check(api->shape_context_get_input(context, index, &info));
   if (info == nullptr) return {};
   size_t rank = 0;
@@ -189,23 +190,24 @@ bool ReadArrays(const Api* api, const ShapeContext* context, const std::vector<A
   });
 }
 
-bool ReadWindow(const Api* api, const ShapeContext* context, Window* window) {
-  return ReadAttribute(api, context, "group", kInt, &window->group, 1) &&
-         ReadArrays(api, context, ArrayFields(window)) && window->Check().empty();
+bool ReadConvAttributes(const Api* api, const ShapeContext* context, ConvAttributes* attributes) {
+  return ReadAttribute(api, context, "group", kInt, &attributes->group, 1) &&
+         ReadArrays(api, context, ArrayFields(attributes)) && attributes->Check().empty();
 }
 
-Dimension OutDimension(const Window& window, int axis, const Dimension& input, const Dimension& kernel) {
+Dimension OutDimension(const ConvAttributes& attributes, int axis, const Dimension& input, const Dimension& kernel) {
   Dimension out;
   if (kernel.value < 1) {
     out.name = NewName();
   } else if (input.value >= 0) {
-    out.value = window.OutSize(axis, input.value, kernel.value);
-  } else if (window.strides[axis] == 1 && window.OutSize(axis, kernel.value, kernel.value) == kernel.value) {
+    out.value = attributes.OutSize(axis, input.value, kernel.value);
+  } else if (attributes.strides[axis] == 1 && attributes.OutSize(axis, kernel.value, kernel.value) == kernel.value) {
     out.name = input.name;
   } else if (!input.name.empty()) {
-    const int64_t room = window.pads[axis] + window.pads[axis + 2] - window.dilations[axis] * (kernel.value - 1) - 1;
+    const int64_t room =
+        attributes.pads[axis] + attributes.pads[axis + 2] - attributes.dilations[axis] * (kernel.value - 1) - 1;
     out.name = "(" + input.name + (room < 0 ? "" : "+") + std::to_string(room) + ")/" +
-               std::to_string(window.strides[axis]) + "+1";
+               std::to_string(attributes.strides[axis]) + "+1";
   }
   if (out.value < 0 && out.name.empty()) out.name = NewName();
   return out;
@@ -265,17 +267,17 @@ bool Kernel::ConstantInputs(const KernelInfo* info, size_t first, size_t skipped
 
 // ---- Threads ----
 
-Parallel ThreadPool::AsParallel() {
+Parallel RuntimeThreads::AsParallel() {
   static const int threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
   return {Run, this, threads};
 }
 
-void ThreadPool::Run(void* host, int64_t count, void (*piece)(void* context, int64_t i), void* context) {
+void RuntimeThreads::Run(void* host, int64_t count, void (*piece)(void* context, int64_t i), void* context) {
   struct Job {
     void (*piece)(void* context, int64_t i);
     void* context;
   };
-  const ThreadPool& pool = *static_cast<const ThreadPool*>(host);
+  const RuntimeThreads& pool = *static_cast<const RuntimeThreads*>(host);
   Job job{piece, context};
   if (count > 1) {
     const auto run_piece = [](void* user, size_t index) {
@@ -285,13 +287,13 @@ void ThreadPool::Run(void* host, int64_t count, void (*piece)(void* context, int
     const auto total = static_cast<size_t>(count);
     Status* status = pool.api_->kernel_context_parallel_for(pool.context_, run_piece, total, 0, &job);
     if (status == nullptr) return;
-    pool.api_->release_status(status);  // pieces may be done twice
+    pool.api_->release_status(status);  // a piece may be computed twice
   }
   for (int64_t i = 0; i < count; ++i) piece(context, i);
 }
 
 LayerKernel::LayerKernel(const Operator& op, const KernelInfo* info)
-    : Kernel(Site(op.api, op.name.c_str(), info)), op_(op), window_(ReadWindow(site(), info)) {}
+    : Kernel(Site(op.api, op.name.c_str(), info)), op_(op), attributes_(ReadConvAttributes(site(), info)) {}
 
 void LayerKernel::MakeLayerOnce(const KernelInfo* info, size_t skipped) {
   std::vector<const Value*> inputs(op_.inputs.size(), nullptr);

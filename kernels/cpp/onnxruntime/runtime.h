@@ -1,4 +1,4 @@
-// What every operator needs of the runtime: errors, tensors, attributes, shapes, threads.
+// The parts of the runtime that every operator needs: errors, tensors, attributes, shapes, threads.
 #pragma once
 
 #include <cstdint>
@@ -17,17 +17,17 @@ constexpr size_t kMaxRank = 4;
 
 // ---- Errors: they leave a function as exceptions and the library as a Status ----
 
-// A call to the runtime failed; carries its status to the nearest Guard.
+// Thrown when a call to the runtime failed. It carries the status to the nearest Guard.
 struct Failure {
   Status* status;
 };
 
 void Check(Status* status);
 
-// The status of whatever is being handled in a catch block.
+// The status of the exception that is being handled in a catch block.
 Status* StatusOfException(const Api* api) noexcept;
 
-// Runs `body` and turns whatever it throws into a status: no exception may leave this library.
+// Runs `body` and turns an exception into a status, as none may leave this library.
 template <class Body>
 Status* Guard(const Api* api, const Body& body) noexcept {
   try {
@@ -55,8 +55,8 @@ struct Tensor {
   void* data;
 };
 
-// `type`, `name` and the ranks (up to kMaxRank) are what the operator declares; the runtime checks types when it loads a
-// file, not sizes.
+// `type`, `name` and the ranks (up to kMaxRank) are what the operator declares; the runtime checks types when it loads
+// a file, not sizes.
 Tensor ReadTensor(const Site& site, const char* name, ElementType type, size_t least_rank, size_t most_rank,
                   const Value* value);
 inline Tensor ReadTensor(const Site& site, const char* name, ElementType type, size_t rank, const Value* value) {
@@ -76,7 +76,7 @@ std::vector<T> ReadParameter(const Site& site, const char* name, ElementType typ
   return std::vector<T>(data, data + channels);
 }
 
-// The same of float values, or one number for all channels.
+// One float for each output channel, from as many or from a single number.
 std::vector<float> ReadValues(const Site& site, const char* name, int64_t channels, const Value* value);
 
 // ---- Attributes ----
@@ -87,33 +87,34 @@ struct AttributeField {
   size_t count;
 };
 
-// All of a convolution's but `group`, which is a single number.
-std::vector<AttributeField> ArrayFields(Window* window);
+// All attributes of a convolution but `group`, which is a single number.
+std::vector<AttributeField> ArrayFields(ConvAttributes* attributes);
 
-// Attributes that are missing keep the values that the fields have.
+// Reads attributes; the fields of those that are missing keep their values.
 void ReadArrays(const Site& site, const KernelInfo* info, const std::vector<AttributeField>& fields);
-// Those that are missing have ONNX's defaults, as in the function of the file; `channels` has none.
-Window ReadWindow(const Site& site, const KernelInfo* info);
+// Missing attributes have ONNX's defaults, as in the function of the file; `channels` has no default.
+ConvAttributes ReadConvAttributes(const Site& site, const KernelInfo* info);
 float ReadFloat(const Site& site, const KernelInfo* info, const char* name);
 
 // ---- Shapes ----
 
-// A size that may be known by name only, as "N" is.
+// The size of an axis, which may be known by its name only, such as "N".
 struct Dimension {
   int64_t value = -1;
   std::string name;
 };
 
-// Empty for anything but four dimensions.
+// The shape of an input; empty unless it has four dimensions.
 std::vector<Dimension> ReadShape(const Api* api, const ShapeContext* context, size_t index);
 
-// False for an attribute that creating the kernel will reject: shapes stay unknown and the error comes from there.
+// Return false for an attribute that is wrong. Shapes stay unknown then, and the creation of the kernel reports the
+// error.
 bool ReadArrays(const Api* api, const ShapeContext* context, const std::vector<AttributeField>& fields);
-bool ReadWindow(const Api* api, const ShapeContext* context, Window* window);
+bool ReadConvAttributes(const Api* api, const ShapeContext* context, ConvAttributes* attributes);
 
-// Of an output that goes over `input` with a window of `kernel`.
-Dimension OutDimension(const Window& window, int axis, const Dimension& input, const Dimension& kernel);
-// Of packed signs: the bytes of so many channels.
+// The output size of a convolution along `axis`.
+Dimension OutDimension(const ConvAttributes& attributes, int axis, const Dimension& input, const Dimension& kernel);
+// The bytes of the packed signs of so many channels.
 Dimension BytesDimension(const Dimension& channels);
 
 void WriteShape(const Api* api, const ShapeContext* context, size_t index, ElementType type, const Dimension* shape);
@@ -132,9 +133,9 @@ class Kernel {
 
  protected:
   const Value* Input(const KernelContext* context, size_t index) const;
-  // nullptr if nothing reads an optional output.
+  // Returns nullptr for an optional output that nothing reads.
   void* Output(KernelContext* context, size_t index, const int64_t* shape) const;
-  // True with all of them in `values` if the inputs in [first, values->size()) but `skipped` are constants.
+  // Puts the inputs in [first, values->size()) but `skipped` into `values`. Returns whether all of them are constants.
   bool ConstantInputs(const KernelInfo* info, size_t first, size_t skipped, std::vector<const Value*>* values) const;
 
  private:
@@ -143,7 +144,8 @@ class Kernel {
 
 struct Operator;
 
-// A convolution. Its parameters are constants of the graph; if the graph computes one of them, they are read each time.
+// A convolution. Its parameters are constants of the graph. If the graph computes one of them, every run reads them
+// anew.
 class LayerKernel : public Kernel {
  public:
   void Compute(KernelContext* context) override;
@@ -152,42 +154,42 @@ class LayerKernel : public Kernel {
   static constexpr size_t kW = 1, kParameters = 2;  // inputs; the image is the first
 
   LayerKernel(const Operator& op, const KernelInfo* info);
-  // Of constants. `skipped` is an input that no layer is made of.
+  // Makes the layer if its inputs are constants. `skipped` is an input that the layer does not depend on.
   void MakeLayerOnce(const KernelInfo* info, size_t skipped);
   virtual std::unique_ptr<Layer> MakeLayer(const std::vector<const Value*>& inputs) const = 0;
   virtual void Run(Layer* layer, KernelContext* context) const = 0;
   const Operator& op() const { return op_; }
-  const Window& window() const { return window_; }
+  const ConvAttributes& attributes() const { return attributes_; }
 
  private:
   const Operator& op_;
-  const Window window_;
+  const ConvAttributes attributes_;
   std::unique_ptr<Layer> layer_;
 };
 
-// One operator as the runtime knows it.
+// An operator as the runtime knows it.
 struct Operator : CustomOp {
   std::string name;
   const Api* api;
   std::vector<ElementType> inputs, outputs;
-  int variant;  // what tells operators with the same functions apart
+  int variant;  // tells operators with the same functions apart
   std::unique_ptr<Kernel> (*create)(const Operator& op, const KernelInfo* info);
   void (*infer_shape)(const Operator& op, const ShapeContext* context);
-  size_t (*in_place)(int** input_index, int** output_index);  // or nullptr; the arrays live on
+  size_t (*in_place)(int** input_index, int** output_index);  // or nullptr; the arrays are never freed
 };
 
-// Operators with everything but what is filled in by the runtime's side.
+// The operators, without the fields that operators.cc fills in.
 std::vector<Operator> FloatOperators();
 std::vector<Operator> PackedOperators();
 std::vector<Operator> StemOperators();
 
 // ---- Threads ----
 
-// The runtime's own threads.
-class ThreadPool {
+// Runs pieces of work on the runtime's own threads.
+class RuntimeThreads {
  public:
-  ThreadPool(const Api* api, const KernelContext* context) : api_(api), context_(context) {}
-  // The interface does not tell how many threads the session has. This many they can at most use.
+  RuntimeThreads(const Api* api, const KernelContext* context) : api_(api), context_(context) {}
+  // The interface does not say how many threads the session has, so `threads` is the most that can be useful.
   Parallel AsParallel();
 
  private:

@@ -3,83 +3,39 @@
 //   [SpaceToDepth]QuantizedConv2d[MaxPool][Sign]
 //       (X, x_scale, x_zero_point, W, w_scale, y_scale, y_zero_point, bias, lowest [, limit]) -> Y [, Q]
 #include <algorithm>
-#include <mutex>
 #include <utility>
 
+#include "../workspace.h"
 #include "bnnedge/stem.h"
 #include "runtime.h"
 
 namespace bnnedge::ort {
 namespace {
 
-enum Part : int { kFolds = 1, kPools = 2, kSigns = 4, kAllParts = 7 };  // a variant is a sum of them
+enum Part : int { kFolds = 1, kPools = 2, kSigns = 4, kAllParts = 7 };  // Operator::variant is a sum of them
 
-constexpr int32_t kByteOfCode = 128;  // codes are stored as bytes with so much added
+constexpr int32_t kByteOfCode = 128;  // the byte of code q is q + 128
 
 // ---- Attributes ----
 
-std::vector<AttributeField> Fields(int parts, StemWindow* conv, StemWindow* pool) {
+std::vector<AttributeField> Fields(int parts, KernelWindow* conv, KernelWindow* pool) {
   std::vector<AttributeField> fields{{"strides", conv->strides, 2}, {"pads", conv->pads, 4}};
   if ((parts & kPools) != 0) {
-    fields.insert(fields.end(), {{"pool_shape", pool->kernel, 2}, {"pool_strides", pool->strides, 2},
-                                 {"pool_pads", pool->pads, 4}});
+    fields.insert(fields.end(),
+                  {{"pool_shape", pool->kernel, 2}, {"pool_strides", pool->strides, 2}, {"pool_pads", pool->pads, 4}});
   }
   return fields;
 }
 
-constexpr StemWindow kDefaultWindow{{0, 0}, {1, 1}, {0, 0, 0, 0}};
-
-// ---- Memory for runs ----
-
-// Buffers of one stem, kept from run to run: as many as there are runs at once.
-class Workspaces {
- public:
-  // Holds a buffer for the time of one run.
-  class Lease {
-   public:
-    explicit Lease(Workspaces* all) : all_(all), buffer_(all->Take()) {}
-    Lease(const Lease&) = delete;
-    Lease& operator=(const Lease&) = delete;
-    ~Lease() { all_->Return(std::move(buffer_)); }
-    void* Bytes(int64_t size) { return buffer_.AtLeast(size); }
-
-   private:
-    Workspaces* all_;
-    AlignedBuffer buffer_;
-  };
-
- private:
-  AlignedBuffer Take() {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    idle_.reserve(idle_.size() + static_cast<size_t>(++leases_));  // so that Return needs no memory
-    AlignedBuffer buffer;
-    if (!idle_.empty()) {
-      buffer = std::move(idle_.back());
-      idle_.pop_back();
-    }
-    return buffer;
-  }
-
-  void Return(AlignedBuffer buffer) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    --leases_;
-    idle_.push_back(std::move(buffer));
-  }
-
-  std::mutex mutex_;
-  int64_t leases_ = 0;
-  std::vector<AlignedBuffer> idle_;
-};
+constexpr KernelWindow kDefaultWindow{{0, 0}, {1, 1}, {0, 0, 0, 0}};
 
 // ---- The operator ----
 
-class QuantizedConv : public Kernel {
+class QuantizedConvOp : public Kernel {
  public:
-  enum Input : size_t {
-    kX, kXScale, kXZeroPoint, kW, kWScale, kYScale, kYZeroPoint, kBias, kLowest, kLimit
-  };
+  enum Input : size_t { kX, kXScale, kXZeroPoint, kW, kWScale, kYScale, kYZeroPoint, kBias, kLowest, kLimit };
 
-  QuantizedConv(const Operator& op, const KernelInfo* info) : Kernel(Site(op.api, op.name.c_str(), info)), op_(op) {
+  QuantizedConvOp(const Operator& op, const KernelInfo* info) : Kernel(Site(op.api, op.name.c_str(), info)), op_(op) {
     ReadArrays(site(), info, Fields(op.variant, &conv_, &pool_));
     std::vector<const Value*> inputs(op.inputs.size(), nullptr);
     if (ConstantInputs(info, kXScale, inputs.size(), &inputs)) stem_ = MakeStem(inputs);
@@ -90,7 +46,7 @@ class QuantizedConv : public Kernel {
       Run(*stem_, context);
       return;
     }
-    // Parameters that the graph computes: the general case, not the fast one.
+    // The graph computes some of the parameters, so that the stem is made in every run.
     std::vector<const Value*> inputs(op_.inputs.size(), nullptr);
     for (size_t i = 0; i < inputs.size(); ++i) inputs[i] = Kernel::Input(context, i);
     const std::unique_ptr<Stem> stem = MakeStem(inputs);
@@ -134,13 +90,14 @@ class QuantizedConv : public Kernel {
     return stem;
   }
 
-  Codes ReadCodes(const char* scale, const Value* scale_value, const char* zero_point, const Value* zero_value) const {
+  Quantization ReadCodes(const char* scale, const Value* scale_value, const char* zero_point,
+                         const Value* zero_value) const {
     const Tensor s = ReadTensor(site(), scale, kFloat, 0, 0, scale_value);
     const Tensor z = ReadTensor(site(), zero_point, kUint8, 0, 0, zero_value);
     return {*static_cast<const float*>(s.data), *static_cast<const uint8_t*>(z.data) - kByteOfCode};
   }
 
-  // OIHW to OHWI.
+  // Turns OIHW into OHWI.
   static std::vector<int8_t> InChannelsLast(const Tensor& w) {
     const int64_t channels = w.shape[1], taps = w.shape[2] * w.shape[3];
     const int8_t* const from = static_cast<const int8_t*>(w.data);
@@ -160,7 +117,7 @@ class QuantizedConv : public Kernel {
     if (x.shape[1] != p.channels) {
       site().Reject("X must have " + std::to_string(p.channels) + " channels, found " + std::to_string(x.shape[1]));
     }
-    // A batch of nothing has outputs, too.
+    // An empty batch has outputs too.
     StemSize size{};
     size.batch = std::max<int64_t>(x.shape[0], 1);
     size.in_height = x.shape[2];
@@ -174,30 +131,30 @@ class QuantizedConv : public Kernel {
     tensors.output = static_cast<float*>(Output(context, 0, values));
     if (Has(kSigns)) tensors.bits = static_cast<uint32_t*>(Output(context, 1, bytes));
     if (x.shape[0] == 0) return;
-    Workspaces::Lease workspace(&workspaces_);
-    ThreadPool pool(site().api, context);
-    stem.Run(size, tensors, workspace.Bytes(size.workspace_bytes), pool.AsParallel());
+    WorkspacePool::Lease workspace(&workspaces_);
+    RuntimeThreads pool(site().api, context);
+    stem.Run(size, tensors, workspace.AtLeast(size.workspace_bytes), pool.AsParallel());
   }
 
   const Operator& op_;
-  StemWindow conv_ = kDefaultWindow, pool_ = kDefaultWindow;
-  std::unique_ptr<Stem> stem_;  // null if a parameter is not constant
-  Workspaces workspaces_;
+  KernelWindow conv_ = kDefaultWindow, pool_ = kDefaultWindow;
+  std::unique_ptr<Stem> stem_;  // nullptr if a parameter is not constant
+  WorkspacePool workspaces_;
 };
 
 void InferShape(const Operator& op, const ShapeContext* context) {
-  const std::vector<Dimension> x = ReadShape(op.api, context, QuantizedConv::kX);
-  const std::vector<Dimension> w = ReadShape(op.api, context, QuantizedConv::kW);
-  StemWindow conv = kDefaultWindow, pool = kDefaultWindow;
+  const std::vector<Dimension> x = ReadShape(op.api, context, QuantizedConvOp::kX);
+  const std::vector<Dimension> w = ReadShape(op.api, context, QuantizedConvOp::kW);
+  KernelWindow conv = kDefaultWindow, pool = kDefaultWindow;
   if (x.empty() || w.empty() || !ReadArrays(op.api, context, Fields(op.variant, &conv, &pool))) return;
   const bool pools = (op.variant & kPools) != 0;
   Dimension shape[4] = {x[0], {}, {}, w[0]};
   for (int axis = 0; axis < 2; ++axis) {
     const Dimension &size = x[static_cast<size_t>(2 + axis)], &kernel = w[static_cast<size_t>(2 + axis)];
-    // Known sizes only: stems read the image, whose size files tell.
+    // Unknown sizes are not followed, as a stem reads the image, whose size is in the file.
     if (size.value < 1 || kernel.value < 1) continue;
     conv.kernel[axis] = kernel.value;
-    const auto is_sane = [axis](const StemWindow& window) {
+    const auto is_sane = [axis](const KernelWindow& window) {
       return window.kernel[axis] >= 1 && window.strides[axis] >= 1 && window.pads[axis] >= 0 &&
              window.pads[axis] < window.kernel[axis] && window.pads[axis + 2] >= 0 &&
              window.pads[axis + 2] < window.kernel[axis];
@@ -225,7 +182,7 @@ Operator Make(int parts) {
     op.outputs.push_back(kUint8);
   }
   op.create = [](const Operator& self, const KernelInfo* info) -> std::unique_ptr<Kernel> {
-    return std::make_unique<QuantizedConv>(self, info);
+    return std::make_unique<QuantizedConvOp>(self, info);
   };
   op.infer_shape = InferShape;
   return op;

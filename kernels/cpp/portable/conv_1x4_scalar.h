@@ -1,12 +1,12 @@
-// The scalar popcount convolution, 64 bits of one pixel x 4 output channels at a time; written once and compiled for
-// several instruction sets (hence the unnamed namespace, see epilogue.h).
+// The scalar popcount convolution, 64 bits of one pixel x 4 output channels at a time. It is written once and compiled
+// for several instruction sets, hence the unnamed namespace: see output_transform.h.
 #pragma once
 
 #include <algorithm>
 #include <cstring>
 
 #include "bnnedge/conv_kernel.h"
-#include "epilogue.h"
+#include "output_transform.h"
 
 namespace bnnedge {
 namespace {
@@ -14,7 +14,8 @@ namespace {
 constexpr int64_t kScalarBlock = 32;
 constexpr int64_t kScalarTile = 4;
 
-// Without an instruction for it GCC's builtin is a call and a table, 2.5 times slower in all than counting by hand.
+// Where the CPU has no such instruction, GCC's builtin is a call and a table, which makes the convolution 2.5 times
+// slower than this.
 inline int32_t Popcount64(uint64_t bits) {
 #if defined(__POPCNT__) || defined(__aarch64__)
   return __builtin_popcountll(bits);
@@ -32,14 +33,14 @@ inline uint64_t Load64(const uint32_t* words) {
   return bits;
 }
 
-// Packed weights are the filter as it came: [channels][k_words].
+// Packed weights are the filter itself: [channels][k_words].
 inline int64_t ScalarPackedBytes(int64_t channels, int64_t k_words) { return channels * k_words * 4; }
 
 inline void ScalarPackWeights(const uint32_t* filter, int64_t channels, int64_t k_words, void* packed) {
   std::memcpy(packed, filter, static_cast<size_t>(ScalarPackedBytes(channels, k_words)));
 }
 
-// Channels beyond the block's last repeat the last one: their popcounts are not stored.
+// Counts kScalarTile channels. Behind the block's last channel, that one is repeated, and the popcounts are not stored.
 inline void ScalarTile(const ConvStrip& strip, const uint32_t* pixel, int64_t first_channel, int32_t* p) {
   const uint32_t* filter[kScalarTile];
   int32_t total[kScalarTile] = {};

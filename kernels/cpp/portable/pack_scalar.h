@@ -1,6 +1,5 @@
-// Packing and unpacking in plain loops that compilers vectorise; written once and compiled for several instruction
-// sets (hence the unnamed namespace, see epilogue.h). The comparison `x < 0` makes -0.0 and NaN +1, as the bit contract
-// wants; taking sign bits would not.
+// Packing and unpacking in plain loops that compilers vectorise. They are written once and compiled for several
+// instruction sets, hence the unnamed namespace: see output_transform.h.
 #pragma once
 
 #include <algorithm>
@@ -12,20 +11,32 @@ namespace bnnedge {
 namespace {
 
 template <typename T>
-void ScalarPackNhwc(const T* values, T zero, int64_t pixels, int64_t channels, uint32_t* words) {
+void ScalarPackNhwc(const T* values, T limit, int64_t pixels, int64_t channels, uint32_t* words) {
   for (int64_t i = 0; i < pixels; ++i) {
     for (int64_t c = 0; c < channels; c += kWordBits) {
       const int64_t bits = std::min<int64_t>(kWordBits, channels - c);
       uint32_t word = 0;
-      for (int64_t b = 0; b < bits; ++b) word |= static_cast<uint32_t>(values[b] < zero) << b;
+      for (int64_t b = 0; b < bits; ++b) word |= static_cast<uint32_t>(values[b] < limit) << b;
       *words++ = word;
       values += bits;
     }
   }
 }
 
-inline void ScalarPackNhwcFloat(const float* values, float zero, int64_t pixels, int64_t channels, uint32_t* words) {
-  ScalarPackNhwc(values, zero, pixels, channels, words);
+inline void ScalarPackNhwcFloat(const float* values, float limit, int64_t pixels, int64_t channels, uint32_t* words) {
+  ScalarPackNhwc(values, limit, pixels, channels, words);
+}
+
+inline void ScalarPackNhwcFloatByChannel(const float* values, const float* limits, int64_t pixels, int64_t channels,
+                                         uint32_t* words) {
+  for (int64_t i = 0; i < pixels; ++i, values += channels) {
+    for (int64_t c = 0; c < channels; c += kWordBits) {
+      const int64_t bits = std::min<int64_t>(kWordBits, channels - c);
+      uint32_t word = 0;
+      for (int64_t b = 0; b < bits; ++b) word |= static_cast<uint32_t>(values[c + b] < limits[c + b]) << b;
+      *words++ = word;
+    }
+  }
 }
 
 inline void ScalarPackNhwcInt8(const int8_t* values, int32_t zero_point, int64_t pixels, int64_t channels,
@@ -33,7 +44,8 @@ inline void ScalarPackNhwcInt8(const int8_t* values, int32_t zero_point, int64_t
   ScalarPackNhwc(values, static_cast<int8_t>(zero_point), pixels, channels, words);
 }
 
-// 16 pixels x 32 channels at a time: the channels' rows are read in order, the words of the pixels stay in registers.
+// 16 pixels x 32 channels at a time: the planes of the channels are read in order, and the words of the pixels stay in
+// registers.
 inline void ScalarPackNchwFloat(const float* values, int64_t channels, int64_t pixels, uint32_t* words) {
   constexpr int64_t kTile = 16;
   const int64_t pixel_words = WordsFor(channels);

@@ -1,5 +1,6 @@
-// The tile of PointwiseKernel for instruction sets whose vectors `Lanes` describes: 6 pixels of all channels of a block
-// at a time, each product of a broadcast element of the image and a vector of weights.
+// PointwiseKernel for instruction sets whose vectors the class `Lanes` describes. A tile is 6 pixels x all channels of
+// a block; a product is one of a broadcast element of the image and a vector of weights. In an unnamed namespace: see
+// output_transform.h.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +14,7 @@ namespace {
 constexpr int kPointwisePixels = 6;
 
 template <typename Lanes, int kVectors, int kPixels>
-__attribute__((always_inline)) inline void PointwiseTile(const PointwiseRun& run, const float* const* pixels,
+__attribute__((always_inline)) inline void PointwiseTile(const PointwiseStrip& run, const float* const* pixels,
                                                          float* output) {
   typename Lanes::Floats sum[kPixels][kVectors];
 #pragma GCC unroll 8
@@ -48,7 +49,7 @@ __attribute__((always_inline)) inline void PointwiseTile(const PointwiseRun& run
 }
 
 template <typename Lanes, int kVectors>
-void RunPointwise(const PointwiseRun& run) {
+void RunPointwise(const PointwiseStrip& run) {
   int64_t x = run.first % run.width;
   const float* row = run.input + run.first / run.width * run.row_step;
   for (int64_t i = 0; i < run.pixels; i += kPointwisePixels) {
@@ -60,12 +61,23 @@ void RunPointwise(const PointwiseRun& run) {
     }
     float* const output = run.output + i * run.out_pixel_step;
     switch (count) {
-      case 1: PointwiseTile<Lanes, kVectors, 1>(run, pixels, output); break;
-      case 2: PointwiseTile<Lanes, kVectors, 2>(run, pixels, output); break;
-      case 3: PointwiseTile<Lanes, kVectors, 3>(run, pixels, output); break;
-      case 4: PointwiseTile<Lanes, kVectors, 4>(run, pixels, output); break;
-      case 5: PointwiseTile<Lanes, kVectors, 5>(run, pixels, output); break;
-      default: PointwiseTile<Lanes, kVectors, 6>(run, pixels, output);
+      case 1:
+        PointwiseTile<Lanes, kVectors, 1>(run, pixels, output);
+        break;
+      case 2:
+        PointwiseTile<Lanes, kVectors, 2>(run, pixels, output);
+        break;
+      case 3:
+        PointwiseTile<Lanes, kVectors, 3>(run, pixels, output);
+        break;
+      case 4:
+        PointwiseTile<Lanes, kVectors, 4>(run, pixels, output);
+        break;
+      case 5:
+        PointwiseTile<Lanes, kVectors, 5>(run, pixels, output);
+        break;
+      default:
+        PointwiseTile<Lanes, kVectors, 6>(run, pixels, output);
     }
   }
 }

@@ -1,4 +1,4 @@
-// One pixel x 16 output channels in plain C++.
+// The int8 stem in plain C++, one pixel x 16 output channels at a time.
 #include "stem_scalar.h"
 
 namespace bnnedge {
@@ -6,7 +6,7 @@ namespace {
 
 int64_t PackedBytes(const StemShape& shape) { return shape.blocks * shape.Steps() * kStemTaps * kStemBlock; }
 
-// [blocks][4 * Steps()][16]
+// Packs to [blocks][4 * Steps()][16].
 void PackWeights(const int8_t* filter, const StemShape& shape, void* packed) {
   const int64_t taps = kStemTaps * shape.Steps();
   int8_t* to = static_cast<int8_t*>(packed);
@@ -17,7 +17,7 @@ void PackWeights(const int8_t* filter, const StemShape& shape, void* packed) {
   }
 }
 
-// Modulo 2^32.
+// Adds modulo 2^32.
 int32_t Plus(int32_t a, int32_t b) { return static_cast<int32_t>(static_cast<uint32_t>(a) + static_cast<uint32_t>(b)); }
 
 void Convolve(const StemRow& row) {
@@ -40,7 +40,17 @@ void Convolve(const StemRow& row) {
 
 }  // namespace
 
-const StemKernel kStemPortable = {"portable",     false,            PackedBytes, PackWeights,          nullptr,
-                                  QuantizeValues, InterleavePlanes, Convolve,    PoolRow<ScalarBytes>, DequantizeCodes};
+constexpr StemKernel kStemPortable = [] {
+  StemKernel kernel;
+  kernel.name = "portable";
+  kernel.packed_bytes = PackedBytes;
+  kernel.pack_weights = PackWeights;
+  kernel.quantize = QuantizeValues;
+  kernel.interleave = InterleavePlanes;
+  kernel.convolve = Convolve;
+  kernel.pool = PoolRow<ScalarBytes>;
+  kernel.dequantize = DequantizeCodes;
+  return kernel;
+}();
 
 }  // namespace bnnedge

@@ -1,5 +1,6 @@
-// The parts of a StemKernel that compilers make vectors of, in an unnamed namespace: see epilogue.h. Lanes are 16 bytes
-// of codes that each instruction set supplies, with Load, Store and Max; kBytes where they are more.
+// The parts of a StemKernel that are plain loops, which compilers vectorise. In an unnamed namespace: see
+// output_transform.h. The pool works on vectors of kBytes codes that each instruction set supplies as a class with
+// Load, Store and Max.
 #pragma once
 
 #include <algorithm>
@@ -45,7 +46,7 @@ inline int64_t PoolChannels(const StemPoolRow& row, int64_t pixel, int64_t chann
   return channel;
 }
 
-// In vectors of Bytes, what is left in those of Rest.
+// Pools in vectors of Bytes, and the channels that are left in those of Rest.
 template <typename Bytes, typename Rest = Bytes>
 inline void PoolRow(const StemPoolRow& row) {
   for (int64_t i = 0; i < row.pixels; ++i) {
@@ -54,15 +55,15 @@ inline void PoolRow(const StemPoolRow& row) {
   }
 }
 
-// Both bounds lie between codes, so that rounding cannot cross them: they keep the float in the range of int32. The
-// comparisons are such that a NaN becomes the lowest code.
-inline float QuantizedToEven(float value) {
-  // Adding 1.5 * 2^23 leaves the nearest integer, halves to even, in the last bits.
+inline float RoundedToEven(float value) {
+  // Adding 1.5 * 2^23 leaves the nearest integer in the last bits, with halves to even.
   constexpr float kShift = 12582912.0f;
   return value + kShift - kShift;
 }
 
-inline void QuantizeValues(const float* values, int64_t count, Arithmetic arithmetic, const Codes& codes,
+// The bounds keep the float in the range of int32. They are codes themselves, so rounding cannot cross them. The
+// comparisons are such that a NaN becomes the lowest code.
+inline void QuantizeValues(const float* values, int64_t count, Arithmetic arithmetic, const Quantization& codes,
                            uint8_t* bytes) {
   const float scale = codes.scale;
   const int32_t zero = codes.zero_point + kCodeToByte;
@@ -72,7 +73,7 @@ inline void QuantizeValues(const float* values, int64_t count, Arithmetic arithm
       float v = values[i] / scale;
       v = v > low ? v : low;
       v = v < high ? v : high;
-      bytes[i] = static_cast<uint8_t>(static_cast<int32_t>(QuantizedToEven(v)) + zero);
+      bytes[i] = static_cast<uint8_t>(static_cast<int32_t>(RoundedToEven(v)) + zero);
     }
     return;
   }
@@ -95,7 +96,7 @@ inline void InterleavePlanes(const uint8_t* planes, int64_t plane_step, int64_t 
 }
 
 inline void DequantizeCodes(const int8_t* codes, int64_t padded, int64_t pixels, int64_t channels,
-                            const Codes& target, float* values) {
+                            const Quantization& target, float* values) {
   const int32_t zero_point = target.zero_point;
   const float scale = target.scale;
   for (int64_t i = 0; i < pixels; ++i, codes += padded, values += channels) {
@@ -103,7 +104,7 @@ inline void DequantizeCodes(const int8_t* codes, int64_t padded, int64_t pixels,
   }
 }
 
-// Step 4 of stem.h. Clamped before the zero point is added, which so cannot overflow.
+// Step 4 of stem.h. The code is clamped before the zero point is added, so that the addition cannot overflow.
 inline int8_t FixedPointCode(const Requantization& to, int32_t sum, int64_t channel) {
   const auto shifted = static_cast<int32_t>(static_cast<uint32_t>(sum) << to.left_shift[channel]);
   const int64_t product = int64_t{shifted} * to.mantissa[channel];
@@ -116,7 +117,7 @@ inline int8_t FixedPointCode(const Requantization& to, int32_t sum, int64_t chan
   return static_cast<int8_t>(std::min(std::max(nearest, low), high) + to.zero_point);
 }
 
-// A block's sums, in a loop for each arithmetic that compilers make vectors of.
+// Step 4 of stem.h for the sums of a block, in one loop for each arithmetic.
 inline void RequantizeBlock(const Requantization& to, const int32_t* sums, int64_t channel, int8_t* codes) {
   if (to.arithmetic == Arithmetic::kFloat) {
     const auto low = static_cast<float>(to.low_code - to.zero_point);
@@ -126,7 +127,7 @@ inline void RequantizeBlock(const Requantization& to, const int32_t* sums, int64
       float v = static_cast<float>(sums[c]) * to.multiplier[channel + c];
       v = v < low ? low : v;
       v = v > high ? high : v;
-      whole[c] = static_cast<int32_t>(QuantizedToEven(v)) + to.zero_point;
+      whole[c] = static_cast<int32_t>(RoundedToEven(v)) + to.zero_point;
     }
     for (int64_t c = 0; c < kStemBlock; ++c) codes[c] = static_cast<int8_t>(whole[c]);
     return;

@@ -1,5 +1,5 @@
 // The convolution of a StemKernel by products of 16-bit integers whose sums have 32 bits, for instruction sets without
-// a dot product of bytes. In an unnamed namespace: see epilogue.h.
+// a dot product of bytes. In an unnamed namespace: see output_transform.h.
 //
 // Windows that lie pixel_step bytes apart overlap, and share products (Toom-Cook; in the form for convolutions: Lavin
 // and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016, after Winograd). Let a tap be pixel_step bytes
@@ -17,15 +17,16 @@
 // All of it is exact. Bytes give |v| <= 8 * 255 and |u| <= 31 * 128 (r = 5), both of 16 bits. Sums are modulo 2^32. So
 // are 24 y and, times the inverse of 3, 8 y; which is in [-2^31, 2^31), as kMostBytes sees to: a shift leaves y.
 //
-// Otherwise, windows are one tap of row_steps bytes, of one point, and y = M[0]: the direct form.
+// Where this does not pay, a window is one tap of row_steps bytes with one point, and y = M[0]: the direct form.
 //
 // An instruction set supplies, as a class Isa,
-//   kMostTiles, tiles of one round, 6 at most; kVectorBytes; kNeighbours, bytes of a tap that filters keep together
-//   Widen(bytes, shorts), kWidened of them
+//   kMostTiles, the tiles of one round, 6 at most; kVectorBytes; kNeighbours, the bytes of a tap that filters keep
+//   together Widen(bytes, shorts), which widens kWidened bytes
 //   Multiply<tiles>(input, tile_step, weights, depth, products), one point of step 3: [tiles][16]
 //   Codes<arithmetic>(requantization, channel), whose Store(sums, codes) is step 4 of stem.h for 16 sums, in vectors.
 #pragma once
 
+#include "bnnedge/rounding.h"
 #include "stem_scalar.h"
 
 namespace bnnedge {
@@ -33,60 +34,58 @@ namespace {
 
 constexpr int64_t kPoints = 6;
 constexpr int64_t kDepthUnit = 2;  // depths are multiples of it
-// Bytes are widened so many at once, and those that are not of the tap overwritten by the next one.
+// So many bytes are widened at once; those behind the end of a tap are overwritten by the next tap.
 constexpr int64_t kWidened = 16;
-// Bytes of a window: 8 * 255 * 128 times as much is below 2^31.
+// The most bytes of a window: 8 * 255 * 128 times as much is below 2^31.
 constexpr int64_t kMostBytes = (int64_t{1} << 31) / (8 * 255 * 128);
-// Products of a pixel and a channel. Measured on Zen 3: with 13 saved (3x3, 3 channels to 64) a stem takes 0.90 times
-// as long as in the direct form, with 8 saved (5x5, 1 to 16) 1.11 times.
+// The least products that a pixel and channel must save. Measured on Zen 3: with 13 saved (3x3, 3 channels to 64) a
+// stem takes 0.90 times as long as in the direct form, with 8 saved (5x5, 1 to 16) 1.11 times.
 constexpr int64_t kLeastSaved = 12;
-// Values of tiles that are made before the first of them is multiplied: half of a first cache of 32 KiB.
+// The most values of tiles that are made before the first of them is multiplied: half of a first-level cache of 32 KiB.
 constexpr int64_t kMostShorts = int64_t{8} << 10;
-constexpr int64_t kRounds = 12;  // tiles: whole rounds of 4 and of 6
+constexpr int64_t kRounds = 12;  // tiles, which are whole rounds of 4 and of 6
 
-constexpr int64_t RoundedUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
-
-// How rows of a shape are computed.
-struct StemPlan {
+// How the rows of a stem are cut into tiles.
+struct ToomCookTiling {
   int64_t taps, tap_bytes;
   int64_t points, outputs;  // of a tile
-  int64_t depth;            // of the matrices: bytes of a tap in all rows
-  int64_t depth_step;       // and what is kept for them in whole vectors
+  int64_t depth;            // depth of the matrices: bytes of a tap in all rows
+  int64_t depth_step;       // depth in whole vectors, as tiles are kept
 
-  explicit StemPlan(const StemShape& shape) : StemPlan(shape, 1, shape.row_steps) {
-    const int64_t overlapping = (shape.row_steps + shape.pixel_step - 1) / shape.pixel_step;
+  explicit ToomCookTiling(const StemShape& shape) : ToomCookTiling(shape, 1, shape.row_steps) {
+    const int64_t overlapping = CeilDiv(shape.row_steps, shape.pixel_step);
     if (overlapping < 2 || overlapping >= kPoints || shape.Steps() > kMostBytes) return;
     const int64_t beyond = overlapping * shape.pixel_step - shape.row_steps;  // bytes of the last tap
-    const StemPlan shared(shape, overlapping, shape.pixel_step);
+    const ToomCookTiling shared(shape, overlapping, shape.pixel_step);
     const bool pays = (depth - kLeastSaved) * shared.outputs >= kPoints * shared.depth;
     if (pays && beyond + kWidened <= kStemSlack) *this = shared;
   }
 
   int64_t BlockWeights() const { return points * depth * kStemBlock; }
-  int64_t Tiles(int64_t pixels) const { return (pixels + outputs - 1) / outputs; }
-  // Taps of so many tiles.
+  int64_t Tiles(int64_t pixels) const { return CeilDiv(pixels, outputs); }
+  // The taps that so many tiles meet.
   int64_t Columns(int64_t tiles) const { return tiles * outputs + taps - 1; }
-  // Of a row of so many pixels, before the first of them is multiplied.
+  // The tiles of a row of so many pixels that are made before the first of them is multiplied.
   int64_t TilesAtOnce(int64_t pixels) const {
     const int64_t most = kMostShorts / (points * depth_step) / kRounds * kRounds;
     return std::min(Tiles(pixels), std::max(most, kRounds));
   }
 
  private:
-  StemPlan(const StemShape& shape, int64_t windows, int64_t bytes)
+  ToomCookTiling(const StemShape& shape, int64_t windows, int64_t bytes)
       : taps(windows),
         tap_bytes(bytes),
         points(windows == 1 ? 1 : kPoints),
         outputs(windows == 1 ? 1 : kPoints + 1 - windows),
-        depth(RoundedUp(shape.rows * bytes, kDepthUnit)),
-        depth_step(RoundedUp(shape.rows * bytes, kWidened)) {}
+        depth(RoundUp(shape.rows * bytes, kDepthUnit)),
+        depth_step(RoundUp(shape.rows * bytes, kWidened)) {}
 };
 
 // ---- Filters: [blocks][points][depth / kNeighbours][16][kNeighbours] ----
 
 int64_t PackedBytes(const StemShape& shape) {
-  const StemPlan plan(shape);
-  return shape.blocks * plan.BlockWeights() * int64_t{sizeof(int16_t)};
+  const ToomCookTiling tiling(shape);
+  return shape.blocks * tiling.BlockWeights() * int64_t{sizeof(int16_t)};
 }
 
 // Step 2.
@@ -102,20 +101,20 @@ inline void TransformTaps(const int32_t* w, int64_t taps, int16_t* u) {
 
 template <int64_t kNeighbours>
 void PackWeights(const int8_t* filter, const StemShape& shape, void* packed) {
-  const StemPlan plan(shape);
+  const ToomCookTiling tiling(shape);
   std::memset(packed, 0, static_cast<size_t>(PackedBytes(shape)));
   for (int64_t channel = 0; channel < shape.blocks * kStemBlock; ++channel) {
-    auto* const to = static_cast<int16_t*>(packed) + channel / kStemBlock * plan.BlockWeights();
-    for (int64_t k = 0; k < shape.rows * plan.tap_bytes; ++k) {
-      const int64_t row = k / plan.tap_bytes, byte = k % plan.tap_bytes;
+    auto* const to = static_cast<int16_t*>(packed) + channel / kStemBlock * tiling.BlockWeights();
+    for (int64_t k = 0; k < shape.rows * tiling.tap_bytes; ++k) {
+      const int64_t row = k / tiling.tap_bytes, byte = k % tiling.tap_bytes;
       int32_t w[kPoints] = {};
-      for (int64_t j = 0; j < plan.taps && byte + j * plan.tap_bytes < shape.row_steps; ++j) {
-        w[j] = filter[(channel * shape.rows + row) * shape.row_steps + byte + j * plan.tap_bytes];
+      for (int64_t j = 0; j < tiling.taps && byte + j * tiling.tap_bytes < shape.row_steps; ++j) {
+        w[j] = filter[(channel * shape.rows + row) * shape.row_steps + byte + j * tiling.tap_bytes];
       }
       int16_t u[kPoints] = {static_cast<int16_t>(w[0])};
-      if (plan.points > 1) TransformTaps(w, plan.taps, u);
-      for (int64_t p = 0; p < plan.points; ++p) {
-        const int64_t place = (p * plan.depth + k) / kNeighbours * kStemBlock + channel % kStemBlock;
+      if (tiling.points > 1) TransformTaps(w, tiling.taps, u);
+      for (int64_t p = 0; p < tiling.points; ++p) {
+        const int64_t place = (p * tiling.depth + k) / kNeighbours * kStemBlock + channel % kStemBlock;
         to[place * kNeighbours + k % kNeighbours] = u[p];
       }
     }
@@ -124,11 +123,12 @@ void PackWeights(const int8_t* filter, const StemShape& shape, void* packed) {
 
 // ---- Windows ----
 
-// int16: what widening leaves of [columns][depth_step], then [tiles][points][depth_step] unless these are the columns.
+// Scratch holds int16: the widened columns [columns][depth_step], then the tiles [tiles][points][depth_step], unless
+// the columns serve as tiles.
 int64_t ScratchBytes(int64_t pixels, const StemShape& shape) {
-  const StemPlan plan(shape);
-  const int64_t tiles = plan.TilesAtOnce(pixels), shares = plan.points > 1 ? tiles * plan.points : 0;
-  return ((plan.Columns(tiles) + shares) * plan.depth_step + kWidened) * int64_t{sizeof(int16_t)};
+  const ToomCookTiling tiling(shape);
+  const int64_t tiles = tiling.TilesAtOnce(pixels), shares = tiling.points > 1 ? tiles * tiling.points : 0;
+  return ((tiling.Columns(tiles) + shares) * tiling.depth_step + kWidened) * int64_t{sizeof(int16_t)};
 }
 
 template <typename T, int kBytes>
@@ -150,13 +150,13 @@ inline void StoreVector(void* to, const V& v) {
   std::memcpy(to, &v, sizeof(v));
 }
 
-// Taps `first` to `first + count`, those behind the row as zeros: what is not a byte would not be exact.
+// Widens taps `first` to `first + count`. Taps behind the row become 0, as only bytes give exact results.
 template <typename Isa>
-__attribute__((noinline)) void WidenColumns(const StemRow& row, const StemPlan& plan, int64_t first, int64_t count,
-                                            uint16_t* to) {
+__attribute__((noinline)) void WidenColumns(const StemRow& row, const ToomCookTiling& tiling, int64_t first,
+                                            int64_t count, uint16_t* to) {
   static_assert(kWidened <= kStemSlack, "bytes that may be read behind a row");
-  const int64_t inside = std::min(count, row.pixels + plan.taps - 1 - first);
-  const int64_t rows = row.rows, row_step = row.row_step, tap_bytes = plan.tap_bytes, depth_step = plan.depth_step;
+  const int64_t inside = std::min(count, row.pixels + tiling.taps - 1 - first);
+  const int64_t rows = row.rows, row_step = row.row_step, tap_bytes = tiling.tap_bytes, depth_step = tiling.depth_step;
   for (int64_t i = 0; i < inside; ++i, to += depth_step) {
     const uint8_t* from = row.input + (first + i) * row.pixel_step;
     uint16_t* its = to;
@@ -170,10 +170,10 @@ __attribute__((noinline)) void WidenColumns(const StemRow& row, const StemPlan& 
 
 // Step 1.
 template <int kVectorBytes>
-inline void TransformColumns(const uint16_t* columns, const StemPlan& plan, int64_t tiles, uint16_t* to) {
+inline void TransformColumns(const uint16_t* columns, const ToomCookTiling& tiling, int64_t tiles, uint16_t* to) {
   using Shorts = Vector<uint16_t, kVectorBytes>;
-  const int64_t step = plan.depth_step;
-  for (int64_t t = 0; t < tiles; ++t, columns += plan.outputs * step, to += kPoints * step) {
+  const int64_t step = tiling.depth_step;
+  for (int64_t t = 0; t < tiles; ++t, columns += tiling.outputs * step, to += kPoints * step) {
     for (int64_t k = 0; k < step; k += kVectorBytes / 2) {
       Shorts d[kPoints];
 #pragma GCC unroll 6
@@ -193,9 +193,9 @@ inline void TransformColumns(const uint16_t* columns, const StemPlan& plan, int6
 template <typename Isa>
 using StemProducts = uint32_t[kPoints][Isa::kMostTiles][kStemBlock];
 
-// Step 4 of a tile, for the lanes of a vector.
+// Step 4 of a tile, for the lanes of one vector.
 template <int kTaps, typename V>
-inline void LeavePoints(const V* m, V* y) {
+inline void InterpolateOutputs(const V* m, V* y) {
   if constexpr (kTaps == 1) {
     y[0] = m[0];
   } else {
@@ -215,18 +215,18 @@ inline void LeavePoints(const V* m, V* y) {
 
 // Step 3 of a round.
 template <typename Isa, int64_t kTiles>
-void MultiplyTiles(const StemPlan& plan, int64_t tiles, const uint16_t* input, const int16_t* weights,
+void MultiplyTiles(const ToomCookTiling& tiling, int64_t tiles, const uint16_t* input, const int16_t* weights,
                    StemProducts<Isa>& products) {
   if constexpr (kTiles > 1) {
-    if (tiles < kTiles) return MultiplyTiles<Isa, kTiles - 1>(plan, tiles, input, weights, products);
+    if (tiles < kTiles) return MultiplyTiles<Isa, kTiles - 1>(tiling, tiles, input, weights, products);
   }
   const auto* its = reinterpret_cast<const int16_t*>(input);
-  for (int64_t p = 0; p < plan.points; ++p, its += plan.depth_step, weights += plan.depth * kStemBlock) {
-    Isa::template Multiply<kTiles>(its, plan.points * plan.depth_step, weights, plan.depth, products[p]);
+  for (int64_t p = 0; p < tiling.points; ++p, its += tiling.depth_step, weights += tiling.depth * kStemBlock) {
+    Isa::template Multiply<kTiles>(its, tiling.points * tiling.depth_step, weights, tiling.depth, products[p]);
   }
 }
 
-// Codes of a block's channels, of the `pixels` pixels that a round's products are of.
+// Stores the codes of a block's channels for the `pixels` pixels of a round.
 template <typename Isa, Arithmetic kArithmetic, int kTaps>
 void StoreTiles(const StemRow& row, const StemProducts<Isa>& products, int64_t pixel, int64_t pixels, int64_t block) {
   using Sums = Vector<uint32_t, Isa::kVectorBytes>;
@@ -243,7 +243,7 @@ void StoreTiles(const StemRow& row, const StemProducts<Isa>& products, int64_t p
       Sums m[kTilePoints], y[kOutputs];
 #pragma GCC unroll 6
       for (int64_t p = 0; p < kTilePoints; ++p) m[p] = LoadVector<Sums>(products[p][t] + z * kLanes);
-      LeavePoints<kTaps>(m, y);
+      InterpolateOutputs<kTaps>(m, y);
 #pragma GCC unroll 6
       for (int64_t i = 0; i < kOutputs; ++i) sums[i][z] = y[i] + base[z];
     }
@@ -267,24 +267,25 @@ auto TileStore(int64_t taps) {
 
 template <typename Isa>
 void Convolve(const StemRow& row) {
-  const StemPlan plan(row);
-  const auto store = row.codes.arithmetic == Arithmetic::kFloat ? TileStore<Isa, Arithmetic::kFloat>(plan.taps)
-                                                                : TileStore<Isa, Arithmetic::kFixedPoint>(plan.taps);
-  const int64_t most = plan.TilesAtOnce(row.pixels), round = Isa::kMostTiles * plan.outputs;
+  const ToomCookTiling tiling(row);
+  const auto store = row.codes.arithmetic == Arithmetic::kFloat ? TileStore<Isa, Arithmetic::kFloat>(tiling.taps)
+                                                                : TileStore<Isa, Arithmetic::kFixedPoint>(tiling.taps);
+  const int64_t most = tiling.TilesAtOnce(row.pixels), round = Isa::kMostTiles * tiling.outputs;
   auto* const columns = static_cast<uint16_t*>(row.scratch);
-  uint16_t* const transformed = columns + plan.Columns(most) * plan.depth_step;
-  const uint16_t* const input = plan.taps > 1 ? transformed : columns;
-  for (int64_t first = 0; first < row.pixels; first += most * plan.outputs) {
-    const int64_t end = std::min(first + most * plan.outputs, row.pixels), tiles = plan.Tiles(end - first);
-    WidenColumns<Isa>(row, plan, first, plan.Columns(tiles), columns);
-    if (plan.taps > 1) TransformColumns<Isa::kVectorBytes>(columns, plan, tiles, transformed);
+  uint16_t* const transformed = columns + tiling.Columns(most) * tiling.depth_step;
+  const uint16_t* const input = tiling.taps > 1 ? transformed : columns;
+  for (int64_t first = 0; first < row.pixels; first += most * tiling.outputs) {
+    const int64_t end = std::min(first + most * tiling.outputs, row.pixels), tiles = tiling.Tiles(end - first);
+    WidenColumns<Isa>(row, tiling, first, tiling.Columns(tiles), columns);
+    if (tiling.taps > 1) TransformColumns<Isa::kVectorBytes>(columns, tiling, tiles, transformed);
     for (int64_t block = 0; block < row.blocks; ++block) {
-      const auto* const weights = static_cast<const int16_t*>(row.weights) + block * plan.BlockWeights();
+      const auto* const weights = static_cast<const int16_t*>(row.weights) + block * tiling.BlockWeights();
       const uint16_t* its = input;
-      for (int64_t pixel = first; pixel < end; pixel += round, its += Isa::kMostTiles * plan.points * plan.depth_step) {
+      for (int64_t pixel = first; pixel < end;
+           pixel += round, its += Isa::kMostTiles * tiling.points * tiling.depth_step) {
         StemProducts<Isa> products;
         const int64_t pixels = std::min(round, end - pixel);
-        MultiplyTiles<Isa, Isa::kMostTiles>(plan, plan.Tiles(pixels), its, weights, products);
+        MultiplyTiles<Isa, Isa::kMostTiles>(tiling, tiling.Tiles(pixels), its, weights, products);
         store(row, products, pixel, pixels, block);
       }
     }

@@ -1,6 +1,7 @@
-// The tail of a residual block for a row of pixels, written once over "lanes", a handful of neighbouring channels that
-// each instruction set supplies (hence the unnamed namespace, see epilogue.h). Lanes have kLanes, Load, Store, Plus,
-// Times, Same (one value in all), PickBelow (a < b ? c : d), Clip, and Below, the bits of a < b.
+// The tail of a residual block for a row of pixels, written once for all instruction sets, hence the unnamed namespace:
+// see output_transform.h. Each of them supplies a class of lanes, that is a vector of neighbouring channels, with
+// kLanes, Load, Store, Plus, Times, Same (one value in all lanes), PickBelow (a < b ? c : d), Clip, and Below (the bits
+// of a < b).
 #pragma once
 
 #include <algorithm>
@@ -33,13 +34,14 @@ struct ScalarLanes {
   static uint32_t Below(float a, float b) { return a < b; }
 };
 
-// One pixel's channels, or some of them. Plain locals, because a store of floats could change what a struct holds.
+// The tail of one pixel's channels, or of some of them. Its fields are copies, because compilers must assume that a
+// store of floats changes fields that are read through a pointer.
 template <bool kAddsResidual, bool kActivates, bool kWritesBits>
 struct TailStep {
   const float *residual, *slope, *offset, *limit;
   float *output, low, high;
 
-  // Lanes from channel c on; returns their bits.
+  // Stores the lanes from channel c on and returns their bits.
   template <typename L>
   uint32_t Do(typename L::Floats y, int64_t c) const {
     if (kAddsResidual) y = L::Plus(y, L::Load(residual + c));
@@ -53,16 +55,16 @@ struct TailStep {
   }
 };
 
-// The channels after the last whole word. Apart, or it takes the registers of the loop over words.
+// The channels after the last whole word. This is not inlined, as it would take registers from the loop over words.
 template <typename Step>
-BNNEDGE_NOINLINE uint32_t FinishRest(const Step& step, const float* values, int64_t first, int64_t channels) {
+BNNEDGE_NOINLINE uint32_t RunLastChannels(const Step& step, const float* values, int64_t first, int64_t channels) {
   uint32_t word = 0;
   for (int64_t c = first; c < channels; ++c) word |= step.template Do<ScalarLanes>(values[c], c) << (c - first);
   return word;
 }
 
 template <typename L, bool kAddsResidual, bool kActivates, bool kWritesBits>
-inline void FinishTailAs(const TailStrip& strip) {
+inline void RunTailAs(const TailStrip& strip) {
   const int64_t channels = strip.channels, whole = channels / kWordBits * kWordBits;
   const float* values = strip.values;
   uint32_t* bits = strip.bits;
@@ -77,7 +79,7 @@ inline void FinishTailAs(const TailStrip& strip) {
       if (kWritesBits) bits[first / kWordBits] = word;
     }
     if (whole < channels) {
-      const uint32_t word = FinishRest(step, values, whole, channels);
+      const uint32_t word = RunLastChannels(step, values, whole, channels);
       if (kWritesBits) bits[whole / kWordBits] = word;
     }
     values += strip.value_step;
@@ -88,11 +90,11 @@ inline void FinishTailAs(const TailStrip& strip) {
 }
 
 template <typename L>
-inline void FinishTail(const TailStrip& strip) {
+inline void RunTail(const TailStrip& strip) {
   const bool activates = strip.slope != nullptr || strip.offset != nullptr;
   const auto as = [&](auto residual, auto bits) {
-    activates ? FinishTailAs<L, decltype(residual)::value, true, decltype(bits)::value>(strip)
-              : FinishTailAs<L, decltype(residual)::value, false, decltype(bits)::value>(strip);
+    activates ? RunTailAs<L, decltype(residual)::value, true, decltype(bits)::value>(strip)
+              : RunTailAs<L, decltype(residual)::value, false, decltype(bits)::value>(strip);
   };
   const std::true_type yes{};
   const std::false_type no{};

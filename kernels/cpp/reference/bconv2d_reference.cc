@@ -1,4 +1,4 @@
-// One bit at a time, straight from the definition in bnnedge/bconv2d.h.
+// Follows the definition in bnnedge/bconv2d.h one bit at a time.
 #include "bnnedge/bconv2d.h"
 
 namespace bnnedge {
@@ -8,7 +8,7 @@ int32_t Value(const uint32_t* words, int64_t channel) {
   return (words[channel / kWordBits] >> (channel % kWordBits)) & 1u ? -1 : 1;
 }
 
-// Sum for one output; `image` is one sample and `filter` one output channel's weights.
+// The sum of one output; `image` is one sample and `filter` one output channel's weights.
 int32_t OneOutput(const BConv2dParams& p, const uint32_t* image, const uint32_t* filter, int64_t out_y, int64_t out_x,
                   int64_t group) {
   int32_t sum = 0;

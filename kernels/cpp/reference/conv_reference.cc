@@ -8,7 +8,7 @@ namespace {
 
 class ReferenceConv : public Conv {
  public:
-  ReferenceConv(const BConv2dParams& params, const uint32_t* filter, const Transform& transform)
+  ReferenceConv(const BConv2dParams& params, const uint32_t* filter, const OutputTransform& transform)
       : params_(params), transform_(transform) {
     BConv2dSizes sizes{};
     CheckBConv2d(params, &sizes);
@@ -61,7 +61,7 @@ class ReferenceConv : public Conv {
         static_cast<int32_t*>(output)[index] = v;
         break;
       case OutputKind::kFloat:
-        static_cast<float*>(output)[index] = Finished(Scaled(v, channel), pixel, index, channel, tensors);
+        static_cast<float*>(output)[index] = AfterTail(Scaled(v, channel), pixel, index, channel, tensors);
         break;
       case OutputKind::kInt8: {
         const float rounded = std::round(Scaled(v, channel));
@@ -82,7 +82,7 @@ class ReferenceConv : public Conv {
     return static_cast<float>(clamped) * transform_.multiplier[channel] + transform_.bias[channel];
   }
 
-  float Finished(float y, int64_t pixel, int64_t index, size_t channel, const ConvTensors& tensors) const {
+  float AfterTail(float y, int64_t pixel, int64_t index, size_t channel, const ConvTensors& tensors) const {
     const Tail& tail = transform_.tail;
     if (tail.adds_residual) y += tensors.residual[index];
     if (!tail.slope.empty() && y < 0.0f) y *= tail.slope[channel];
@@ -99,7 +99,7 @@ class ReferenceConv : public Conv {
   }
 
   BConv2dParams params_;
-  Transform transform_;
+  OutputTransform transform_;
   std::vector<uint32_t> filter_;
   int64_t outputs_ = 0;
 };
@@ -107,7 +107,7 @@ class ReferenceConv : public Conv {
 }  // namespace
 
 std::unique_ptr<Conv> MakeReferenceConv(const BConv2dParams& params, const uint32_t* filter,
-                                        const Transform& transform) {
+                                        const OutputTransform& transform) {
   return std::make_unique<ReferenceConv>(params, filter, transform);
 }
 

@@ -6,8 +6,9 @@
 
 namespace bnnedge {
 
-// Straight from the definitions: BConv2dReference, then the transform of each sum. The arguments have been checked.
+// A Conv that follows the definitions: BConv2dReference, then the output transform of each sum. The arguments have been
+// checked.
 std::unique_ptr<Conv> MakeReferenceConv(const BConv2dParams& params, const uint32_t* filter,
-                                        const Transform& transform);
+                                        const OutputTransform& transform);
 
 }  // namespace bnnedge

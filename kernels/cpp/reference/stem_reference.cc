@@ -9,7 +9,7 @@ namespace {
 
 constexpr int64_t kLeastCode = -128, kMostCode = 127;
 
-// Halves to even, whatever the rounding mode of the thread.
+// Rounds halves to even, whatever the rounding mode of the thread is.
 double RoundToEven(double value) {
   const double down = std::floor(value), rest = value - down;
   if (rest != 0.5) return rest < 0.5 ? down : down + 1.0;
@@ -18,8 +18,7 @@ double RoundToEven(double value) {
 
 class ReferenceStem : public Stem {
  public:
-  ReferenceStem(const StemParams& params, const StemWeights& weights, Tail tail)
-      : p_(params), tail_(std::move(tail)) {
+  ReferenceStem(const StemParams& params, const StemWeights& weights, Tail tail) : p_(params), tail_(std::move(tail)) {
     const int64_t outputs = p_.out_channels;
     filter_.assign(weights.filter, weights.filter + outputs * p_.FanIn());
     scale_.assign(weights.filter_scale, weights.filter_scale + outputs);
@@ -32,30 +31,30 @@ class ReferenceStem : public Stem {
   std::string Fit(StemSize* size) const override {
     std::string error = FitStem(p_, size);
     if (!error.empty()) return error;
-    const int64_t entered = size->folded_height * size->folded_width * p_.FilterChannels();
+    const int64_t quantized = size->folded_height * size->folded_width * p_.FilterChannels();
     size->workspace_bytes =
-        entered + (size->conv_height * size->conv_width + size->out_height * size->out_width) * p_.out_channels;
+        quantized + (size->conv_height * size->conv_width + size->out_height * size->out_width) * p_.out_channels;
     return {};
   }
 
   void Run(const StemSize& size, const StemTensors& tensors, void* workspace, const Parallel&) const override {
-    const int64_t entered = size.folded_height * size.folded_width * p_.FilterChannels();
+    const int64_t quantized = size.folded_height * size.folded_width * p_.FilterChannels();
     const int64_t convolved = size.conv_height * size.conv_width * p_.out_channels;
     const int64_t pooled = size.out_height * size.out_width * p_.out_channels;
     auto* const first = static_cast<int8_t*>(workspace);
     for (int64_t n = 0; n < size.batch; ++n) {
-      int8_t* const codes = tensors.entered == nullptr ? first : tensors.entered + n * entered;
-      int8_t* const sums = tensors.convolved == nullptr ? first + entered : tensors.convolved + n * convolved;
-      int8_t* const best = tensors.pooled == nullptr ? first + entered + convolved : tensors.pooled + n * pooled;
-      Enter(size, tensors.image + n * size.in_height * size.in_width * p_.channels, codes);
+      int8_t* const codes = tensors.quantized == nullptr ? first : tensors.quantized + n * quantized;
+      int8_t* const sums = tensors.convolved == nullptr ? first + quantized : tensors.convolved + n * convolved;
+      int8_t* const best = tensors.pooled == nullptr ? first + quantized + convolved : tensors.pooled + n * pooled;
+      Quantize(size, tensors.image + n * size.in_height * size.in_width * p_.channels, codes);
       Convolve(size, codes, sums);
       Pool(size, sums, best);
-      Leave(size, tensors, n, best);
+      Store(size, tensors, n, best);
     }
   }
 
  private:
-  void Enter(const StemSize& size, const float* image, int8_t* codes) const {
+  void Quantize(const StemSize& size, const float* image, int8_t* codes) const {
     for (int64_t i = 0; i < size.folded_height; ++i) {
       for (int64_t j = 0; j < size.folded_width; ++j) {
         for (int64_t k = 0; k < p_.FilterChannels(); ++k) {
@@ -74,8 +73,7 @@ class ReferenceStem : public Stem {
     if (std::isnan(v)) return kLeastCode;
     const double bounded = std::min(std::max(static_cast<double>(v), -1000.0), 1000.0);
     const double whole = p_.arithmetic == Arithmetic::kFloat ? RoundToEven(bounded) : std::round(bounded);
-    return static_cast<int8_t>(
-        std::clamp(static_cast<int64_t>(whole) + p_.source.zero_point, kLeastCode, kMostCode));
+    return static_cast<int8_t>(std::clamp(static_cast<int64_t>(whole) + p_.source.zero_point, kLeastCode, kMostCode));
   }
 
   void Convolve(const StemSize& size, const int8_t* codes, int8_t* out) const {
@@ -146,7 +144,7 @@ class ReferenceStem : public Stem {
     }
   }
 
-  void Leave(const StemSize& size, const StemTensors& tensors, int64_t image, const int8_t* codes) const {
+  void Store(const StemSize& size, const StemTensors& tensors, int64_t image, const int8_t* codes) const {
     const int64_t pixels = size.out_height * size.out_width, channels = p_.out_channels;
     const int64_t words = WordsFor(channels);
     for (int64_t i = image * pixels; i < (image + 1) * pixels; ++i, codes += channels) {

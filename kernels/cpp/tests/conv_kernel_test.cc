@@ -1,21 +1,19 @@
-// Every ConvKernel table that this CPU supports against the definition in bnnedge/conv_kernel.h, one bit or one word at
-// a time, and the PointwiseKernel that belongs to it. All buffers end at an unreadable page, and outputs lie in a field
-// of poison that must survive around them.
+// Compares every ConvKernel table that this CPU supports with the definition in bnnedge/conv_kernel.h, one bit or one
+// word at a time, and the PackKernel and PointwiseKernel of the same instruction set with theirs. All buffers end at an
+// unreadable page, and outputs lie in a field of poison that must survive around them.
 //   conv_kernel_test [kernel name]
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <string>
 #include <vector>
 
 #include "bnnedge/conv_kernel.h"
+#include "bnnedge/pack_kernel.h"
 #include "bnnedge/pointwise_kernel.h"
+#include "guarded.h"
 
 namespace {
 
@@ -23,68 +21,26 @@ using bnnedge::ConvKernel;
 using bnnedge::ConvRun;
 using bnnedge::ConvStrip;
 using bnnedge::OutputKind;
+using bnnedge::PackKernel;
 using bnnedge::PointwiseKernel;
+using bnnedge::PointwiseStrip;
 using bnnedge::WordsFor;
+using bnnedge::test::cases;
+using bnnedge::test::Fail;
+using bnnedge::test::failures;
+using bnnedge::test::Guarded;
+using bnnedge::test::kPoison;
+using bnnedge::test::Random;
 
-constexpr unsigned char kPoison = 0xa5;
 constexpr size_t kAlignment = 64;
 
-int64_t failures = 0;
-int64_t cases = 0;
-
-void Fail(const std::string& what) {
-  if (++failures <= 20) std::fprintf(stderr, "FAIL %s\n", what.c_str());
-}
-
-uint32_t Random() {
-  static uint64_t state = 0x9e3779b97f4a7c15u;
-  state ^= state << 13;
-  state ^= state >> 7;
-  state ^= state << 17;
-  return static_cast<uint32_t>(state >> 32);
-}
-
-// `bytes` of poison, the first aligned to `alignment` and the last as close to an unreadable page as that allows.
-class Guarded {
- public:
-  explicit Guarded(size_t bytes, size_t alignment = 4) : bytes_(bytes) {
-    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-    mapped_ = (bytes + alignment + page - 1) / page * page + page;
-    map_ = static_cast<unsigned char*>(
-        mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    if (map_ == MAP_FAILED || mprotect(map_ + mapped_ - page, page, PROT_NONE) != 0) {
-      std::perror("mmap");
-      std::exit(2);
-    }
-    data_ = map_ + mapped_ - page - (bytes + alignment - 1) / alignment * alignment;
-    std::memset(map_, kPoison, mapped_ - page);
-  }
-  ~Guarded() { munmap(map_, mapped_); }
-  Guarded(const Guarded&) = delete;
-  Guarded& operator=(const Guarded&) = delete;
-
-  template <typename T>
-  T* As() {
-    return reinterpret_cast<T*>(data_);
-  }
-  size_t bytes() const { return bytes_; }
-  // Whether the bytes before the data still hold poison.
-  bool Untouched() const {
-    return std::all_of(map_, data_, [](unsigned char byte) { return byte == kPoison; });
-  }
-
- private:
-  size_t bytes_, mapped_;
-  unsigned char *map_, *data_;
-};
-
-// What a strip should look like. The runs are `run_words` long with gaps between them.
+// The form of a strip to test. The runs are `run_words` long with gaps between them.
 struct Shape {
   int64_t pixels, channels, run_count, run_words, gap, pixel_step;
   bool nchw;
   int pattern;  // 0 random, 1 all bits differ, 2 none does, 3 half a row each
-  // Not 0: chained words of windows of so many rows, run_words / chain_height columns each; pixel_step is in columns, and
-  // `gap` columns on either side are outside of the image.
+  // If not 0, the strip has chained words of windows of so many rows, run_words / chain_height columns each; pixel_step
+  // is in columns, and `gap` columns on either side are outside of the image.
   int64_t chain_height = 0;
   int64_t rows = 1;  // of `pixels` pixels, more only for kernels that pair words
   int64_t KWords() const { return run_count * run_words; }
@@ -192,11 +148,11 @@ class StripTest {
     return shape_.rows * RowWords();
   }
 
-  // Of a window with its gaps, and of a row of windows.
+  // Words of a window with its gaps, and of a row of windows.
   int64_t Extent() const { return shape_.run_count * (shape_.run_words + shape_.gap) - shape_.gap; }
   int64_t RowWords() const { return (shape_.pixels - 1) * shape_.pixel_step + Extent(); }
 
-  // Of a row of chained words.
+  // The columns of a row of chained words.
   int64_t Columns() const { return (shape_.pixels - 1) * shape_.pixel_step + shape_.run_words / shape_.chain_height; }
 
   // Word k of pixel i's window.
@@ -225,7 +181,7 @@ class StripTest {
     kernel_.chain(shape_.chain_height, shape_.KWords())(row);
   }
 
-  // Word for word, in whatever portions. What has no partner gets poison, and must not matter.
+  // Pairs word by word, then all at once. A word without a partner is paired with poison, which must not matter.
   void Pair() {
     const uint32_t* input = input_.As<uint32_t>();
     const auto pair = [&](int64_t first, int64_t second, int64_t last_second) {
@@ -272,7 +228,7 @@ class StripTest {
     }
   }
 
-  // Base near the popcounts, so that bits go both ways; the padding gives bits of 0.
+  // Bases are near the popcounts, so that bits of both values occur. Those of the padding give bits of 0.
   void FillChannels(OutputKind kind) {
     const int64_t block = kernel_.block;
     const int32_t middle = static_cast<int32_t>(16 * shape_.KWords());
@@ -362,7 +318,7 @@ void TestStrips(const ConvKernel& kernel) {
     if (more <= kernel.block) channel_counts.push_back(more);
   }
   if (channel_counts.back() != kernel.block) channel_counts.push_back(kernel.block);
-  // All word counts meet all channel counts; the number of pixels and the runs' shape vary along.
+  // All word counts meet all channel counts; the number of pixels and the form of the runs vary with them.
   const int64_t run_words[] = {1, 2, 3, 4, 5, 7, 9, 18, 31, 36, 59, 60, 61, 62, 63, 64, 90, 121, 144};
   const int64_t pixel_counts[] = {1, 2, 3, 7, 14, 15, 17, 29};
   int64_t turn = 0;
@@ -375,7 +331,7 @@ void TestStrips(const ConvKernel& kernel) {
       ++turn;
     }
   }
-  // Several runs: kernel rows, dilated taps, groups.
+  // Several runs, as of kernel rows, dilated taps and groups.
   for (const int64_t run_count : {2, 3, 9, 25, 49}) {
     for (const int64_t words : {1, 2, 3, 4}) {
       for (const int64_t channels : {5, 32}) {
@@ -385,7 +341,7 @@ void TestStrips(const ConvKernel& kernel) {
       }
     }
   }
-  // Counters of 8 and 16 bits at their limits.
+  // These bring counters of 8 and 16 bits to their limits.
   for (const int64_t words : {30, 60, 61, 62, 63, 64, 120, 124, 248, 512}) {
     for (const int pattern : {1, 2, 3}) TestStrip(kernel, {3, 17, 1, words, 0, words, false, pattern});
   }
@@ -430,7 +386,7 @@ void TestStripsOfRows(const ConvKernel& kernel) {
   TestStrip(kernel, {3, kernel.block, 1, 2050, 0, 2050, false, 1, 0, 3});
 }
 
-// Where one is wrong about signs: both zeros, NaN of either sign, infinities, the smallest numbers.
+// Numbers whose signs are easily mistaken: both zeros, NaN of either sign, infinities, the smallest numbers.
 float AwkwardFloat() {
   const float special[] = {0.0f,
                            -0.0f,
@@ -458,8 +414,7 @@ void CheckWords(const std::string& what, Guarded* words, int64_t pixels, int64_t
   }
 }
 
-void TestPacking(const ConvKernel& kernel, int64_t pixels, int64_t channels) {
-  const std::string name = kernel.name;
+void TestPacking(const std::string& name, const PackKernel& kernel, int64_t pixels, int64_t channels) {
   const size_t values = static_cast<size_t>(pixels * channels);
   const size_t word_bytes = static_cast<size_t>(pixels * WordsFor(channels)) * 4;
   Guarded floats(values * 4), bytes(values, 1);
@@ -472,6 +427,17 @@ void TestPacking(const ConvKernel& kernel, int64_t pixels, int64_t channels) {
     kernel.pack_nhwc_float(floats.As<float>(), zero, pixels, channels, words.As<uint32_t>());
     CheckWords(name + " pack_nhwc_float", &words, pixels, channels,
                [&](int64_t i, int64_t c) { return floats.As<float>()[i * channels + c] < zero; });
+  }
+  {
+    // Limits of either sign, infinities and NaN among them, half of them tied with values of the channel.
+    Guarded words(word_bytes), limits(static_cast<size_t>(channels) * 4);
+    for (int64_t c = 0; c < channels; ++c) {
+      const int64_t pixel = static_cast<int64_t>(Random()) % pixels;
+      limits.As<float>()[c] = c % 2 == 0 ? floats.As<float>()[pixel * channels + c] : AwkwardFloat();
+    }
+    kernel.pack_nhwc_float_by_channel(floats.As<float>(), limits.As<float>(), pixels, channels, words.As<uint32_t>());
+    CheckWords(name + " pack_nhwc_float_by_channel", &words, pixels, channels,
+               [&](int64_t i, int64_t c) { return floats.As<float>()[i * channels + c] < limits.As<float>()[c]; });
   }
   {
     Guarded words(word_bytes);
@@ -518,8 +484,22 @@ void TestPointwise(const std::string& name, const PointwiseKernel& kernel, int64
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   const bool clips = Random() % 2 == 0;
   const float low = clips ? -0.25f : -kInfinity, high = clips ? 0.5f : kInfinity;
-  kernel.run({input.As<float>(), width, pixel_step, row_step, first, pixels, channels, weights.As<float>(),
-              bias.As<float>(), out_channels, output.As<float>(), out_step, low, high});
+  PointwiseStrip strip{};
+  strip.input = input.As<float>();
+  strip.width = width;
+  strip.pixel_step = pixel_step;
+  strip.row_step = row_step;
+  strip.first = first;
+  strip.pixels = pixels;
+  strip.channels = channels;
+  strip.weights = weights.As<float>();
+  strip.bias = bias.As<float>();
+  strip.out_channels = out_channels;
+  strip.output = output.As<float>();
+  strip.out_pixel_step = out_step;
+  strip.low = low;
+  strip.high = high;
+  kernel.run(strip);
   bool equal = output.Untouched();
   for (int64_t i = 0; i < pixels; ++i) {
     const int64_t at = first + i;
@@ -559,7 +539,9 @@ void TestKernel(const ConvKernel& kernel) {
   if (kernel.chain != nullptr) TestChainedStrips(kernel);
   if (kernel.pair_words != nullptr) TestStripsOfRows(kernel);
   for (const int64_t channels : {1, 3, 4, 31, 32, 33, 63, 64, 65, 96, 127, 128, 129, 256}) {
-    for (const int64_t pixels : {1, 3, 4, 7, 15, 16, 17, 31, 33, 49}) TestPacking(kernel, pixels, channels);
+    for (const int64_t pixels : {1, 3, 4, 7, 15, 16, 17, 31, 33, 49}) {
+      TestPacking(kernel.name, bnnedge::FindPackKernel(kernel.name), pixels, channels);
+    }
   }
   const PointwiseKernel* const pointwise = bnnedge::FindPointwiseKernel(kernel.name);
   if (pointwise != nullptr) TestPointwise(kernel.name, *pointwise);

@@ -1,4 +1,4 @@
-// What both fuzz targets ask of a result.
+// Checks of results that both fuzz targets make.
 #pragma once
 
 #include <cmath>
@@ -16,14 +16,14 @@ namespace bnnedge {
   std::abort();
 }
 
-// FNV-1a: what a run is done with, such as the kernel, depends on the input alone.
+// FNV-1a. The choices of a run, such as the kernel, depend on the hash of the input alone.
 inline uint32_t Hash(const uint8_t* data, size_t size) {
   uint32_t hash = 2166136261u;
   for (size_t i = 0; i < size; ++i) hash = (hash ^ data[i]) * 16777619u;
   return hash;
 }
 
-// Offsets, or `bytes` if there is no difference.
+// The offset of the first difference, or `bytes` if there is none.
 inline size_t FirstDifferentByte(const void* a, const void* b, size_t bytes) {
   const auto *const x = static_cast<const unsigned char*>(a), *const y = static_cast<const unsigned char*>(b);
   size_t at = 0;
@@ -31,7 +31,7 @@ inline size_t FirstDifferentByte(const void* a, const void* b, size_t bytes) {
   return at;
 }
 
-// Bit for bit, but any NaN is as good as another.
+// The same for floats, bit for bit, but all NaN are equal.
 inline size_t FirstDifferentFloat(const void* a, const void* b, size_t bytes) {
   for (size_t at = 0; at + sizeof(float) <= bytes; at += sizeof(float)) {
     float x, y;

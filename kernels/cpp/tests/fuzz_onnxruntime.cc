@@ -181,8 +181,8 @@ bool SameData(const std::vector<HostTensor>& a, const std::vector<HostTensor>& b
   return std::equal(a.begin(), a.end(), b.begin(), b.end(), SameTensor);
 }
 
-// Whether packed input has bits set beyond its channels, where the bit contract wants zeros. What a convolution makes of
-// them is up to the kernel.
+// Whether packed input has bits set beyond its channels, where the bit contract wants zeros. What a convolution makes
+// of them is up to the kernel.
 bool HasSpareBits(const HostNode& node, const std::vector<HostTensor>& inputs) {
   if (inputs.empty()) return false;
   const HostTensor& x = inputs[0];
@@ -190,7 +190,8 @@ bool HasSpareBits(const HostNode& node, const std::vector<HostTensor>& inputs) {
   int64_t channels = 1;
   for (const HostAttribute& attribute : node.attributes) {
     const bool counts = attribute.name == "channels" || attribute.name == "group";
-    if (counts && !attribute.ints.empty() && __builtin_mul_overflow(channels, attribute.ints[0], &channels)) return true;
+    if (counts && !attribute.ints.empty() && __builtin_mul_overflow(channels, attribute.ints[0], &channels))
+      return true;
   }
   const int64_t bytes = x.Bytes(kMostTensorBytes);
   for (int64_t i = 0; i < bytes; ++i) {

@@ -1,4 +1,4 @@
-// Who runs on a thread: the tests' own code, or a plug-in. What the former allocates is not the latter's doing.
+// Says whether the tests' own code runs on a thread, or a plug-in, since only the allocations of the latter count.
 #pragma once
 
 namespace bnnedge {

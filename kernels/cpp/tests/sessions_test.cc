@@ -1,7 +1,7 @@
-// Sessions of both plug-ins in several threads: the same bits in all of them as in one thread, whatever happens at the
-// same time, also while batches change; and no inference but a session's first, or the first of a size, allocates.
+// Runs sessions of both plug-ins in several threads. All of them give the same bits as one thread alone, also while
+// batches change, and no inference allocates but the first of a session or of a size.
 //   sessions_test FILE.tflite...     and the nodes below
-// Built with -fsanitize=thread it says whether threads share what they should not; it counts nothing then.
+// A build with -fsanitize=thread finds data races instead, and counts no allocations.
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -16,7 +16,7 @@
 #include <thread>
 #include <vector>
 
-#include "../tflite/thread_pool.h"
+#include "../thread_pool.h"
 #include "bnnedge/layout.h"
 #include "host_scope.h"
 #include "ort_host.h"
@@ -40,7 +40,7 @@ extern "C" void tflite_plugin_destroy_delegate(void* delegate);
 
 namespace {
 
-// Of plug-ins, in all threads.
+// The allocations of plug-ins in all threads.
 std::atomic<int64_t> allocations{0};
 
 }  // namespace
@@ -183,7 +183,7 @@ class Session {
   Host host_;
 };
 
-// What one thread alone computes for batch `batch`.
+// The outputs of one thread alone for batch `batch`.
 auto Alone(const Bytes& file, int batch, uint32_t seed) {
   Delegate* const delegate = MakeDelegate("1");
   Session session(file, delegate);
@@ -338,8 +338,7 @@ void RunAfterMeeting(void* host, int64_t count, void (*piece)(void* context, int
 }
 
 bool SameBytes(const HostTensor& a, const HostTensor& b) {
-  return a.shape == b.shape &&
-         std::memcmp(a.data.get(), b.data.get(), static_cast<size_t>(a.Bytes(kMostBytes))) == 0;
+  return a.shape == b.shape && std::memcmp(a.data.get(), b.data.get(), static_cast<size_t>(a.Bytes(kMostBytes))) == 0;
 }
 
 void TestOperator(const std::string& op_name, const HostNode& node, int64_t channels) {
@@ -349,7 +348,7 @@ void TestOperator(const std::string& op_name, const HostNode& node, int64_t chan
     if (op_name == each->get_name(each)) op = each;
   }
   if (op == nullptr) return Fail(name + " is not registered");
-  bnnedge::tflite::ThreadPool pool(kThreads);
+  bnnedge::ThreadPool pool(kThreads);
   Barrier barrier(kThreads);
   Meeting meeting{pool.AsParallel(), &barrier};
   const Parallel parallel{RunAfterMeeting, &meeting, kThreads};

@@ -1,5 +1,6 @@
-// Every Stem that this CPU supports against the reference, code by code, float by float and bit by bit, on awkward
-// sizes in both arithmetics, with several threads, whatever the workspace holds before; then what is rejected.
+// Compares every Stem that this CPU supports with the reference, code by code, float by float and bit by bit, on
+// awkward sizes in both arithmetics, with several threads and any contents of the workspace; then checks what is
+// rejected.
 //   stem_test [kernel name]
 #include <algorithm>
 #include <cmath>
@@ -13,24 +14,15 @@
 
 #include "bnnedge/conv_kernel.h"
 #include "bnnedge/stem_kernel.h"
+#include "guarded.h"
 
 namespace {
 
 using namespace bnnedge;
-
-int64_t failures = 0, cases = 0;
-
-void Fail(const std::string& what) {
-  if (++failures <= 20) std::fprintf(stderr, "FAIL %s\n", what.c_str());
-}
-
-uint32_t Random() {
-  static uint64_t state = 0x9e3779b97f4a7c15u;
-  state ^= state << 13;
-  state ^= state >> 7;
-  state ^= state << 17;
-  return static_cast<uint32_t>(state >> 32);
-}
+using test::cases;
+using test::Fail;
+using test::failures;
+using test::Random;
 
 int64_t Pick(const std::vector<int64_t>& values) { return values[Random() % values.size()]; }
 float Uniform(float low, float high) { return low + (high - low) * static_cast<float>(Random() >> 8) * 0x1p-24f; }
@@ -46,7 +38,7 @@ struct Case {
   StemWeights Weights() const { return {filter.data(), scale.data(), bias.data()}; }
 };
 
-void MakeWindow(int64_t most, const std::vector<int64_t>& strides, StemWindow* window) {
+void MakeWindow(int64_t most, const std::vector<int64_t>& strides, KernelWindow* window) {
   for (int axis = 0; axis < 2; ++axis) {
     window->kernel[axis] = 1 + static_cast<int64_t>(Random()) % most;
     window->strides[axis] = Pick(strides);
@@ -55,7 +47,8 @@ void MakeWindow(int64_t most, const std::vector<int64_t>& strides, StemWindow* w
   }
 }
 
-// Halves in both roundings are met on purpose: scales that are powers of two, images of multiples of half a step.
+// Half of the cases have scales that are powers of two and images of multiples of half a step, so that both roundings
+// meet halves.
 void FillNumbers(Case* c) {
   StemParams& p = c->params;
   const bool exact = Random() % 2 == 0;
@@ -84,8 +77,13 @@ void FillNumbers(Case* c) {
     c->image.push_back(exact ? 0.5f * step * static_cast<float>(static_cast<int32_t>(Random() % 600) - 300)
                              : Uniform(-140.0f * step, 140.0f * step));
   }
-  const float odd[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
-                       -std::numeric_limits<float>::infinity(), -0.0f, 3e38f, -3e38f, 1e-42f};
+  const float odd[] = {std::numeric_limits<float>::quiet_NaN(),
+                       std::numeric_limits<float>::infinity(),
+                       -std::numeric_limits<float>::infinity(),
+                       -0.0f,
+                       3e38f,
+                       -3e38f,
+                       1e-42f};
   for (const float value : odd) c->image[Random() % c->image.size()] = value;
 }
 
@@ -142,7 +140,7 @@ bool MakeCase(Case* c) {
 struct Results {
   std::vector<float> output;
   std::vector<uint32_t> bits;
-  std::vector<int8_t> entered, convolved, pooled;
+  std::vector<int8_t> quantized, convolved, pooled;
 };
 
 void RunAtOnce(void*, int64_t count, void (*piece)(void*, int64_t), void* context) {
@@ -171,7 +169,7 @@ bool Run(const Case& c, const char* kernel, bool with_codes, bool with_output, i
   const int64_t pixels = size.batch * size.out_height * size.out_width, channels = c.params.out_channels;
   const auto count = [](int64_t n) { return static_cast<size_t>(n); };
   StemTensors tensors{};
-  // In memory of its very size, for sanitizers.
+  // The image is in memory of exactly its size, for sanitizers.
   const std::vector<float> image = c.image;
   tensors.image = image.data();
   if (c.tail.adds_residual) tensors.residual = c.residual.data();
@@ -180,10 +178,10 @@ bool Run(const Case& c, const char* kernel, bool with_codes, bool with_output, i
   results->bits.assign(count(c.tail.writes_bits ? pixels * WordsFor(channels) : 0), 0xa5a5a5a5u);
   if (c.tail.writes_bits) tensors.bits = results->bits.data();
   if (with_codes) {
-    results->entered.resize(count(size.batch * size.folded_height * size.folded_width * c.params.FilterChannels()));
+    results->quantized.resize(count(size.batch * size.folded_height * size.folded_width * c.params.FilterChannels()));
     results->convolved.resize(count(size.batch * size.conv_height * size.conv_width * channels));
     results->pooled.resize(count(pixels * channels));
-    tensors.entered = results->entered.data();
+    tensors.quantized = results->quantized.data();
     tensors.convolved = results->convolved.data();
     tensors.pooled = results->pooled.data();
   }
@@ -217,7 +215,7 @@ void Test(const Case& c, const char* kernel) {
   const bool with_output = !c.tail.writes_bits || Random() % 2 == 0;
   if (!Run(c, "reference", true, with_output, 1, &expected)) return;
   if (!Run(c, kernel, true, with_output, 1, &found)) return;
-  Compare(expected.entered, found.entered, what + ": codes of the input");
+  Compare(expected.quantized, found.quantized, what + ": codes of the input");
   Compare(expected.convolved, found.convolved, what + ": codes of the convolution");
   Compare(expected.pooled, found.pooled, what + ": codes of the pool");
   Compare(expected.output, found.output, what + ": floats");

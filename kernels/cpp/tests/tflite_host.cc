@@ -296,8 +296,8 @@ struct Host::Implementation {
       zeros.push_back(static_cast<int32_t>(table.file().Read<int64_t>(at)));
     }
     own->zero_points.reset(MakeIntArray(zeros));
-    own->quantization = std::make_unique<AffineQuantization>(AffineQuantization{
-        floats, static_cast<IntArray*>(own->zero_points.get()), table.Scalar<int32_t>(6, 0)});
+    own->quantization = std::make_unique<AffineQuantization>(
+        AffineQuantization{floats, static_cast<IntArray*>(own->zero_points.get()), table.Scalar<int32_t>(6, 0)});
     tensor->quantization = own->quantization.get();
     if (scales.count != 1) return;
     tensor->scale = table.file().Read<float>(scales.at);
@@ -346,13 +346,13 @@ struct Host::Implementation {
       std::vector<int32_t> values;
       for (const auto& [slot, bytes] : row.slots) {
         const int32_t otherwise = builtin == 3 && slot >= 4 ? 1 : 0;  // CONV_2D's dilations
-        const int32_t value = !options      ? otherwise
+        const int32_t value = !options     ? otherwise
                               : bytes == 1 ? options.Scalar<int8_t>(slot, 0)
                                            : options.Scalar<int32_t>(slot, otherwise);
         values.push_back(value);
       }
       if (builtin == 3 || builtin == 17) values[0] += 1;  // the C interface counts paddings from 1
-      values.resize(8);  // what a later struct may have appended
+      values.resize(8);                                   // what a later struct may have appended
       node->builtin_data.reset(std::malloc(values.size() * sizeof(int32_t)));
       std::memcpy(node->builtin_data.get(), values.data(), values.size() * sizeof(int32_t));
       node->node.builtin_data = node->builtin_data.get();
@@ -454,8 +454,8 @@ struct Host::Implementation {
           if (output >= 0 && leaves(output)) out.insert(output);
         }
       }
-      next.push_back(AddDelegateNode(registration, delegate, subsets[s], {in.begin(), in.end()},
-                                     {out.begin(), out.end()}));
+      next.push_back(
+          AddDelegateNode(registration, delegate, subsets[s], {in.begin(), in.end()}, {out.begin(), out.end()}));
     }
     plan = std::move(next);
     return kOk;

@@ -1,7 +1,7 @@
 // The part of TensorFlow Lite's C interface that an external delegate meets, declared by hand: this library is built
 // without any of its headers and runs in every interpreter that keeps the layout below (tflite-runtime 2.14,
-// TensorFlow Lite 2.21, ai-edge-litert 1.0 to 2.3). Its policy is to append fields only, so each struct is declared up to
-// the last field that is used here; those that we hand out have room at the end for what may be appended.
+// TensorFlow Lite 2.21, ai-edge-litert 1.0 to 2.3). Its policy is to append fields only, so each struct is declared up
+// to the last field that is used here. Structs that this library hands out have room at the end for fields to come.
 #pragma once
 
 #include <cstddef>
@@ -42,7 +42,7 @@ enum class Builtin : int {
   kMinimum = 57,
 };
 
-// The same of operators that are claimed together with a CONV_2D only (stem_chain.h).
+// Numbers of BuiltinOperator that are claimed as a part of a stem only (stem_chain.h).
 enum StemCode : int { kDequantize = 6, kMaxPool2d = 17, kSpaceToDepth = 26, kQuantize = 114 };
 
 // Numbers of TfLitePadding.
@@ -65,7 +65,7 @@ struct FloatArray {
   float data[1];  // really [size]
 };
 
-// What Tensor.quantization points to for kAffineQuantization.
+// Tensor.quantization points to it if quantization_type is kAffineQuantization.
 struct AffineQuantization {
   FloatArray* scale;
   IntArray* zero_point;
@@ -104,7 +104,8 @@ struct Node {
   void* delegate;
 };
 
-// What Node.builtin_data points to, as far as it is read here; the interpreter fills it in.
+// Node.builtin_data points to one of the structs that follow, which the interpreter fills in. They are declared as far
+// as they are read here.
 struct ArithmeticParams {  // of ADD, SUB and MUL
   int activation;
 };

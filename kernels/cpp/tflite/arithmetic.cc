@@ -1,5 +1,6 @@
-// ADD, SUB and MUL with broadcasting, clips, alone or as the activation of these, and PRELU: every result is rounded once,
-// so that it is that of any other implementation. As in XNNPACK, NaN and -0.0 stay themselves through a clip.
+// ADD, SUB and MUL with broadcasting, PRELU, and clips, alone or as the activation of the others. Every operation
+// rounds once, so that any other implementation has the same results. As in XNNPACK, a clip does not change NaN and
+// -0.0.
 #include <algorithm>
 #include <cmath>
 
@@ -14,7 +15,7 @@ float Combined(float a, float b) {
   return code == Builtin::kMul ? a * b : code == Builtin::kSub ? a - b : a + b;
 }
 
-// to[i] = a[i or 0] op b[i or 0]. Three loops, because a step that is known makes them vectors. `a` may be `b`.
+// to[i] = a[i or 0] op b[i or 0]. There are three loops because compilers vectorise known steps. `a` may be `b`.
 template <Builtin code>
 void CombineAll(const float* a, bool a_moves, const float* b, bool b_moves, int64_t count, float* __restrict to) {
   if (a_moves && b_moves) {
@@ -30,7 +31,7 @@ void CombineAll(const float* a, bool a_moves, const float* b, bool b_moves, int6
   }
 }
 
-// Constants of the channels of `map`.
+// Whether `value` holds one constant for each channel of `map`.
 bool IsPerChannel(const Value& value, const Value& map) {
   return value.is_constant && value.Elements() == map.Channels() && value.Channels() == map.Channels();
 }
@@ -39,9 +40,7 @@ class Arithmetic : public PixelwiseOp {
  public:
   Arithmetic(Builtin code, Range range) : code_(code), range_(range) {}
 
-  const char* code() const override {
-    return code_ == Builtin::kMul ? "MUL" : code_ == Builtin::kSub ? "SUB" : "ADD";
-  }
+  const char* code() const override { return code_ == Builtin::kMul ? "MUL" : code_ == Builtin::kSub ? "SUB" : "ADD"; }
 
   void Prepare() override {
     Require(inputs.size() == kOperands && inputs[0] != nullptr && inputs[1] != nullptr,
@@ -71,13 +70,13 @@ class Arithmetic : public PixelwiseOp {
     }
   }
 
-  bool JoinTail(const Value& y, TailSteps* steps) const override {
+  bool JoinTail(const Value& y, TailBuilder* steps) const override {
     const bool is_first = inputs[0] == &y;
     const Value& other = *inputs[is_first ? 1 : 0];
     const bool adds = code_ == Builtin::kAdd;
     if (&other == &y || output->shape != y.shape || !(adds || (code_ == Builtin::kSub && is_first))) return false;
     const bool is_whole = other.Elements() == y.Elements();
-    // y - c is y + -c, exactly.
+    // y - c equals y + -c exactly.
     const bool joins = (IsPerChannel(other, y) && steps->Shift(other, adds ? 1.0f : -1.0f)) ||
                        (adds && (is_whole || other.is_constant) && steps->AddResidual(other));
     return joins && (range_.IsAll() || steps->Clip(range_.low, range_.high));
@@ -86,7 +85,7 @@ class Arithmetic : public PixelwiseOp {
  private:
   static constexpr size_t kOperands = 2;
 
-  // Where the numbers for an output pixel begin in a broadcast input.
+  // Computes where the values for an output pixel begin in an input that is broadcast.
   struct Operand {
     Operand() = default;
     Operand(const Value& value, const std::vector<int64_t>& out)
@@ -115,7 +114,7 @@ class Arithmetic : public PixelwiseOp {
     }
 
     bool is_whole = false, has_channels = false;
-    std::vector<int64_t> steps;  // an axis of the output, 0 where the input repeats
+    std::vector<int64_t> steps;  // for each axis of the output, 0 where the input repeats
   };
 
   std::vector<int64_t> BroadcastShape(const std::vector<int64_t>& a, const std::vector<int64_t>& b) const {
@@ -147,7 +146,7 @@ class Arithmetic : public PixelwiseOp {
   Operand operands_[kOperands];
 };
 
-// An operator on one float map and constants.
+// An operator that reads one float map and constants.
 class MapOp : public PixelwiseOp {
  protected:
   void CheckMap(size_t which, size_t count) {
@@ -175,7 +174,7 @@ class Clip : public MapOp {
 
   void Prepare() override { CheckMap(0, 1); }
 
-  bool JoinTail(const Value&, TailSteps* steps) const override { return steps->Clip(range_.low, range_.high); }
+  bool JoinTail(const Value&, TailBuilder* steps) const override { return steps->Clip(range_.low, range_.high); }
 
   void RunPixels(int64_t first, int64_t count) const override {
     const int64_t channels = output->Channels();
@@ -188,7 +187,7 @@ class Clip : public MapOp {
   Range range_;
 };
 
-// MAXIMUM and MINIMUM with a number.
+// MAXIMUM and MINIMUM of a map and one number.
 class Bound : public MapOp {
  public:
   explicit Bound(Builtin code) : raises_(code == Builtin::kMaximum) {}
@@ -208,7 +207,7 @@ class Bound : public MapOp {
     (raises_ ? range_.low : range_.high) = value;
   }
 
-  bool JoinTail(const Value&, TailSteps* steps) const override { return steps->Clip(range_.low, range_.high); }
+  bool JoinTail(const Value&, TailBuilder* steps) const override { return steps->Clip(range_.low, range_.high); }
 
   void RunPixels(int64_t first, int64_t count) const override {
     const int64_t channels = output->Channels();
@@ -224,7 +223,7 @@ class Bound : public MapOp {
   Range range_;
 };
 
-// y < 0 ? slope[o] * y : y
+// PRELU: y < 0 ? slope[o] * y : y.
 class PRelu : public MapOp {
  public:
   const char* code() const override { return "PRELU"; }
@@ -236,7 +235,7 @@ class PRelu : public MapOp {
                                                       ShapeText(inputs[1]->shape));
   }
 
-  bool JoinTail(const Value& y, TailSteps* steps) const override {
+  bool JoinTail(const Value& y, TailBuilder* steps) const override {
     return inputs[0] == &y && steps->Multiply(*inputs[1]);
   }
 

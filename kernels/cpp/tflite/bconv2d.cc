@@ -1,19 +1,22 @@
-// LceBconv2d. LCE's arithmetic, which this follows to the bit, in steps, with p the differing bits of a window and
-// K = kh * kw * channels / groups:
-//   1. s = K - 2 p, a = clamp(s, low, high) by the fused activation, in integers;
-//   2. float: y = a * gamma[o] + beta[o]; int8: y / scale + zero_point, rounded half away from zero, saturated;
-//   3. bits: 1 where p > tau[o]; gamma, beta and the activation do not count.
-// Fused: with v = 2 p = K - s, clamp(v, K - high, K - low) * (-gamma / scale) + ((beta + K * gamma) / scale + zero_point),
-// both factors formed in double and rounded to float once. The order decides about the last bit, so it is kept.
-//
-// Zero-padding: an outside tap counts half of its channels as differing bits, i.e. v grows by all of them, and s by 0.
-// It is exact for odd channel counts too, where LCE's reference kernel rounds, and for filters that reach beyond the
-// whole map, where its other kernels leave the padding out.
+// LceBconv2d, bit for bit in the arithmetic of LCE. Let p be the number of differing bits of a window and
+// K = kh * kw * channels / groups.
+//   1. s = K - 2 p, and a = clamp(s, low, high) by the fused activation, in integers.
+//   2. A float output is y = a * gamma[o] + beta[o], an int8 output is y / scale + zero_point, rounded half away from
+//      zero and saturated.
+//   3. A bit of the output is 1 where p > tau[o]; gamma, beta and the activation do not matter.
+//   4. Steps 1 and 2 in one, with v = 2 p = K - s:
+//        clamp(v, K - high, K - low) * (-gamma / scale) + ((beta + K * gamma) / scale + zero_point)
+//      Both factors are computed in double and rounded to float once. The order of these operations decides about the
+//      last bit, so it is LCE's.
+//   5. In zero-padding, half of the channels of a tap outside count as differing bits: v grows by all of them, s by 0.
+//      This is exact for odd numbers of channels too, where LCE's reference kernel rounds, and for filters that reach
+//      beyond the whole map, where its other kernels leave the padding out.
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <utility>
 
+#include "../workspace.h"
 #include "fuse.h"
 #include "signs.h"
 
@@ -21,11 +24,10 @@ namespace bnnedge::tflite {
 namespace {
 
 constexpr char kCode[] = "LceBconv2d";
-// v = 2 p is an int32.
+// The largest K for which v = 2 p is an int32.
 constexpr int64_t kMaxFanIn = (int64_t{1} << 30) - 1;
-// A filter dilated to a multiple of its map needs a padded copy of the map out of all proportion.
-constexpr int64_t kFreeWorkspaceBytes = int64_t{256} << 20;
-constexpr int64_t kWorkspacePerByte = 16;
+// A kernel may keep so many words of workspace for each word of the padded image.
+constexpr int64_t kWorkspaceWords = 4;
 
 enum Activation : int64_t { kNone = 0, kRelu = 1, kReluN1To1 = 2, kRelu6 = 3 };
 
@@ -39,7 +41,7 @@ class BConv : public ConvOp {
     p_.stride_height = Option(options, kCode, "stride_height", 1, kMaxOption);
     p_.stride_width = Option(options, kCode, "stride_width", 1, kMaxOption);
     same_ = Option(options, kCode, "padding", 0, 1) == 0;
-    // LCE takes any other activation for none.
+    // LCE treats any other activation as none.
     activation_ = Option(options, kCode, "fused_activation_function", INT32_MIN, INT32_MAX);
   }
 
@@ -52,8 +54,10 @@ class BConv : public ConvOp {
     Require(shape.size() == 4, "input must be [N, H, W, words], found " + ShapeText(shape));
     Require(shape[3] == p_.InWords(), std::to_string(p_.channels) + " channels take " + std::to_string(p_.InWords()) +
                                           " words, found input " + ShapeText(shape));
-    const Windows rows = Windows::Of(shape[1], Extent(p_.kernel_height, p_.dilation_height), p_.stride_height, same_);
-    const Windows columns = Windows::Of(shape[2], Extent(p_.kernel_width, p_.dilation_width), p_.stride_width, same_);
+    const PaddedAxis rows =
+        PaddedAxis::For(shape[1], Extent(p_.kernel_height, p_.dilation_height), p_.stride_height, same_);
+    const PaddedAxis columns =
+        PaddedAxis::For(shape[2], Extent(p_.kernel_width, p_.dilation_width), p_.stride_width, same_);
     Require(rows.count >= 1 && columns.count >= 1, "the filter does not fit into input " + ShapeText(shape));
     SetSize(shape, {rows.before, rows.after, columns.before, columns.after}, &p_);
     CheckPaddedSize();
@@ -61,12 +65,12 @@ class BConv : public ConvOp {
     output->shape = {shape[0], rows.count, columns.count, channels};
   }
 
-  void Plan(const char* kernel) override {
+  void Build(const char* kernel) override {
     BConv2dParams params = FusedParams(fusion);
-    Transform transform = transform_;
+    OutputTransform transform = transform_;
     std::vector<bool> negated;
     if (fusion.output == nullptr) {
-      transform = Transform{};
+      transform = OutputTransform{};
       transform.domain = Domain::kDoubledPopcount;
       transform.kind = OutputKind::kBits;
       transform.threshold = signs_.threshold;
@@ -113,7 +117,7 @@ class BConv : public ConvOp {
     return !same_ && std::max(pads[0], pads[1]) < height && std::max(pads[2], pads[3]) < width;
   }
 
-  bool CanHaveTail() const override { return transform_.kind == OutputKind::kFloat; }
+  bool CanFuseTail() const override { return transform_.kind == OutputKind::kFloat; }
   bool CanWriteBits() const override { return p_.groups == 1 || p_.out_channels / p_.groups % kWordBits == 0; }
 
   bool CanCompare(const Fusion& wanted) override {
@@ -151,18 +155,19 @@ class BConv : public ConvOp {
     MakeTransform();
   }
 
-  // Set ones would count as differing channels.
+  // Spare bits that are set would count as differing channels.
   void CheckSpareBits(const Value& filter) const {
     const int64_t used = p_.GroupChannels() % kWordBits, words = filter.Channels(), count = filter.Elements();
     if (used == 0) return;
     const uint32_t* const bits = filter.As<const uint32_t>();
     for (int64_t i = words - 1; i < count; i += words) {
       if (bits[i] >> used == 0) continue;
-      Fail("the filter has bits beyond its " + std::to_string(p_.GroupChannels()) + " channels; export the model again");
+      Fail("the filter has bits beyond its " + std::to_string(p_.GroupChannels()) +
+           " channels; export the model again");
     }
   }
 
-  // Per-channel parameters of input `which`.
+  // The parameters of all channels that are input `which`.
   template <typename T>
   const T* PerChannel(Input which, const char* role, Type type) const {
     Require(inputs[which] != nullptr, std::string("needs a ") + role + " for its output type");
@@ -175,12 +180,12 @@ class BConv : public ConvOp {
   }
 
   void MakeTransform() {
-    transform_ = Transform{};
+    transform_ = OutputTransform{};
     transform_.domain = Domain::kDoubledPopcount;
     if (output->Is(Type::kInt32)) {
       transform_.kind = OutputKind::kBits;
       const int32_t* const tau = PerChannel<int32_t>(kThreshold, "threshold", Type::kInt32);
-      // p > tau is 2 p > 2 tau; a threshold beyond int32 decides as the last one does.
+      // p > tau means 2 p > 2 tau, and thresholds beyond int32 decide like the last one.
       for (int64_t o = 0; o < p_.out_channels; ++o) {
         const int64_t doubled = std::clamp<int64_t>(int64_t{2} * tau[o], INT32_MIN, INT32_MAX);
         transform_.threshold.push_back(static_cast<int32_t>(doubled));
@@ -227,7 +232,7 @@ class BConv : public ConvOp {
     }
   }
 
-  // `pads`: top, bottom, left, right.
+  // `pads` are top, bottom, left, right.
   static void SetSize(const std::vector<int64_t>& shape, const std::array<int64_t, 4>& pads, BConv2dParams* p) {
     p->batch = shape[0];
     p->in_height = shape[1];
@@ -238,7 +243,7 @@ class BConv : public ConvOp {
     p->pad_right = pads[3];
   }
 
-  // With the padding that comes from another operator.
+  // The parameters, with the padding of a fused PAD.
   BConv2dParams FusedParams(const Fusion& wanted) const {
     BConv2dParams params = p_;
     if (wanted.pads == nullptr) return params;
@@ -248,8 +253,9 @@ class BConv : public ConvOp {
     return params;
   }
 
-  // A prepared convolution serves another size too; the padding of SAME may depend on the size.
-  void Make(const BConv2dParams& params, const Transform& transform, const std::vector<bool>& negated,
+  // Makes the convolution, or resizes it: a prepared convolution serves all sizes with the same padding, which may
+  // depend on the size in SAME.
+  void Make(const BConv2dParams& params, const OutputTransform& transform, const std::vector<bool>& negated,
             const char* kernel) {
     std::string error;
     if (conv_ != nullptr && IsSame(params, made_params_) && IsSame(transform, made_transform_) &&
@@ -274,16 +280,16 @@ class BConv : public ConvOp {
            a.pad_right == b.pad_right && a.pad_value == b.pad_value;
   }
 
-  static bool IsSame(const Transform& a, const Transform& b) {
+  static bool IsSame(const OutputTransform& a, const OutputTransform& b) {
     const Tail &s = a.tail, &t = b.tail;
-    return a.kind == b.kind && a.threshold == b.threshold && s.adds_residual == t.adds_residual &&
-           s.slope == t.slope && s.offset == t.offset && s.low == t.low && s.high == t.high &&
-           s.writes_bits == t.writes_bits && s.limit == t.limit;
+    return a.kind == b.kind && a.threshold == b.threshold && s.adds_residual == t.adds_residual && s.slope == t.slope &&
+           s.offset == t.offset && s.low == t.low && s.high == t.high && s.writes_bits == t.writes_bits &&
+           s.limit == t.limit;
   }
 
   int64_t WorkspaceLimit(const BConv2dParams& p) const {
     const int64_t pixels = p.batch * p.OutHeight() * p.OutWidth();
-    return kFreeWorkspaceBytes + kWorkspacePerByte * 4 * (inputs[kInput]->Elements() + pixels);
+    return ProportionateBytes(4 * (inputs[kInput]->Elements() + pixels));
   }
 
   void CheckPaddedSize() const {
@@ -296,7 +302,7 @@ class BConv : public ConvOp {
 
   void CheckWorkspace() {
     workspace_bytes = conv_->WorkspaceBytes();
-    Require(workspace_bytes >= 0 && workspace_bytes <= WorkspaceLimit(p_) * static_cast<int64_t>(sizeof(float)),
+    Require(workspace_bytes >= 0 && workspace_bytes <= kWorkspaceWords * WorkspaceLimit(p_),
             "needs " + std::to_string(workspace_bytes) + " bytes of workspace, which is out of proportion");
   }
 
@@ -305,12 +311,12 @@ class BConv : public ConvOp {
   bool same_;
   int64_t fan_in_ = 0;
   bool is_checked_ = false;
-  Transform transform_;  // of its own work alone
-  Signs signs_;          // if nobody needs floats
-  // As it was made last.
+  OutputTransform transform_;  // without fused operators
+  Signs signs_;                // for a fusion without a float output
+  // The convolution that was made last, and the arguments it was made with.
   std::unique_ptr<Conv> conv_;
   BConv2dParams made_params_{};
-  Transform made_transform_;
+  OutputTransform made_transform_;
   std::vector<bool> made_negated_;
 };
 

@@ -25,8 +25,8 @@ class BMaxPool : public Op {
     RequireType(*inputs[0], "input", Type::kInt32);
     RequireType(*output, "output", Type::kInt32);
     Require(shape.size() == 4, "input must be [N, H, W, words], found " + ShapeText(shape));
-    const Windows rows = Windows::Of(shape[1], p_.kernel_height, p_.stride_height, same_);
-    const Windows columns = Windows::Of(shape[2], p_.kernel_width, p_.stride_width, same_);
+    const PaddedAxis rows = PaddedAxis::For(shape[1], p_.kernel_height, p_.stride_height, same_);
+    const PaddedAxis columns = PaddedAxis::For(shape[2], p_.kernel_width, p_.stride_width, same_);
     Require(rows.count >= 1 && columns.count >= 1, "the window does not fit into input " + ShapeText(shape));
     p_.batch = shape[0];
     p_.in_height = shape[1];
@@ -46,7 +46,7 @@ class BMaxPool : public Op {
   }
 
  private:
-  // Output rows of all images.
+  // Computes output rows [first, last) of all images.
   void RunRows(int64_t first, int64_t last) const {
     BMaxPoolParams part = p_;
     part.batch = 1;

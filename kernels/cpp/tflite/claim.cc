@@ -32,7 +32,7 @@ class Graph {
 
 bool Is(const Tensor* tensor, Type type) { return tensor != nullptr && tensor->type == static_cast<int>(type); }
 
-// A tensor of 4-byte elements with axes that the kernels here can walk.
+// Whether the tensor has 4-byte elements and as many axes as the operators here support.
 bool IsMap(const Tensor* tensor) {
   return (Is(tensor, Type::kFloat32) || Is(tensor, Type::kInt32)) && tensor->dims != nullptr &&
          tensor->dims->size >= 1 && tensor->dims->size <= kLongestRank;
@@ -79,7 +79,8 @@ bool IsSubsample(const StridedSliceParams& params, const Tensor& input, const Te
 bool IsPointwise(const Graph& graph, const Node& node) {
   const Tensor *const input = graph.At(node.inputs, 0), *const filter = graph.At(node.inputs, 1);
   const int32_t inputs = Count(node.inputs);
-  if (inputs < 2 || inputs > 3 || node.builtin_data == nullptr || !IsFloatMap(input) || !IsFloatMap(filter)) return false;
+  if (inputs < 2 || inputs > 3 || node.builtin_data == nullptr || !IsFloatMap(input) || !IsFloatMap(filter))
+    return false;
   if (Rank(input) != 4 || Rank(filter) != 4) return false;
   const int32_t* const size = filter->dims->data;
   const int32_t filters = size[0], channels = size[3];
@@ -93,7 +94,7 @@ bool IsPointwise(const Graph& graph, const Node& node) {
          params.activation <= kActivationRelu6;
 }
 
-// `multiplies`: whether there is a kernel for IsPointwise.
+// `multiplies` says whether there is a kernel for IsPointwise.
 bool IsGlue(const Graph& graph, const Node& node, int builtin_code, bool multiplies) {
   const Tensor* const input = graph.At(node.inputs, 0);
   const Tensor* const second = graph.At(node.inputs, 1);
@@ -135,10 +136,10 @@ bool IsGlue(const Graph& graph, const Node& node, int builtin_code, bool multipl
   return false;
 }
 
-// kTable: a GATHER of constants alone, which may serve glue.
+// kTable is a GATHER of constants, which glue may read.
 enum class Kind { kOther, kOurs, kTable };
 
-struct Candidate {
+struct GraphNode {
   int32_t index;
   Kind kind;
   std::vector<int32_t> inputs, outputs;
@@ -156,15 +157,16 @@ bool AnyIn(const std::vector<int32_t>& items, const std::unordered_set<int32_t>&
   return false;
 }
 
-// How often a tensor changed hands: partitions of the delegate have odd levels, what runs between them has even ones.
+// Counts how often tensors go from the delegate to the interpreter or back. Partitions of the delegate have odd levels,
+// and operators between them have even ones.
 class Levels {
  public:
-  void Write(const Candidate& candidate) {
-    const bool is_ours = candidate.kind == Kind::kOurs;
+  void Write(const GraphNode& node_of_graph) {
+    const bool is_ours = node_of_graph.kind == Kind::kOurs;
     int level = is_ours ? 1 : 0;
-    for (const int32_t input : candidate.inputs) level = std::max(level, Of(input));
+    for (const int32_t input : node_of_graph.inputs) level = std::max(level, Of(input));
     if (level % 2 != (is_ours ? 1 : 0)) ++level;
-    for (const int32_t output : candidate.outputs) of_[output] = level;
+    for (const int32_t output : node_of_graph.outputs) of_[output] = level;
   }
 
   // Whether an operator with such inputs can join the partition that writes one of them, without making it wait for
@@ -184,14 +186,14 @@ class Levels {
   std::unordered_map<int32_t, int> of_;
 };
 
-std::vector<Candidate> Candidates(Context* context, bool multiplies) {
+std::vector<GraphNode> GraphNodes(Context* context, bool multiplies) {
   IntArray* plan = nullptr;
   if (context->get_execution_plan(context, &plan) != kOk) throw ModelError("the graph cannot be read");
-  // The plan is good only until the next call of the context.
+  // The context may free the plan in its next call.
   const std::vector<int32_t> nodes = Items(plan);
   std::unordered_set<int32_t> of_stems;
   for (const StemChain& chain : FindStems(context, nodes)) of_stems.insert(chain.nodes.begin(), chain.nodes.end());
-  std::vector<Candidate> candidates;
+  std::vector<GraphNode> graph_nodes;
   std::unordered_set<int32_t> tables;
   Levels levels;
   const Graph graph(context);
@@ -201,39 +203,39 @@ std::vector<Candidate> Candidates(Context* context, bool multiplies) {
     if (context->get_node_and_registration(context, index, &node, &registration) != kOk) {
       throw ModelError("node " + std::to_string(index) + " cannot be read");
     }
-    Candidate candidate{index, Kind::kOther, Items(node->inputs), Items(node->outputs)};
+    GraphNode node_of_graph{index, Kind::kOther, Items(node->inputs), Items(node->outputs)};
     if (IsLceOp(registration->custom_name) || of_stems.count(index) != 0) {
-      candidate.kind = Kind::kOurs;
+      node_of_graph.kind = Kind::kOurs;
     } else if (IsGlue(graph, *node, registration->builtin_code, multiplies)) {
       const bool gathers = registration->builtin_code == static_cast<int>(Builtin::kGather);
-      if (levels.Join(candidate.inputs)) {
-        candidate.kind = Kind::kOurs;
-      } else if (gathers && (IsConstant(graph.At(node->inputs, 0)) || AnyIn(candidate.inputs, tables))) {
-        candidate.kind = Kind::kTable;
-        tables.insert(candidate.outputs.begin(), candidate.outputs.end());
+      if (levels.Join(node_of_graph.inputs)) {
+        node_of_graph.kind = Kind::kOurs;
+      } else if (gathers && (IsConstant(graph.At(node->inputs, 0)) || AnyIn(node_of_graph.inputs, tables))) {
+        node_of_graph.kind = Kind::kTable;
+        tables.insert(node_of_graph.outputs.begin(), node_of_graph.outputs.end());
       }
     }
-    // A table is there from the beginning.
-    if (candidate.kind != Kind::kTable) levels.Write(candidate);
-    candidates.push_back(std::move(candidate));
+    // A table is computed before the first inference, so that nothing waits for it.
+    if (node_of_graph.kind != Kind::kTable) levels.Write(node_of_graph);
+    graph_nodes.push_back(std::move(node_of_graph));
   }
-  return candidates;
+  return graph_nodes;
 }
 
 }  // namespace
 
 std::vector<int32_t> ClaimedNodes(Context* context, const std::string& kernel) {
-  std::string error;  // of a name in the environment; who plans to use it says so
+  std::string error;  // a wrong name in the environment is reported where a kernel is made
   const char* const selected = SelectConvKernel(kernel.empty() ? nullptr : kernel.c_str(), &error);
   const bool multiplies = selected != nullptr && FindPointwiseKernel(selected) != nullptr;
-  const std::vector<Candidate> candidates = Candidates(context, multiplies);
+  const std::vector<GraphNode> graph_nodes = GraphNodes(context, multiplies);
   std::unordered_set<int32_t> needed;
   std::vector<int32_t> claimed;
-  for (auto candidate = candidates.rbegin(); candidate != candidates.rend(); ++candidate) {
-    const bool serves = candidate->kind == Kind::kTable && AnyIn(candidate->outputs, needed);
-    if (candidate->kind != Kind::kOurs && !serves) continue;
-    claimed.push_back(candidate->index);
-    needed.insert(candidate->inputs.begin(), candidate->inputs.end());
+  for (auto node_of_graph = graph_nodes.rbegin(); node_of_graph != graph_nodes.rend(); ++node_of_graph) {
+    const bool serves = node_of_graph->kind == Kind::kTable && AnyIn(node_of_graph->outputs, needed);
+    if (node_of_graph->kind != Kind::kOurs && !serves) continue;
+    claimed.push_back(node_of_graph->index);
+    needed.insert(node_of_graph->inputs.begin(), node_of_graph->inputs.end());
   }
   return {claimed.rbegin(), claimed.rend()};
 }

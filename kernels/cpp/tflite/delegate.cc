@@ -1,8 +1,8 @@
-// The delegate: claims the operators of Larq Compute Engine in a graph, and what lies between them (claim.h), and runs
-// them on bnnedge's kernels, so that LCE files run in any TensorFlow Lite or LiteRT interpreter that loads external
+// The delegate claims the operators of Larq Compute Engine in a graph, and operators between them (claim.h), and runs
+// them on bnnedge's kernels. So LCE files run in any TensorFlow Lite or LiteRT interpreter that loads external
 // delegates.
 //
-// Options: `threads` (default: the interpreter's), `kernel` (default: the fastest that this CPU supports).
+// Its options are `threads` (default: the interpreter's number) and `kernel` (default: the fastest on this CPU).
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -13,12 +13,12 @@
 #include <string>
 #include <vector>
 
+#include "../thread_pool.h"
 #include "abi.h"
 #include "bnnedge/conv.h"
 #include "claim.h"
 #include "op.h"
 #include "partition.h"
-#include "thread_pool.h"
 
 #if defined(_WIN32)
 #define BNNEDGE_PLUGIN extern "C" __declspec(dllexport)
@@ -32,11 +32,11 @@ namespace {
 constexpr int kMostThreads = 256;
 
 struct Options {
-  int threads = 0;  // 0: the interpreter's
+  int threads = 0;  // 0: the interpreter's number
   std::string kernel;
 };
 
-// A message of one line; exceptions end here.
+// Runs `body` and reports an exception in one line; none may leave this library.
 template <typename Body>
 Status Guard(Context* context, const Body& body) {
   try {
@@ -63,7 +63,7 @@ class BnnedgeDelegate {
 
   const std::string& kernel() const { return options_.kernel; }
 
-  // Partitions keep the pool: the interpreter may be released after the delegate.
+  // Partitions share the pool, because the interpreter may be released after the delegate.
   std::shared_ptr<ThreadPool> Pool(const Context& context) {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (pool_ == nullptr) {
@@ -82,7 +82,8 @@ class BnnedgeDelegate {
   Delegate abi_{};
 };
 
-// What the interpreter keeps for a claimed node. A graph that cannot be run is reported by Prepare: `init` has no way.
+// The user data of a claimed node. `init` cannot report that a graph cannot be run, so it leaves the error here and
+// `prepare` reports it.
 struct State {
   std::unique_ptr<Partition> partition;
   std::string error;
@@ -99,7 +100,7 @@ void* InitPartition(Context* context, const char* buffer, size_t) {
     try {
       if (state != nullptr) state->error = error.what();
     } catch (const std::exception&) {
-      // Out of memory even for the message: an empty one without a partition says as much.
+      // There is no memory for the message. A state without partition and message is reported as out of memory.
     }
   }
   return state;
@@ -136,7 +137,7 @@ Registration PartitionRegistration() {
 
 Status BnnedgeDelegate::Prepare(Context* context, Delegate* delegate) {
   return Guard(context, [&] {
-    // [0] is the count of what follows, as in an IntArray.
+    // [0] is the number of the elements that follow, as in an IntArray.
     std::vector<int32_t> claimed = ClaimedNodes(context, BnnedgeDelegate::Of(delegate)->kernel());
     claimed.insert(claimed.begin(), 0);
     claimed[0] = static_cast<int32_t>(claimed.size() - 1);
@@ -190,8 +191,7 @@ Options ParseOptions(char** keys, char** values, size_t count) {
 BNNEDGE_PLUGIN void* tflite_plugin_create_delegate(char** keys, char** values, size_t count,
                                                    void (*report_error)(const char*)) {
   try {
-    auto* const delegate =
-        new bnnedge::tflite::BnnedgeDelegate(bnnedge::tflite::ParseOptions(keys, values, count));
+    auto* const delegate = new bnnedge::tflite::BnnedgeDelegate(bnnedge::tflite::ParseOptions(keys, values, count));
     return delegate->abi();
   } catch (const std::exception& error) {
     if (report_error != nullptr) report_error(error.what());

@@ -1,6 +1,7 @@
-// The format, from the end of the blob backwards: root width; root type (type << 2 | log2 of the width of its elements);
-// root value, for a map an offset back to its values. In front of the values lie their count, the width of the keys,
-// and an offset back to the keys; behind them one type byte each. A key is an offset back to a NUL-terminated string.
+// The format from the end of the blob backwards is: the width of the root; its type (type << 2 | log2 of the width of
+// its elements); its value, which for a map is an offset back to the map's values. In front of the values lie an offset
+// back to the keys, the width of the keys, and the number of values. One type byte for each value lies behind them. A
+// key is an offset back to a NUL-terminated string.
 #include "flexbuffer.h"
 
 #include <cstring>
@@ -48,10 +49,11 @@ bool FlexMap::Open() {
       !ReadUint(prefix + 2 * value_width_, value_width_, &count)) {
     return false;
   }
-  if (offset > static_cast<uint64_t>(prefix) || key_width > 8 || !IsWidth(static_cast<int64_t>(key_width))) return false;
+  if (offset > static_cast<uint64_t>(prefix) || key_width > 8 || !IsWidth(static_cast<int64_t>(key_width)))
+    return false;
   keys_ = prefix - static_cast<int64_t>(offset);
   key_width_ = static_cast<int64_t>(key_width);
-  // Bounds the count before it is multiplied: each value takes its width and a type byte.
+  // The count is bounded before it is multiplied: each value takes its width and a type byte.
   if (count > static_cast<uint64_t>(size_ - values_) / static_cast<uint64_t>(value_width_ + 1)) return false;
   if (!ReadUint(keys_ - key_width_, key_width_, &key_count) || key_count != count) return false;
   count_ = static_cast<int64_t>(count);
@@ -83,7 +85,8 @@ FlexMap::Found FlexMap::Find(const char* key, int64_t* value) const {
     }
     if (type == kInt) return ReadInt(at, width, value) ? Found::kInteger : Found::kNotAnInteger;
     uint64_t bits = 0;
-    if ((type != kUint && type != kBool) || !ReadUint(at, width, &bits) || bits > INT64_MAX) return Found::kNotAnInteger;
+    if ((type != kUint && type != kBool) || !ReadUint(at, width, &bits) || bits > INT64_MAX)
+      return Found::kNotAnInteger;
     *value = static_cast<int64_t>(bits);
     return Found::kInteger;
   }

@@ -6,12 +6,12 @@
 
 namespace bnnedge::tflite {
 
-// Every offset, width and count is checked against the blob before it is followed.
+// A map that checks every offset, width and count against the blob before it follows them.
 class FlexMap {
  public:
   FlexMap(const void* data, int64_t size);
 
-  // Whether the blob is a map at all; `Find` on another one finds nothing.
+  // Whether the blob is a map at all. If it is not, `Find` finds nothing.
   bool valid() const { return count_ >= 0; }
 
   enum class Found { kMissing, kNotAnInteger, kInteger };

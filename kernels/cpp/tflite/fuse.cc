@@ -28,7 +28,7 @@ class Fuser {
       conv->fusion.input = conv->inputs[0];
       conv->fusion.output = conv->output;
       TakePad(conv);
-      if (conv->CanHaveTail()) TakeTail(i, conv);
+      if (conv->CanFuseTail()) TakeTail(i, conv);
     }
     DropPads();
     std::vector<size_t> left;
@@ -42,9 +42,9 @@ class Fuser {
   }
 
  private:
-  // The way of results through other operators.
+  // The operators that the results of a convolution go through, up to a value that is the end of the way.
   struct Way {
-    TailSteps steps;
+    TailBuilder steps;
     Value* end;
     Value* bits = nullptr;
     bool ends_unread = false;
@@ -63,7 +63,7 @@ class Fuser {
     conv->fusion.pads = pad.PadsBits();
   }
 
-  // Those that all readers have made their own work.
+  // Drops the padding operators that all their readers fuse.
   void DropPads() {
     for (size_t i = 0; i < ops_.size(); ++i) {
       const Value* const padded = ops_[i]->output;
@@ -99,7 +99,7 @@ class Fuser {
     places_[index] = way.place;
   }
 
-  // Takes what reads the end of the way. Returns whether it goes on.
+  // Adds the operator that reads the end of the way. Returns whether the way goes on.
   bool TakeNext(size_t index, const ConvOp& conv, Way* way) {
     Value* const y = way->end;
     size_t next = kNone;
@@ -112,14 +112,14 @@ class Fuser {
     way->ends_unread = !must_stay && next == kNone;
     if (must_stay || next == kNone) return false;
     const Op& op = *ops_[next];
-    TailSteps steps = way->steps;
+    TailBuilder steps = way->steps;
     if (!op.JoinTail(*y, &steps)) return false;
     if (steps.residual() != way->steps.residual()) {
       const auto writer = writer_.find(steps.residual());
       if (writer != writer_.end()) {
-        // A later convolution that adds these results to its own need not wait for anything.
+        // The other summand comes from a later convolution, which can add these results to its own without waiting.
         const ConvOp* const other = ops_[writer->second]->AsConv();
-        if (writer->second > index && other != nullptr && other->CanHaveTail()) return false;
+        if (writer->second > index && other != nullptr && other->CanFuseTail()) return false;
         way->place = next;
       }
     }
@@ -138,7 +138,7 @@ class Fuser {
       return true;
     }
     const auto& after = Readers(op.output);
-    TailSteps shift;
+    TailBuilder shift;
     if (!op.output->is_private || after.size() != 1 || !ops_[after[0]]->PacksFloatSigns() ||
         !op.JoinTail(*way->end, &shift) || !shift.IsShift() || !way->steps.TakeSigns(&shift)) {
       return false;
@@ -149,49 +149,49 @@ class Fuser {
   }
 
   const std::vector<std::unique_ptr<Op>>& ops_;
-  std::vector<size_t> places_;  // kNone: part of another
+  std::vector<size_t> places_;  // by operator; kNone: it is fused into another
   std::unordered_map<const Value*, size_t> writer_;
   std::unordered_map<const Value*, std::vector<size_t>> readers_;
 };
 
 }  // namespace
 
-bool TailSteps::Advance(Step step) {
+bool TailBuilder::Advance(Step step) {
   if (tail_.writes_bits || step <= last_) return false;
   last_ = step;
   return true;
 }
 
-bool TailSteps::AddResidual(const Value& value) {
+bool TailBuilder::AddResidual(const Value& value) {
   if (!Advance(kResidual)) return false;
   tail_.adds_residual = true;
   residual_ = &value;
   return true;
 }
 
-bool TailSteps::Multiply(const Value& slope) {
+bool TailBuilder::Multiply(const Value& slope) {
   if (!Advance(kSlope)) return false;
   tail_.slope.assign(slope.As<const float>(), slope.As<const float>() + slope.Elements());
   return true;
 }
 
-bool TailSteps::Shift(const Value& offset, float factor) {
+bool TailBuilder::Shift(const Value& offset, float factor) {
   if (!Advance(kOffset)) return false;
   tail_.offset.assign(offset.As<const float>(), offset.As<const float>() + offset.Elements());
   for (float& value : tail_.offset) value *= factor;
   return true;
 }
 
-bool TailSteps::Clip(float low, float high) {
+bool TailBuilder::Clip(float low, float high) {
   if (tail_.writes_bits && (!tail_.limit.empty() || !(low < 0.0f) || !(high >= 0.0f))) return false;
-  // clip(clip(y)) is one clip.
+  // A clip of a clip is one clip.
   tail_.low = std::min(std::max(tail_.low, low), high);
   tail_.high = std::min(std::max(tail_.high, low), high);
   last_ = kClip;
   return true;
 }
 
-bool TailSteps::TakeSigns(const TailSteps* shift) {
+bool TailBuilder::TakeSigns(const TailBuilder* shift) {
   if (tail_.writes_bits) return false;
   if (shift != nullptr) {
     tail_.limit = shift->tail_.offset;

@@ -3,12 +3,13 @@
 #include <algorithm>
 #include <cstring>
 
+#include "../workspace.h"
+#include "bnnedge/output_size.h"
+
 namespace bnnedge::tflite {
 namespace {
 
 constexpr int64_t kMaxElements = int64_t{1} << 40;
-constexpr int64_t kFreeBytes = int64_t{256} << 20;
-constexpr int64_t kBytesPerInputByte = 16;
 
 int64_t Bytes(const Value& value) { return value.Elements() * ElementBytes(value.type); }
 
@@ -70,14 +71,15 @@ std::vector<const Value*> Op::Reads() const {
 }
 
 void Op::RequireType(const Value& value, const char* role, Type wanted) const {
-  Require(value.Is(wanted), std::string(role) + " must be " + TypeName(static_cast<int>(wanted)) + ", found " +
-                                TypeName(value.type));
+  Require(value.Is(wanted),
+          std::string(role) + " must be " + TypeName(static_cast<int>(wanted)) + ", found " + TypeName(value.type));
 }
 
 void Op::RequireProportion() const {
-  int64_t limit = kFreeBytes;
-  for (const Value* input : inputs) limit += input == nullptr ? 0 : kBytesPerInputByte * Bytes(*input);
-  Require(Bytes(*output) <= limit, "output " + ShapeText(output->shape) + " is out of proportion to the inputs");
+  int64_t input_bytes = 0;
+  for (const Value* input : inputs) input_bytes += input == nullptr ? 0 : Bytes(*input);
+  Require(Bytes(*output) <= ProportionateBytes(input_bytes),
+          "output " + ShapeText(output->shape) + " is out of proportion to the inputs");
 }
 
 int64_t PixelwiseOp::PixelBytes() const {
@@ -149,8 +151,8 @@ int64_t Option(const FlexMap& options, const char* op, const char* key, int64_t 
                    std::to_string(most) + "], found " + got + "; export the model again");
 }
 
-Windows Windows::Of(int64_t size, int64_t extent, int64_t stride, bool same) {
-  if (!same) return {0, 0, size < extent ? 0 : (size - extent) / stride + 1};
+PaddedAxis PaddedAxis::For(int64_t size, int64_t extent, int64_t stride, bool same) {
+  if (!same) return {0, 0, OutputSize(size, extent, stride, 1, 0)};
   const int64_t count = (size - 1) / stride + 1;
   const int64_t total = std::max<int64_t>((count - 1) * stride + extent - size, 0);
   return {total / 2, total - total / 2, count};

@@ -1,4 +1,4 @@
-// One operator inside a partition: its shapes, then its work.
+// One operator of a partition.
 #pragma once
 
 #include <cstdint>
@@ -13,15 +13,15 @@
 
 namespace bnnedge::tflite {
 
-// What is wrong with a model, in one line. Caught at the C boundary.
+// Says in one line what is wrong with a model. It is caught at the C boundary.
 class ModelError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
-// A tensor that an operator reads or writes. In `Prepare` the shapes count, in `Run` the data.
+// A tensor that an operator reads or writes. `Op::Prepare` uses its shape, `Op::Run` its data.
 struct Value {
-  int index = kOptionalTensor;  // in the interpreter
+  int index = kOptionalTensor;  // number in the interpreter
   std::string name;
   int type = 0;
   std::vector<int64_t> shape;
@@ -29,8 +29,8 @@ struct Value {
   int32_t zero_point = 0;
   bool has_quantization = false;
   bool is_constant = false;
-  bool is_private = false;  // written here, and read by nobody outside of the partition
-  void* data = nullptr;     // of a constant also in `Prepare`
+  bool is_private = false;  // written in the partition, and read by nothing outside of it
+  void* data = nullptr;     // set for `Run`; for a constant, in `Prepare` too
 
   bool Is(Type wanted) const { return type == static_cast<int>(wanted); }
   int64_t Elements() const;
@@ -42,7 +42,7 @@ struct Value {
   }
 };
 
-// Bytes of one element, 0 for a type that no operator here knows.
+// The bytes of one element, 0 for a type that no operator here knows.
 int64_t ElementBytes(int type);
 std::string TypeName(int type);
 std::string ShapeText(const std::vector<int64_t>& shape);
@@ -53,7 +53,7 @@ struct RunContext {
 };
 
 class ConvOp;
-class TailSteps;
+class TailBuilder;
 
 class Op {
  public:
@@ -62,32 +62,34 @@ class Op {
   // Reads the shapes of the inputs and writes that of the output. Called again for each new input size. Throws
   // ModelError.
   virtual void Prepare() = 0;
-  // Makes what `Run` needs and sets `workspace_bytes`, once all are prepared and Fuse has settled which of them run.
-  // Throws ModelError.
-  virtual void Plan(const char* /*kernel*/) {}
+  // Builds everything that `Run` needs and sets `workspace_bytes`. It is called once all operators are prepared and
+  // Fuse has chosen those that run. Throws ModelError.
+  virtual void Build(const char* /*kernel*/) {}
   // Allocates nothing and does not fail.
   virtual void Run(const RunContext& context) const = 0;
   // Whether a pixel of the output (all axes but the last) needs no other pixel of those inputs that have as many pixels
-  // as the output. Then `RunPixels` does part of the work, and neighbours can pass pixels on while they are in cache.
+  // as the output. Such an operator computes any range of pixels by `RunPixels`, so that the next operator can read
+  // them while they are in the cache.
   virtual bool IsPixelwise() const { return false; }
   virtual void RunPixels(int64_t /*first*/, int64_t /*count*/) const {}
 
-  // What `Run` reads, without absent inputs, and writes.
+  // The values that `Run` reads, without absent inputs, and those that it writes.
   virtual std::vector<const Value*> Reads() const;
   virtual std::vector<Value*> Writes() const { return {output}; }
-  // What the first of Writes may overwrite, as each of its elements is read just before its own; or nullptr.
+  // The value whose memory the first of Writes may take, because each element is read just before it is overwritten; or
+  // nullptr.
   virtual const Value* InPlace() const { return nullptr; }
 
   // For Fuse (fuse.h).
   virtual ConvOp* AsConv() { return nullptr; }
-  // Whether a convolution with results `y` can do this operator's work as a further step of its tail.
-  virtual bool JoinTail(const Value& /*y*/, TailSteps* /*steps*/) const { return false; }
-  // If the operator packs the signs of its only input.
+  // Adds this operator to the tail of a convolution with results `y`. Returns whether that is possible.
+  virtual bool JoinTail(const Value& /*y*/, TailBuilder* /*steps*/) const { return false; }
+  // Whether the operator packs the signs of its only input.
   virtual bool PacksFloatSigns() const { return false; }
-  // If it pads packed maps by rows and columns of +1: {top, bottom, left, right}, else nullptr.
+  // {top, bottom, left, right} if the operator pads packed maps by rows and columns of +1, else nullptr.
   virtual const int64_t* PadsBits() const { return nullptr; }
 
-  // One an input; nullptr for an optional one that is absent.
+  // One value for each input; nullptr for an optional input that is absent.
   std::vector<Value*> inputs;
   Value* output = nullptr;
   int64_t workspace_bytes = 0;
@@ -98,23 +100,23 @@ class Op {
     if (!holds) Fail(what);
   }
   void RequireType(const Value& value, const char* role, Type wanted) const;
-  // A few bytes of a file can ask for an output of any size.
+  // Fails if the output is out of proportion to the inputs, see ProportionateBytes.
   void RequireProportion() const;
 };
 
-// An operator of which each output pixel depends on the same pixel of its inputs only.
+// An operator whose output pixels depend only on the same pixels of its inputs.
 class PixelwiseOp : public Op {
  public:
   bool IsPixelwise() const final { return true; }
   void Run(const RunContext& context) const final;
-  // Bytes touched for one pixel.
+  // The bytes that one pixel reads and writes.
   int64_t PixelBytes() const;
 };
 
-// nullptr if `code` is none of LCE's operators.
+// Returns nullptr if `code` is none of LCE's operators.
 std::unique_ptr<Op> MakeOp(const char* code, const FlexMap& options);
 bool IsLceOp(const char* code);
-// nullptr if the builtin operator is none of those that claim.h lists. `params` is its builtin_data.
+// Returns nullptr if the builtin operator is none of those that claim.h lists. `params` is its builtin_data.
 std::unique_ptr<Op> MakeBuiltinOp(int code, const void* params);
 
 std::unique_ptr<Op> MakeQuantize();
@@ -122,7 +124,7 @@ std::unique_ptr<Op> MakeDequantize();
 std::unique_ptr<Op> MakeBConv2d(const FlexMap& options);
 std::unique_ptr<Op> MakeBMaxPool2d(const FlexMap& options);
 std::unique_ptr<Op> MakeArithmetic(Builtin code, int activation);
-std::unique_ptr<Op> MakeClip(Builtin code);   // RELU and its kin
+std::unique_ptr<Op> MakeClip(Builtin code);   // RELU, RELU_N1_TO_1, RELU6
 std::unique_ptr<Op> MakeBound(Builtin code);  // MAXIMUM, MINIMUM
 std::unique_ptr<Op> MakePRelu();
 std::unique_ptr<Op> MakePad();
@@ -130,34 +132,35 @@ std::unique_ptr<Op> MakeSubsample();
 std::unique_ptr<Op> MakeGather(int axis);
 std::unique_ptr<Op> MakePointwise(const ConvParams& params);
 
-// The tensors of a chain (stem_chain.h) inside it, as far as it has them.
+// The tensors between the operators of a stem (stem_chain.h); nullptr for those that it does not have.
 struct StemChain;
 struct StemValues {
-  Value *entered, *convolved, *pooled;
+  Value *quantized, *convolved, *pooled;
   std::vector<const Value*> inner;
 };
-// To be given the image, the filter and the bias.
+// Its inputs are the image, the filter and the bias.
 std::unique_ptr<Op> MakeStem(StemChain chain, const StemValues& values);
 
-// An option within [least, most]. `otherwise` is taken for a missing one unless it is outside of these bounds too.
+// Reads an option within [least, most]. A missing one is `otherwise`, or an error if that is outside of these bounds.
 int64_t Option(const FlexMap& options, const char* op, const char* key, int64_t least, int64_t most,
                int64_t otherwise = INT64_MIN);
 constexpr int64_t kMaxOption = INT32_MAX;
 
-// TensorFlow's sliding windows along one axis. `extent` is the reach of a window, dilation included.
-struct Windows {
+// TensorFlow's padding of one axis and the number of windows on it. `extent` is the reach of a window, with dilation.
+struct PaddedAxis {
   int64_t before, after, count;
-  static Windows Of(int64_t size, int64_t extent, int64_t stride, bool same);
+  static PaddedAxis For(int64_t size, int64_t extent, int64_t stride, bool same);
 };
 
-// How many elements make a slice, which stays in the first cache. `cost`: bytes touched per element.
+// The number of elements of a slice that stays in the first-level cache. `cost` is the number of bytes that one element
+// reads and writes.
 inline int64_t SliceLength(int64_t cost) {
   constexpr int64_t kSliceBytes = 32 * 1024;
   return cost >= kSliceBytes ? 1 : kSliceBytes / (cost > 0 ? cost : 1);
 }
 
-// Calls body(first, count) for parts of [0, total), one a thread where `total * cost` is worth it. All operators that
-// walk over the rows of a map in order get the same parts, so that a thread finds in its cache what it wrote before.
+// Calls body(first, count) for parts of [0, total), one part a thread if `total * cost` is worth it. All operators that
+// go over the rows of a map in order get the same parts, so that a thread finds in its cache what it wrote before.
 template <typename Body>
 void ForParts(const Parallel& parallel, int64_t total, int64_t cost, const Body& body) {
   const int64_t worth = total / SliceLength(cost);

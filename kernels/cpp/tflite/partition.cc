@@ -12,7 +12,7 @@ namespace {
 
 constexpr size_t kLongestName = 80;
 
-// A name fit for an error of one line.
+// A name without control characters, for an error of one line.
 std::string CleanName(const char* name, int index) {
   if (name == nullptr || *name == '\0') return "tensor " + std::to_string(index);
   std::string clean(name, std::min(std::strlen(name), kLongestName));
@@ -65,7 +65,7 @@ void Partition::AddStem(Context* context, const StemChain& chain) {
   const auto output = [&](int32_t tensor) { return tensor == kOptionalTensor ? nullptr : Output(context, tensor); };
   const std::vector<Value*> inputs{Input(context, chain.image), Input(context, chain.filter),
                                    Input(context, chain.bias)};
-  StemValues values{output(chain.entered), output(chain.convolved), output(chain.pooled), {}};
+  StemValues values{output(chain.quantized), output(chain.convolved), output(chain.pooled), {}};
   for (const int32_t tensor : chain.inner) values.inner.push_back(output(tensor));
   Value* const floats = output(chain.floats);
   std::unique_ptr<Op> op = MakeStem(chain, values);
@@ -92,7 +92,7 @@ void Partition::AddNode(Context* context, int index) {
     op = MakeBuiltinOp(registration->builtin_code, node->builtin_data);
   }
   if (op == nullptr) throw ModelError("node " + std::to_string(index) + " is no operator of this delegate");
-  // Inputs first: an operator that reads its own output reads it before it is written.
+  // Inputs come first, so that an operator that reads its own output is found to read it before it is written.
   for (const int tensor : Items(node->inputs)) {
     op->inputs.push_back(tensor == kOptionalTensor ? nullptr : Input(context, tensor));
   }
@@ -163,7 +163,7 @@ void Partition::ResizeOutput(Context* context, const Slot& slot) {
   auto* const dims = static_cast<IntArray*>(std::malloc(sizeof(int32_t) * (rank + 1)));
   if (dims == nullptr) throw std::bad_alloc();
   dims->size = static_cast<int32_t>(rank);
-  // Element counts were checked to be below 2^40, single axes come from int32 or are smaller than one.
+  // All axes fit int32: they come from one, or are smaller than an axis that does.
   std::transform(value.shape.begin(), value.shape.end(), dims->data, [](int64_t n) { return static_cast<int32_t>(n); });
   if (context->resize_tensor(context, tensor, dims) != kOk) {
     throw ModelError("'" + value.name + "' cannot be resized to " + ShapeText(value.shape));
@@ -179,14 +179,14 @@ void Partition::Prepare(Context* context) {
     op->output->Elements();
   }
   running_ = Fuse(ops_);
-  for (Op* op : running_) op->Plan(kernel_.empty() ? nullptr : kernel_.c_str());
+  for (Op* op : running_) op->Build(kernel_.empty() ? nullptr : kernel_.c_str());
   for (const Slot* slot : order_) {
     if (slot->role == Role::kLeaving) ResizeOutput(context, *slot);
   }
   Allocate();
 }
 
-// The pixels of neighbours that are pixelwise stay in cache from one to the next.
+// Neighbouring pixelwise operators become one step, so that slices of pixels stay in the cache from one to the next.
 void Partition::MakeSteps() {
   steps_.clear();
   for (const Op* op : running_) {
@@ -233,7 +233,8 @@ void Partition::NoteLifetimes() {
   }
 }
 
-// The largest first, each at the lowest place that is free during its steps. Returns the bytes taken by all.
+// Places private tensors, the largest first, each at the lowest offset that is free during its steps. Returns the bytes
+// that all of them take.
 int64_t Partition::PlacePrivate() {
   std::vector<Slot*> waiting, placed;  // `placed` in order of offsets
   for (Slot* slot : order_) {

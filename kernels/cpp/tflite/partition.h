@@ -6,22 +6,22 @@
 #include <unordered_map>
 #include <vector>
 
+#include "../thread_pool.h"
 #include "abi.h"
 #include "bnnedge/aligned.h"
 #include "op.h"
 #include "stem_chain.h"
-#include "thread_pool.h"
 
 namespace bnnedge::tflite {
 
-// The interpreter knows the tensors that enter and leave. Those between the operators are *private*: the interpreter
-// gives them no memory, so they get their own here, and the shapes that the file states for them are not relied on.
+// The interpreter knows the tensors that enter and leave. Tensors between the operators are *private*: the interpreter
+// gives them no memory, so that the partition does, and the shapes that the file states for them are not relied on.
 class Partition {
  public:
   // Throws ModelError for a graph that cannot be run.
   Partition(Context* context, const DelegateParams& params, std::shared_ptr<ThreadPool> pool, std::string kernel);
 
-  // Shapes, outputs of the interpreter, memory. Everything that inference needs is allocated here.
+  // Computes all shapes, resizes the outputs of the interpreter, and allocates all memory that inference needs.
   void Prepare(Context* context);
   void Run(Context* context);
 
@@ -31,16 +31,16 @@ class Partition {
   struct Slot {
     Value value;
     Role role = Role::kPrivate;
-    bool is_written = false;  // by an operator seen so far
-    // Of a private tensor that a step writes: its place in memory_, which others share that are not needed in the same
-    // steps, or that of another which it replaces piece by piece.
+    bool is_written = false;  // by one of the operators added so far
+    // A private tensor that a step writes needs a place in memory_. Tensors that are not needed in the same steps share
+    // a place; so does a tensor that replaces another one element by element.
     bool needs_place = false;
     Slot* in_place_of = nullptr;
     int64_t offset = 0, bytes = 0;
     size_t first_step = 0, last_step = 0;
   };
 
-  // Operators that run one after another, or pixel by pixel all of them.
+  // One operator, or several pixelwise ones that run slice by slice.
   struct Step {
     std::vector<const PixelwiseOp*> pixelwise;  // empty: `op` alone
     const Op* op;
@@ -63,14 +63,14 @@ class Partition {
   std::shared_ptr<ThreadPool> pool_;
   std::string kernel_;
   std::unordered_map<int, std::unique_ptr<Slot>> slots_;
-  std::vector<Slot*> order_;  // as they were met
-  std::vector<bool> leaves_;  // by tensor
+  std::vector<Slot*> order_;  // in the order in which operators name them
+  std::vector<bool> leaves_;  // by tensor: whether it leaves the partition
   std::vector<std::unique_ptr<Op>> ops_;
-  std::vector<Op*> running_;  // those that are not part of another, in order
+  std::vector<Op*> running_;  // those that are not fused into others, in order
   std::vector<Step> steps_;
 
-  AlignedBuffer memory_;    // of private tensors, then of the operator that runs
-  int64_t workspace_ = 0;  // offset
+  AlignedBuffer memory_;   // private tensors, then the workspace of the operator that runs
+  int64_t workspace_ = 0;  // offset of the workspace
 };
 
 }  // namespace bnnedge::tflite

@@ -1,4 +1,4 @@
-// CONV_2D of one pixel in float, see bnnedge/pointwise_kernel.h.
+// CONV_2D with a kernel of one pixel in float, see bnnedge/pointwise_kernel.h.
 #include <algorithm>
 
 #include "bnnedge/aligned.h"
@@ -17,7 +17,7 @@ class Pointwise : public Op {
 
   const char* code() const override { return "CONV_2D"; }
 
-  // With windows of one pixel both paddings are none.
+  // With windows of one pixel, SAME and VALID both mean no padding.
   void Prepare() override {
     Require(inputs.size() >= 2 && inputs[0] != nullptr && inputs[1] != nullptr, "needs an input and a filter");
     const std::vector<int64_t>&shape = inputs[0]->shape, &filter = inputs[1]->shape;
@@ -30,7 +30,7 @@ class Pointwise : public Op {
     RequireProportion();
   }
 
-  void Plan(const char* kernel) override {
+  void Build(const char* kernel) override {
     std::string error;
     const char* const selected = SelectConvKernel(kernel, &error);
     if (selected == nullptr) Fail(error);
@@ -43,7 +43,8 @@ class Pointwise : public Op {
 
   void Run(const RunContext& context) const override {
     const int64_t images = output->shape[0], pixels = output->shape[1] * output->shape[2];
-    // Blocks of channels leave a thread the weights to itself; more parts than there are come of stripes of pixels.
+    // A thread that gets a block of channels shares its weights with no other. If there are more threads than blocks,
+    // the pixels are cut into stripes too.
     const int64_t most_stripes = (pixels + kLeastPixels - 1) / kLeastPixels;
     const int64_t stripes = std::min(most_stripes, (context.parallel.threads - 1) / (images * Blocks()) + 1);
     const int64_t cost = pixels / stripes * inputs[0]->Channels() * kernel_->block / kMacsPerByte;
@@ -57,11 +58,11 @@ class Pointwise : public Op {
 
  private:
   static constexpr int64_t kLeastPixels = 24;
-  static constexpr int64_t kMacsPerByte = 2;  // in the time in which others touch a byte
+  static constexpr int64_t kMacsPerByte = 2;  // multiply-adds in the time of one byte of other operators
 
   int64_t Blocks() const { return (output->Channels() + kernel_->block - 1) / kernel_->block; }
 
-  // [blocks][channels][block], then the bias, [blocks][block]; aligned.
+  // Packs the filter to [blocks][channels][block], followed by the bias, [blocks][block]; aligned.
   void Pack() {
     const int64_t block = kernel_->block, channels = inputs[0]->Channels(), filters = output->Channels();
     const auto* const filter = inputs[1]->As<const float>();
@@ -78,11 +79,11 @@ class Pointwise : public Op {
     }
   }
 
-  // Pixels [first, last) of one image, which may begin within a row.
+  // Computes pixels [first, last) of one image; they may begin within a row.
   void RunStripe(int64_t image, int64_t block, int64_t first, int64_t last) const {
     const int64_t channels = inputs[0]->Channels(), filters = output->Channels();
     const int64_t width = output->shape[2], height = output->shape[1];
-    PointwiseRun run{};
+    PointwiseStrip run{};
     run.input = inputs[0]->As<const float>() + image * inputs[0]->shape[1] * inputs[0]->shape[2] * channels;
     run.width = width;
     run.pixel_step = stride_[1] * channels;

@@ -1,4 +1,4 @@
-// LceQuantize packs the signs of real numbers along the last axis, LceDequantize makes real numbers of them again.
+// LceQuantize packs the signs of numbers along the last axis, LceDequantize unpacks them.
 #include <algorithm>
 #include <cmath>
 
@@ -31,7 +31,7 @@ class Quantize : public PixelwiseOp {
     if (input.Is(Type::kFloat32)) {
       PackNhwc(input.As<const float>() + first * channels, count, channels, to);
     } else {
-      // True is +1, so false is what lies below 1.
+      // True means +1, and false is below a zero point of 1.
       const int32_t zero_point = input.Is(Type::kBool) ? 1 : input.zero_point;
       PackNhwc(input.As<const int8_t>() + first * channels, zero_point, count, channels, to);
     }
@@ -48,7 +48,7 @@ class Dequantize : public PixelwiseOp {
     RequireType(input, "input", Type::kInt32);
     Require(output->Is(Type::kFloat32) || output->Is(Type::kInt8) || output->Is(Type::kBool),
             "output must be float32, int8 or bool, found " + TypeName(output->type));
-    // The words do not tell how many channels there are, the output's stored shape does.
+    // The words do not say how many channels there are, but the output's stored shape does.
     Require(!input.shape.empty() && output->shape.size() == input.shape.size() && output->Channels() >= 1 &&
                 WordsFor(output->Channels()) == input.Channels(),
             "output shape " + ShapeText(output->shape) + " does not fit input words " + ShapeText(input.shape));
@@ -67,7 +67,7 @@ class Dequantize : public PixelwiseOp {
   }
 
  private:
-  // +-1 in steps of the output's scale, computed in float as LCE does.
+  // Computes the codes of +-1 in float, as LCE does.
   void ChooseInt8() {
     const float steps = std::round(1.0f / output->scale);
     Require(output->has_quantization && output->scale > 0.0f, "an int8 output needs a scale above 0");
@@ -84,7 +84,7 @@ class Dequantize : public PixelwiseOp {
     }
   }
 
-  int8_t plus_ = 1, minus_ = 0;  // bool
+  int8_t plus_ = 1, minus_ = 0;  // true and false, unless the output is int8
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-// The clip that an activation is. As in XNNPACK, NaN and -0.0 stay themselves.
+// The range that an activation clips to. As in XNNPACK, NaN and -0.0 are not changed by a clip.
 #pragma once
 
 #include <cstdint>
@@ -27,11 +27,11 @@ struct Range {
 
   bool IsAll() const { return low == -kInfinity && high == kInfinity; }
 
-  // In place too.
+  // `to` may be `from`.
   void ClipAll(const float* from, int64_t count, float* to) const {
     int64_t i = 0;
 #if defined(__SSE2__)
-    // Both instructions return their second operand if one is NaN, which compilers do not make of the loop below.
+    // Both instructions return their second operand if one is NaN. Compilers do not use them for the loop below.
     const __m128 least = _mm_set1_ps(low), most = _mm_set1_ps(high);
     for (; i + 4 <= count; i += 4) {
       _mm_storeu_ps(to + i, _mm_min_ps(most, _mm_max_ps(least, _mm_loadu_ps(from + i))));

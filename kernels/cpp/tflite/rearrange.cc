@@ -1,4 +1,4 @@
-// Operators that move numbers of 4 bytes, floats or packed bits, and compute nothing: PAD with zeros, STRIDED_SLICE of
+// Operators that move elements of 4 bytes, floats or packed bits, and compute nothing: PAD with zeros, STRIDED_SLICE of
 // whole axes, GATHER.
 #include <algorithm>
 #include <cstring>
@@ -10,11 +10,11 @@ namespace {
 
 constexpr size_t kLongestRank = 8;  // bounds the recursion
 
-// Copies a box element by element. `from_steps` and `to_steps` are distances of neighbours along each axis.
+// Copies a box element by element. `from_steps` and `to_steps` are the distances of neighbours along each axis.
 struct BoxCopy {
   std::vector<int64_t> counts, from_steps, to_steps;
 
-  // In parts of the first two axes.
+  // Cuts the box into parts along the first two axes, for threads.
   void Run(const Parallel& parallel, const uint32_t* from, uint32_t* to) const {
     if (counts.size() < 3) {
       Copy(from, to, 0);
@@ -66,7 +66,7 @@ class Rearrange : public Op {
     input.Elements();
   }
 
-  // `count` integers of constant input `which`.
+  // The `count` integers of constant input `which`.
   const int32_t* Integers(size_t which, const char* role, int64_t count) const {
     const Value& value = *inputs[which];
     RequireType(value, role, Type::kInt32);
@@ -105,9 +105,8 @@ class Pad : public Rearrange {
   const int64_t* PadsBits() const override { return pads_bits_ ? pads_ : nullptr; }
 
   void Run(const RunContext& context) const override {
-    ForParts(context.parallel, output->Elements(), sizeof(uint32_t), [this](int64_t first, int64_t count) {
-      std::fill_n(output->As<uint32_t>() + first, count, 0u);
-    });
+    ForParts(context.parallel, output->Elements(), sizeof(uint32_t),
+             [this](int64_t first, int64_t count) { std::fill_n(output->As<uint32_t>() + first, count, 0u); });
     copy_.Run(context.parallel, inputs[0]->As<const uint32_t>(), output->As<uint32_t>() + start_);
   }
 
@@ -132,7 +131,7 @@ class Subsample : public Rearrange {
     for (size_t axis = 0; axis < shape.size(); ++axis) {
       Require(steps[axis] >= 1, "strides must be above 0");
       output->shape[axis] = (shape[axis] - 1) / steps[axis] + 1;
-      // A single element is not stepped from.
+      // No step leads from a single element, and the file's may be large.
       copy_.from_steps[axis] *= output->shape[axis] == 1 ? 1 : steps[axis];
     }
     copy_.counts = output->shape;
@@ -147,8 +146,8 @@ class Subsample : public Rearrange {
   BoxCopy copy_;
 };
 
-// Slices along one axis in the order of a list. Of a constant the result is kept, and `Run` has nothing to do unless
-// the interpreter wants to have the result as well.
+// GATHER: slices along one axis in the order of a list. The result of a constant input is kept, and `Run` has nothing
+// to do unless the interpreter reads the result too.
 class Gather : public Rearrange {
  public:
   explicit Gather(int axis) : axis_(axis) {}
@@ -191,7 +190,7 @@ class Gather : public Rearrange {
   }
 
  private:
-  // Slices of the output.
+  // Copies slices [first, last) of the output.
   void Copy(int64_t first, int64_t last) const {
     const auto* const from = inputs[0]->As<const uint32_t>();
     auto* const to = output->As<uint32_t>();

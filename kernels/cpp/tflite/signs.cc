@@ -45,17 +45,18 @@ class Map {
   int64_t steps_[4] = {};
 };
 
-// Output pixels with the same taps inside the image. With q the differing bits of these taps, v is `first + 2 q`, and in
-// the convolution that will run `run_first + 2 q`.
+// A border class: output pixels with the same taps inside the image. With q differing bits among these taps, v is an
+// integer of the class plus 2 q.
 struct Class {
-  int64_t y, x;  // one of them
+  int64_t y, x;  // one of the pixels
   int64_t inside, outside;
   TapRange rows, columns;
 };
 
-class Finder {
+class SignFinder {
  public:
-  Finder(const BConv2dParams& params, const uint32_t* filter, const Transform& transform, const TailSteps& steps)
+  SignFinder(const BConv2dParams& params, const uint32_t* filter, const OutputTransform& transform,
+             const TailBuilder& steps)
       : p_(params), filter_(filter), transform_(transform), tail_(steps.tail()), has_map_(steps.residual() != nullptr) {
     if (has_map_) map_ = Map(*steps.residual());
   }
@@ -77,7 +78,7 @@ class Finder {
  private:
   bool FindClasses() {
     const int64_t taps = p_.kernel_height * p_.kernel_width;
-    if (!has_map_ && p_.pad_value == 1) {  // what lies outside is a pixel as any other
+    if (!has_map_ && p_.pad_value == 1) {  // pixels outside count like all others
       classes_.push_back({0, 0, taps, 0, {0, p_.kernel_height}, {0, p_.kernel_width}});
       return true;
     }
@@ -112,7 +113,7 @@ class Finder {
     return true;
   }
 
-  // Bits set in channel o's filter at the taps outside.
+  // The bits that are set in the filter of channel o at the taps outside.
   int64_t OnesOutside(const Class& its, int64_t o) const {
     int64_t ones = 0;
     const int64_t words = p_.FilterWords();
@@ -138,7 +139,8 @@ class Finder {
     return y < (tail_.limit.empty() ? 0.0f : tail_.limit[o]);
   }
 
-  // The smallest q in [0, end) for which IsNegative is `wanted`, else `end`; it is so for all that follow.
+  // The smallest q in [0, end) for which IsNegative is `wanted`, which it is for all larger q too; `end` if there is
+  // none.
   int64_t FirstNegative(int64_t first_v, float map, size_t o, bool wanted, int64_t end) const {
     int64_t low = 0, high = end;
     while (low < high) {
@@ -157,7 +159,8 @@ class Finder {
     const int64_t group_channels = p_.GroupChannels();
     const int64_t twice_k = 2 * p_.kernel_height * p_.kernel_width * group_channels;
     const bool rises = transform_.multiplier[at] > 0.0f;
-    // Of v in the convolution that will run: the largest that is not negative, the smallest that is.
+    // Among the accumulators of the convolution that will run, the largest that gives a result of at least 0, and the
+    // smallest that gives a negative one.
     int64_t most = -1, least = twice_k + 1;
     for (const Class& its : classes_) {
       const float map = map_.At(its.y, its.x, o);
@@ -167,7 +170,7 @@ class Finder {
       const int64_t first = has_map_ && p_.pad_value == 1 ? 2 * ones : zero_padded;
       const int64_t end = group_channels * its.inside + 1;
       const int64_t turn = FirstNegative(first, map, at, !rises, end);
-      // v from `turn` on are negative, or if the results rise, those before.
+      // Results are negative from `turn` on, or before it if they rise with v.
       const int64_t before = zero_padded + 2 * (turn - 1), after = zero_padded + 2 * turn;
       if (turn > 0) Note(rises ? twice_k - before : before, rises, &most, &least);
       if (turn < end) Note(rises ? twice_k - after : after, !rises, &most, &least);
@@ -188,7 +191,7 @@ class Finder {
 
   const BConv2dParams& p_;
   const uint32_t* const filter_;
-  const Transform& transform_;
+  const OutputTransform& transform_;
   const Tail& tail_;
   const bool has_map_;
   Map map_;
@@ -197,11 +200,11 @@ class Finder {
 
 }  // namespace
 
-bool FindSigns(const BConv2dParams& params, const uint32_t* filter, const Transform& transform, const TailSteps& steps,
-               Signs* signs) {
+bool FindSigns(const BConv2dParams& params, const uint32_t* filter, const OutputTransform& transform,
+               const TailBuilder& steps, Signs* signs) {
   const Value* const residual = steps.residual();
   if (residual != nullptr && (!residual->is_constant || residual->shape.size() > 4)) return false;
-  return Finder(params, filter, transform, steps).Find(signs);
+  return SignFinder(params, filter, transform, steps).Find(signs);
 }
 
 std::vector<uint32_t> Negated(const BConv2dParams& params, const uint32_t* filter, const std::vector<bool>& negated) {

@@ -34,14 +34,14 @@ class StemOp : public ConvOp {
     const std::string error = FitStem(params_, &size_);
     Require(error.empty(), error);
     const int64_t n = size_.batch, channels = params_.out_channels;
-    SetShape(values_.entered, {n, size_.folded_height, size_.folded_width, params_.FilterChannels()});
+    SetShape(values_.quantized, {n, size_.folded_height, size_.folded_width, params_.FilterChannels()});
     SetShape(values_.convolved, {n, size_.conv_height, size_.conv_width, channels});
     SetShape(values_.pooled, {n, size_.out_height, size_.out_width, channels});
     output->shape = {n, size_.out_height, size_.out_width, channels};
     RequireProportion();
   }
 
-  void Plan(const char* kernel) override {
+  void Build(const char* kernel) override {
     std::string error;
     const StemWeights weights{inputs[kFilter]->As<const int8_t>(), chain_.filter_scale.data(),
                               inputs[kBias]->As<const int32_t>()};
@@ -58,7 +58,7 @@ class StemOp : public ConvOp {
     if (HasFloats()) tensors.output = fusion.output->As<float>();
     if (fusion.steps.residual() != nullptr) tensors.residual = fusion.steps.residual()->As<const float>();
     if (fusion.bits != nullptr) tensors.bits = fusion.bits->As<uint32_t>();
-    if (IsWritten(values_.entered)) tensors.entered = values_.entered->As<int8_t>();
+    if (IsWritten(values_.quantized)) tensors.quantized = values_.quantized->As<int8_t>();
     if (IsWritten(values_.convolved)) tensors.convolved = values_.convolved->As<int8_t>();
     if (IsWritten(values_.pooled)) tensors.pooled = values_.pooled->As<int8_t>();
     stem_->Run(size_, tensors, context.workspace, context.parallel);
@@ -73,14 +73,14 @@ class StemOp : public ConvOp {
   std::vector<Value*> Writes() const override {
     std::vector<Value*> writes{fusion.output};
     if (fusion.bits != nullptr) writes.push_back(fusion.bits);
-    for (Value* codes : {values_.entered, values_.convolved, values_.pooled}) {
+    for (Value* codes : {values_.quantized, values_.convolved, values_.pooled}) {
       if (IsWritten(codes) && codes != output) writes.push_back(codes);
     }
     return writes;
   }
 
   bool CanPad(const int64_t*) const override { return false; }
-  bool CanHaveTail() const override { return HasFloats(); }
+  bool CanFuseTail() const override { return HasFloats(); }
   bool CanWriteBits() const override { return true; }
   bool CanCompare(const Fusion&) override { return false; }
 
@@ -94,20 +94,20 @@ class StemOp : public ConvOp {
     if (value != nullptr) value->shape = shape;
   }
 
-  // Those of SAME, for this size.
+  // Sets the pads of SAME for this size.
   void SetPads() {
     int64_t size[2] = {size_.in_height / params_.fold, size_.in_width / params_.fold};
     for (int axis = 0; axis < 2; ++axis) {
-      if (size[axis] < 1) continue;  // an error to come
+      if (size[axis] < 1) continue;  // FitStem reports it
       SetPads(chain_.conv_is_same, axis, size[axis], &params_.conv);
       const int64_t count = params_.conv.Count(axis, size[axis]);
       if (params_.pools && count > 0) SetPads(chain_.pool_is_same, axis, count, &params_.pool);
     }
   }
 
-  static void SetPads(bool is_same, int axis, int64_t size, StemWindow* window) {
+  static void SetPads(bool is_same, int axis, int64_t size, KernelWindow* window) {
     if (!is_same) return;
-    const Windows windows = Windows::Of(size, window->kernel[axis], window->strides[axis], true);
+    const PaddedAxis windows = PaddedAxis::For(size, window->kernel[axis], window->strides[axis], true);
     window->pads[axis] = windows.before;
     window->pads[axis + 2] = windows.after;
   }

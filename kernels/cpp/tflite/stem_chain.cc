@@ -13,10 +13,10 @@ constexpr int kRank = 4;
 
 int32_t Count(const IntArray* array) { return array == nullptr ? 0 : array->size; }
 
-// What an operator must look like to be one of a chain.
-class Finder {
+// Finds stems operator by operator.
+class StemFinder {
  public:
-  Finder(Context* context, const std::vector<int32_t>& nodes) : context_(context) {
+  StemFinder(Context* context, const std::vector<int32_t>& nodes) : context_(context) {
     for (const int32_t index : nodes) {
       Node* node = nullptr;
       Registration* registration = nullptr;
@@ -29,7 +29,7 @@ class Finder {
     }
   }
 
-  // The chain that begins with this QUANTIZE. False if there is none.
+  // Reads the chain that begins with this QUANTIZE. Returns false if there is none.
   bool Find(int32_t index, StemChain* chain) const {
     const Step* const quantize = At(index);
     return TakeQuantize(quantize, chain) && TakeConv(chain) && TakePool(chain) && TakeDequantize(chain);
@@ -77,22 +77,22 @@ class Finder {
     return (tensor.allocation_type == kMmapRo || tensor.allocation_type == kPersistentRo) && tensor.data != nullptr;
   }
 
-  bool ReadCodes(int32_t tensor, Codes* codes) const {
+  bool ReadCodes(int32_t tensor, Quantization* codes) const {
     if (!IsMap(tensor, Type::kInt8) || TensorAt(tensor)->quantization_type != kAffineQuantization) return false;
     *codes = {TensorAt(tensor)->scale, TensorAt(tensor)->zero_point};
     return codes->scale > 0.0f && std::isfinite(codes->scale) && codes->zero_point >= INT8_MIN &&
            codes->zero_point <= INT8_MAX;
   }
 
-  bool HasCodes(int32_t tensor, const Codes& wanted) const {
-    Codes codes{};
+  bool HasCodes(int32_t tensor, const Quantization& wanted) const {
+    Quantization codes{};
     return ReadCodes(tensor, &codes) && codes.scale == wanted.scale && codes.zero_point == wanted.zero_point;
   }
 
   bool TakeQuantize(const Step* quantize, StemChain* chain) const {
     if (!Is(quantize, kQuantize, 1, 1) || !IsMap(Input(*quantize, 0), Type::kFloat32)) return false;
     chain->image = Input(*quantize, 0);
-    chain->entered = Output(*quantize);
+    chain->quantized = Output(*quantize);
     chain->params.fold = 1;
     chain->params.layout = Layout::kNhwc;
     chain->params.arithmetic = Arithmetic::kFixedPoint;
@@ -108,12 +108,12 @@ class Finder {
     }
     chain->nodes.push_back(quantize->index);
     chain->params.channels = TensorAt(chain->image)->dims->data[kRank - 1];
-    return ReadCodes(chain->entered, &chain->params.source);
+    return ReadCodes(chain->quantized, &chain->params.source);
   }
 
-  // The reader of *tensor, behind a PAD if there is one: then *tensor is what that writes. Pads are top, left, bottom,
-  // right.
-  const Step* BehindPad(int32_t* tensor, const Codes& codes, int64_t* pads, StemChain* chain) const {
+  // The only reader of *tensor. If that is a PAD, *tensor becomes its output, and the reader of that is returned. Pads
+  // are top, left, bottom, right.
+  const Step* BehindPad(int32_t* tensor, const Quantization& codes, int64_t* pads, StemChain* chain) const {
     const Step* const pad = OnlyReader(*tensor);
     if (!Is(pad, static_cast<int>(Builtin::kPad), 2, 2)) return pad;
     const Tensor* const edges = TensorAt(Input(*pad, 1));
@@ -137,7 +137,7 @@ class Finder {
   }
 
   static bool ReadWindow(int padding, int height, int width, int stride_height, int stride_width, bool* is_same,
-                         StemWindow* window) {
+                         KernelWindow* window) {
     *is_same = padding == kPaddingSame;
     const int64_t* const pads = window->pads;
     if (padding != kPaddingSame && padding != kPaddingValid) return false;
@@ -149,9 +149,11 @@ class Finder {
 
   bool TakeConv(StemChain* chain) const {
     StemParams& p = chain->params;
-    int32_t source = chain->entered;
+    int32_t source = chain->quantized;
     const Step* const conv = BehindPad(&source, p.source, p.conv.pads, chain);
-    if (!Is(conv, static_cast<int>(Builtin::kConv2d), 3, 3) || Input(*conv, 0) != source || conv->node->builtin_data == nullptr) return false;
+    if (!Is(conv, static_cast<int>(Builtin::kConv2d), 3, 3) || Input(*conv, 0) != source ||
+        conv->node->builtin_data == nullptr)
+      return false;
     chain->filter = Input(*conv, 1);
     chain->bias = Input(*conv, 2);
     chain->convolved = Output(*conv);
@@ -201,7 +203,7 @@ class Finder {
     int32_t source = chain->convolved;
     const Step* const pool = BehindPad(&source, p.target, with_pool.params.pool.pads, &with_pool);
     if (!Is(pool, kMaxPool2d, 1, 1) || pool->node->builtin_data == nullptr) return true;
-    // What PAD adds must not win.
+    // Pixels that PAD adds must not be the maximum.
     const auto& options = *static_cast<const PoolParams*>(pool->node->builtin_data);
     if ((source != chain->convolved && p.target.zero_point != INT8_MIN) || options.activation != kActivationNone ||
         !HasCodes(Output(*pool), p.target) ||
@@ -235,7 +237,7 @@ class Finder {
 }  // namespace
 
 std::vector<StemChain> FindStems(Context* context, const std::vector<int32_t>& nodes) {
-  const Finder finder(context, nodes);
+  const StemFinder finder(context, nodes);
   std::vector<StemChain> chains;
   for (const int32_t index : nodes) {
     StemChain chain;

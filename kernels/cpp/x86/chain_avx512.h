@@ -1,4 +1,5 @@
-// Chained words (bnnedge/chain.h) with AVX-512: 16 columns at a time.
+// Chains words (bnnedge/chain.h) with AVX-512, 16 columns at a time. In an unnamed namespace: see
+// portable/output_transform.h.
 #pragma once
 
 #include <immintrin.h>
@@ -10,7 +11,7 @@
 namespace bnnedge {
 namespace {
 
-// Lane k: the xor of lanes 0 to k.
+// Lane k becomes the xor of lanes 0 to k.
 inline __m512i RunningXor(__m512i x) {
   const __m512i zero = _mm512_setzero_si512();
   x = _mm512_xor_si512(x, _mm512_alignr_epi32(x, zero, 15));
@@ -19,10 +20,10 @@ inline __m512i RunningXor(__m512i x) {
   return _mm512_xor_si512(x, _mm512_alignr_epi32(x, zero, 8));
 }
 
-// [3][16] -> [16][3].
+// Stores [3][16] as [16][3].
 inline void StoreInterleaved(const __m512i (&rows)[3], uint32_t* to) {
-  // Word 16 q + l of the result is column (16 q + l) / 3 of row (16 q + l) % 3. A lane of rows 0 and 1 is picked by one
-  // permutation of both, with 16 for row 1; those of row 2 come over it.
+  // Word 16 q + l of the result is column (16 q + l) / 3 of row (16 q + l) % 3. One permutation picks the lanes of rows
+  // 0 and 1, where row 1 counts from 16; a second one puts the lanes of row 2 over them.
   alignas(64) static constexpr int32_t kColumns[3][16] = {
       {0, 16, 0, 1, 17, 1, 2, 18, 2, 3, 19, 3, 4, 20, 4, 5},
       {21, 5, 6, 22, 6, 7, 23, 7, 8, 24, 8, 9, 25, 9, 10, 26},
@@ -41,12 +42,12 @@ inline void StoreInterleaved(const __m512i (&rows)[1], uint32_t* to) { _mm512_st
 template <int kHeight>
 void ChainWords(const ChainedRow& row) {
   const __m512i last = _mm512_set1_epi32(15);
-  __m512i before = _mm512_setzero_si512();  // all lanes: the xor of all columns so far
+  __m512i before = _mm512_setzero_si512();  // the xor of all columns so far, in all lanes
   row.chained[-1] = 0;
   for (int64_t c = 0; c < row.columns; c += 16) {
     const auto lanes = [c](int64_t end) { return (1u << std::clamp<int64_t>(end - c, 0, 16)) - 1u; };
     const auto inside = static_cast<__mmask16>(lanes(row.left + row.inside) & ~lanes(row.left));
-    __m512i column[kHeight];  // of rows 0 to r
+    __m512i column[kHeight];  // the xor of rows 0 to r
     __m512i total = _mm512_setzero_si512();
 #pragma GCC unroll 3
     for (int r = 0; r < kHeight; ++r) {

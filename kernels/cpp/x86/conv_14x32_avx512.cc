@@ -1,20 +1,22 @@
 // Up to 14 pixels x 32 output channels, AVX-512 with VPOPCNTDQ. Lanes are output channels: a step broadcasts one input
 // word per pixel, and each 32-bit lane counts its own channel's 32 products. So there are no horizontal sums and no
-// tail in K, the counts are int32 ready to convert, and one comparison gives 16 output bits in packing order.
+// remainder of K, the counts are int32 and ready to be converted, and one comparison gives 16 output bits in packing
+// order.
 //
-// The counts run down from where they start, so that what is compared or scaled at the end is there without an addition
-// (kBits: b - p, of which the sign is the bit; kFloat and kInt8: half_base - p; else -p).
+// The counts start at a value and run down, so that the value to be compared or scaled at the end needs no addition. It
+// is b - p for kBits, whose sign is the output bit, half_base - p for kFloat and kInt8 where there is a half_base, and
+// -p in all other cases.
 //
-// Registers at 14 x 32: 28 counts, 2 filter vectors, 2 temporaries = 32. Of chained words (bnnedge/chain.h) a tile is 8
-// pixels x 16 channels, twice: 16 counts and last words, 2 filter vectors, 2 temporaries, and the 8 counts that are
-// ready.
+// Registers at 14 x 32: 28 counts, 2 filter vectors, 2 temporaries = 32. A tile of chained words (bnnedge/chain.h) is 8
+// pixels x 16 channels, computed twice: 8 counts and 8 last words, 2 filter vectors, 2 temporaries, and the 8 counts of
+// the first half.
 #include <immintrin.h>
 
 #include <cstring>
 
+#include "../cpu_features.h"
 #include "bnnedge/conv_kernel.h"
 #include "chain_avx512.h"
-#include "pack_avx512.h"
 #include "store_avx512.h"
 
 namespace bnnedge {
@@ -26,7 +28,7 @@ int64_t Vectors(int64_t channels) { return channels > kLanes ? 2 : 1; }
 
 int64_t PackedBytes(int64_t channels, int64_t k_words) { return k_words * Vectors(channels) * kLanes * 4; }
 
-// [k_words][vectors][16]; lanes beyond the last channel are 0.
+// Packs to [k_words][vectors][16]; lanes behind the last channel are 0.
 void PackWeights(const uint32_t* filter, int64_t channels, int64_t k_words, void* packed) {
   const int64_t lanes = Vectors(channels) * kLanes;
   uint32_t* to = static_cast<uint32_t*>(packed);
@@ -37,13 +39,13 @@ void PackWeights(const uint32_t* filter, int64_t channels, int64_t k_words, void
 
 // ---- Counting ----
 
-// What the counts start from; nullptr: 0.
+// The values that the counts start from; nullptr: 0.
 inline const int32_t* Start(const ConvStrip& strip) {
   return strip.kind == OutputKind::kBits ? strip.base : strip.half_base;
 }
 
-// A pixel's address is one of every third pixel's pointers plus 0, 1 or 2 steps, which x86 addresses without further
-// registers.
+// Pointers to every third pixel. The address of a pixel is one of them plus 0, 1 or 2 steps, which x86 computes without
+// further registers.
 template <int kPixels>
 struct Rows {
   const char* third[(kPixels + 2) / 3];
@@ -95,7 +97,7 @@ __attribute__((always_inline)) inline void Count(const ConvStrip& strip, int64_t
 
 // ---- Counting chained words ----
 
-// Of x a and b the majority, given s, s ^ a and s ^ a ^ b.
+// The carry of a full adder, the majority of s0, x1 and x2, from s0, s1 = s0 ^ x1 and s2 = s0 ^ x1 ^ x2.
 inline __m512i Carry(__m512i s0, __m512i s1, __m512i s2) { return _mm512_ternarylogic_epi32(s0, s1, s2, 0x74); }
 
 inline __m512i Broadcast(const char* word) {
@@ -104,7 +106,7 @@ inline __m512i Broadcast(const char* word) {
   return _mm512_set1_epi32(value);
 }
 
-// One vector of channels after the other: a pixel has two words to keep for each of them, its count and its last s.
+// Counts one vector of channels after the other, as a pixel has two values to keep for each: its count and its last s.
 template <int kPixels, int kVectors>
 __attribute__((always_inline)) inline void CountChained(const ConvStrip& strip, int64_t first_pixel,
                                                         __m512i (&count)[kPixels][kVectors]) {
@@ -159,8 +161,8 @@ __attribute__((noinline)) void Tile(const ConvStrip& strip, int64_t first_pixel,
   Store<kPixels, kVectors>(strip, first_pixel, masks, count);
 }
 
-// The usual row lengths divide into equal tiles of 14, 8 or 7 pixels; the rest takes what fits. Chained words have no
-// room for 14.
+// Runs one tile and returns its number of pixels. The usual row lengths divide into equal tiles of 14, 8 or 7 pixels;
+// other rows take the largest tile that fits. Chained words leave no registers for 14.
 template <int kVectors, bool kChained>
 int64_t RunTile(const ConvStrip& strip, int64_t pixel, const Masks& masks) {
   const int64_t left = strip.pixels - pixel;
@@ -198,10 +200,10 @@ ChainRowFunction Chain(int64_t kernel_height, int64_t k_words) {
   return kernel_height == 3 ? ChainWords<3> : kernel_height == 1 ? ChainWords<1> : nullptr;
 }
 
-// ---- The yardstick: xor, popcount, add without loads ----
+// ---- The peak: xor, popcount and addition without loads ----
 
-#ifndef BNNEDGE_PIN  // see tests/emulated
-// Keeps a value in a register here.
+#ifndef BNNEDGE_PIN  // tests/emulated has its own
+// Keeps a value in a register at this place.
 #define BNNEDGE_PIN(value) __asm__ volatile("" : "+v"(value))
 #endif
 
@@ -214,7 +216,7 @@ int64_t Peak(int64_t rounds) {
     count[i] = _mm512_setzero_si512();
   }
   for (int64_t r = 0; r < rounds; ++r) {
-    BNNEDGE_PIN(w);  // else the xor would leave the loop
+    BNNEDGE_PIN(w);  // otherwise the xor would leave the loop
 #pragma GCC unroll 12
     for (int i = 0; i < kChains; ++i) {
       count[i] = _mm512_add_epi32(count[i], _mm512_popcnt_epi32(_mm512_xor_si512(w, input[i])));
@@ -226,10 +228,19 @@ int64_t Peak(int64_t rounds) {
 
 }  // namespace
 
-const ConvKernel kConvAvx512 = {
-    "avx512",      kBlock,       StripOrder::kBlocksOutside, PackedBytes,     PackWeights, nullptr, Run,
-    FinishTail<Avx512Lanes>, true,
-    PackNhwcFloat, PackNhwcInt8, PackNchwFloat,              UnpackNhwcFloat, Peak, Chain,
-};
+constexpr ConvKernel kConvAvx512 = [] {
+  ConvKernel kernel;
+  kernel.name = "avx512";
+  kernel.block = kBlock;
+  kernel.order = StripOrder::kBlocksOutside;
+  kernel.packed_bytes = PackedBytes;
+  kernel.pack_weights = PackWeights;
+  kernel.run = Run;
+  kernel.run_tail = RunTail<Avx512Lanes>;
+  kernel.fuses_tail = true;
+  kernel.peak = Peak;
+  kernel.chain = Chain;
+  return kernel;
+}();
 
 }  // namespace bnnedge

@@ -1,4 +1,5 @@
-// Vectors of 8 floats, AVX2: lanes as portable/tail.h wants them. In an unnamed namespace: see portable/epilogue.h.
+// Vectors of 8 floats, AVX2: lanes as portable/tail.h wants them. In an unnamed namespace: see
+// portable/output_transform.h.
 #pragma once
 
 #include <immintrin.h>
@@ -25,6 +26,15 @@ struct Avx2Lanes {
     return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
   }
 };
+
+// The bits of 32 lanes that have all bits set or none, in order. Packing with saturation keeps the lanes so, and takes
+// fours of two vectors in turn.
+inline uint32_t WordOf(__m256i lanes0, __m256i lanes8, __m256i lanes16, __m256i lanes24) {
+  const __m256i low = _mm256_packs_epi32(lanes0, lanes8), high = _mm256_packs_epi32(lanes16, lanes24);
+  const __m256i fours = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), fours);
+  return static_cast<uint32_t>(_mm256_movemask_epi8(bytes));
+}
 
 }  // namespace
 }  // namespace bnnedge

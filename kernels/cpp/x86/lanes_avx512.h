@@ -1,4 +1,5 @@
-// Vectors of 16 floats, AVX-512: lanes as portable/tail.h wants them. In an unnamed namespace: see portable/epilogue.h.
+// Vectors of 16 floats, AVX-512: lanes as portable/tail.h wants them. In an unnamed namespace: see
+// portable/output_transform.h.
 #pragma once
 
 #include <immintrin.h>

@@ -1,9 +1,10 @@
-// Up to 32 pixels x 32 output channels, AMX. A tile multiplies 16 pixels by 16 channels and 64 bytes of their windows,
-// so the windows of a row of pixels are copied to be neighbours first: [pixels][bytes], rounded up to tiles. What the
-// copy holds behind the last byte does not matter, as the filter is 0 there.
-// Tiles at 32 x 32: 4 of sums, 2 of the image, 2 of the filter.
+// Up to 32 pixels x 32 output channels, AMX. One instruction multiplies the windows of 16 pixels by 16 channels over 64
+// bytes, from tile registers. So the windows of a row of pixels are first copied next to each other (im2col), as
+// [pixels][bytes] rounded up to whole tiles. The bytes behind a window may be anything, as the filter is 0 there.
+// Tile registers at 32 x 32: 4 of sums, 2 of the image, 2 of the filter.
 #include <utility>
 
+#include "bnnedge/rounding.h"
 #include "stem_avx512.h"
 
 namespace bnnedge {
@@ -12,7 +13,7 @@ namespace {
 constexpr int64_t kTilePixels = 16, kTileSteps = 16, kTileBytes = 1024, kLineBytes = 64;
 constexpr int kSums = 4;  // tiles
 
-int64_t DepthTiles(const StemShape& shape) { return (shape.Steps() + kTileSteps - 1) / kTileSteps; }
+int64_t DepthTiles(const StemShape& shape) { return CeilDiv(shape.Steps(), kTileSteps); }
 
 int64_t PackedBytes(const StemShape& shape) { return shape.blocks * DepthTiles(shape) * kTileBytes; }
 
@@ -20,16 +21,16 @@ void PackWeights(const int8_t* filter, const StemShape& shape, void* packed) {
   PackByStep(filter, shape, DepthTiles(shape) * kTileSteps, packed);
 }
 
-int64_t PixelTiles(int64_t pixels) { return (pixels + kTilePixels - 1) / kTilePixels; }
+int64_t PixelTiles(int64_t pixels) { return CeilDiv(pixels, kTilePixels); }
 
-// Sums of two rounds, then the copy, which may be written a line too far.
+// Scratch holds the sums of two rounds, then the copied windows, behind which one line more may be written.
 int64_t ScratchBytes(int64_t pixels, const StemShape& shape) {
   const double bytes = static_cast<double>(PixelTiles(pixels)) * static_cast<double>(DepthTiles(shape)) * kTileBytes;
   if (bytes > 0x1p46) return int64_t{1} << 47;
   return 2 * kSums * kTileBytes + PixelTiles(pixels) * DepthTiles(shape) * kTileBytes + kLineBytes;
 }
 
-// In vectors of kBytes, of which all but the last end in what follows.
+// Copies in vectors of kBytes. The last one may write behind the end, where the next copy follows.
 template <int kBytes>
 inline void CopyBytes(const uint8_t* from, int64_t count, uint8_t* to) {
   for (int64_t i = 0; i < count; i += kBytes) {
@@ -46,7 +47,7 @@ inline void CopyBytes(const uint8_t* from, int64_t count, uint8_t* to) {
 }
 
 template <int kBytes>
-void CopyWindows(const StemRow& row, int64_t window_bytes, uint8_t* to) {
+void Im2Col(const StemRow& row, int64_t window_bytes, uint8_t* to) {
   const int64_t bytes = row.row_steps * kStemTaps;
   for (int64_t i = 0; i < row.pixels; ++i) {
     const uint8_t* from = row.input + i * row.pixel_step;
@@ -62,7 +63,7 @@ struct alignas(64) TileConfig {
   uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
-// Compilers do not know that loading a tile reads memory.
+// Keeps stores before loads of tiles, since compilers do not know that these read memory.
 inline void FinishStores() { __asm__ volatile("" ::: "memory"); }
 
 // sums: [pixel tiles][channel tiles][16][16]
@@ -94,7 +95,7 @@ inline void Multiply(const uint8_t* windows, int64_t window_bytes, const uint8_t
   if (kTwoPixelTiles && kTwoBlocks) _tile_stored(3, sums + 3 * kTile, kLineBytes);
 }
 
-// What one round multiplies: 32 pixels or what is left of them, 32 channels or 16.
+// The part of a row that is multiplied at once: 32 pixels, or those that are left, x 32 or 16 channels.
 struct Round {
   int64_t first, pixels, block, blocks;
 };
@@ -114,7 +115,7 @@ void StoreCodes(const StemRow& row, const ToCodes& codes, const Round& round, co
   }
 }
 
-// A round's sums become codes while the tiles of the next one are multiplied.
+// Convolves a row. The sums of a round become codes while the tiles of the next round are multiplied.
 template <typename ToCodes>
 void ConvolveTo(const StemRow& row) {
   const ToCodes codes(row.codes);
@@ -122,9 +123,9 @@ void ConvolveTo(const StemRow& row) {
   const int64_t block_bytes = depth * kTileBytes;
   uint8_t* const windows = static_cast<uint8_t*>(row.scratch) + 2 * kSums * kTileBytes;
   const int64_t row_bytes = row.row_steps * kStemTaps;
-  row_bytes <= 16   ? CopyWindows<16>(row, window_bytes, windows)
-  : row_bytes <= 32 ? CopyWindows<32>(row, window_bytes, windows)
-                    : CopyWindows<64>(row, window_bytes, windows);
+  row_bytes <= 16   ? Im2Col<16>(row, window_bytes, windows)
+  : row_bytes <= 32 ? Im2Col<32>(row, window_bytes, windows)
+                    : Im2Col<64>(row, window_bytes, windows);
   int32_t *sums = static_cast<int32_t*>(row.scratch), *finished = sums + kSums * kTileBytes / 4;
   Round before{};
   for (int64_t block = 0; block < row.blocks; block += 2) {
@@ -134,7 +135,8 @@ void ConvolveTo(const StemRow& row) {
                         std::min<int64_t>(2, row.blocks - block)};
       const auto multiply = round.pixels > kTilePixels
                                 ? round.blocks == 2 ? Multiply<true, true> : Multiply<true, false>
-                                : round.blocks == 2 ? Multiply<false, true> : Multiply<false, false>;
+                            : round.blocks == 2 ? Multiply<false, true>
+                                                : Multiply<false, false>;
       FinishStores();
       multiply(windows + first * window_bytes, window_bytes, weights, block_bytes, depth, sums);
       FinishStores();
@@ -155,9 +157,18 @@ void Convolve(const StemRow& row) {
 
 }  // namespace
 
-const StemKernel kStemAmx = {
-    "amx",          false,      PackedBytes, PackWeights,                    ScratchBytes,
-    QuantizeValues, Interleave, Convolve,    PoolRow<Avx512Bytes, SseBytes>, DequantizeCodes,
-};
+constexpr StemKernel kStemAmx = [] {
+  StemKernel kernel;
+  kernel.name = "amx";
+  kernel.packed_bytes = PackedBytes;
+  kernel.pack_weights = PackWeights;
+  kernel.scratch_bytes = ScratchBytes;
+  kernel.quantize = QuantizeValues;
+  kernel.interleave = Interleave;
+  kernel.convolve = Convolve;
+  kernel.pool = PoolRow<Avx512Bytes, SseBytes>;
+  kernel.dequantize = DequantizeCodes;
+  return kernel;
+}();
 
 }  // namespace bnnedge

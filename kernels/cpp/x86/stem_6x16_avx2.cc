@@ -1,6 +1,6 @@
-// Up to 6 tiles x 16 output channels, AVX2. Its only product of bytes saturates, so products are of 16 bits: see
-// stem_toom_cook.h. A broadcast of two values of the image, which a load port does by itself, feeds one multiplication
-// and one addition for each 16 products.
+// Up to 6 tiles x 16 output channels, AVX2. Its only product of bytes saturates, so 16-bit integers are multiplied: see
+// stem_toom_cook.h. A broadcast of two values of the image, which a load port does without other units, serves one
+// multiplication and one addition for each 16 products.
 // Registers at 6 x 16: 12 sums, 2 filter vectors, 1 for the image, 1 product.
 #include <type_traits>
 
@@ -15,7 +15,7 @@ constexpr int64_t kLanes = 8;
 
 inline __m256i Load(const int32_t* values) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)); }
 
-// Codes less the zero point, of the 16 channels from `channel` on.
+// Makes codes, without the zero point, of sums of the 16 channels from `channel` on.
 class FloatCodes {
  public:
   FloatCodes(const Requantization& to, int64_t channel)
@@ -33,8 +33,9 @@ class FloatCodes {
   __m256 low_, high_, multiplier_[kVectors];
 };
 
-// As FixedPointCode. The product with m is one of 64 bits, of the even lanes and of the odd ones. Its bits 31 to 62 are
-// in the low half after a shift by 31 to the right, and in the high half after one by 1 to the left.
+// The same as FixedPointCode. The products with m have 64 bits and are computed for the even lanes and for the odd
+// ones. Bits 31 to 62 of a product are in the low half after a shift to the right by 31, and in the high half after a
+// shift to the left by 1.
 class FixedPointCodes {
  public:
   FixedPointCodes(const Requantization& to, int64_t channel)
@@ -124,8 +125,19 @@ struct Avx2 {
 
 }  // namespace
 
-const StemKernel kStemAvx2 = {
-    "avx2",         false,      PackedBytes,    PackWeights<Avx2::kNeighbours>, ScratchBytes,
-    QuantizeValues, Interleave, Convolve<Avx2>, PoolRow<SseBytes>,              DequantizeCodes, 1};
+constexpr StemKernel kStemAvx2 = [] {
+  StemKernel kernel;
+  kernel.name = "avx2";
+  kernel.packed_bytes = PackedBytes;
+  kernel.pack_weights = PackWeights<Avx2::kNeighbours>;
+  kernel.scratch_bytes = ScratchBytes;
+  kernel.quantize = QuantizeValues;
+  kernel.interleave = Interleave;
+  kernel.convolve = Convolve<Avx2>;
+  kernel.pool = PoolRow<SseBytes>;
+  kernel.dequantize = DequantizeCodes;
+  kernel.step_taps = 1;
+  return kernel;
+}();
 
 }  // namespace bnnedge

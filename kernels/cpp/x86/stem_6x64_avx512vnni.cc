@@ -1,5 +1,5 @@
 // Up to 6 pixels x 64 output channels, AVX-512 with VNNI. A lane is an output channel: a step broadcasts four bytes of
-// the image and multiplies them by four of each channel's filter; the sums are of 32 bits and never saturate.
+// the image and multiplies them by four of each channel's filter. The sums have 32 bits and never saturate.
 // Registers at 6 x 64: 24 sums, 4 filter vectors, 1 for the image.
 #include "stem_avx512.h"
 
@@ -29,7 +29,7 @@ __attribute__((always_inline)) inline void Tile(const StemRow& row, const ToCode
   const uint8_t* input = row.input + pixel * row.pixel_step;
   const int64_t step = row.pixel_step;
   for (int64_t r = 0; r < row.rows; ++r, input += row.row_step) {
-    const uint8_t* at[2] = {input, input + 3 * step};  // of every third pixel
+    const uint8_t* at[2] = {input, input + 3 * step};  // pointers to every third pixel
     for (int64_t k = 0; k < row.row_steps; ++k, weights += kVectorBytes) {
       __m512i w[kVectors];
 #pragma GCC unroll 4
@@ -81,9 +81,17 @@ void Convolve(const StemRow& row) {
 
 }  // namespace
 
-const StemKernel kStemAvx512Vnni = {
-    "avx512_vnni",  false,      PackedBytes, PackWeights,                    nullptr,
-    QuantizeValues, Interleave, Convolve,    PoolRow<Avx512Bytes, SseBytes>, DequantizeCodes,
-};
+constexpr StemKernel kStemAvx512Vnni = [] {
+  StemKernel kernel;
+  kernel.name = "avx512_vnni";
+  kernel.packed_bytes = PackedBytes;
+  kernel.pack_weights = PackWeights;
+  kernel.quantize = QuantizeValues;
+  kernel.interleave = Interleave;
+  kernel.convolve = Convolve;
+  kernel.pool = PoolRow<Avx512Bytes, SseBytes>;
+  kernel.dequantize = DequantizeCodes;
+  return kernel;
+}();
 
 }  // namespace bnnedge

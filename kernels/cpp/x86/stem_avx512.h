@@ -1,4 +1,4 @@
-// What both AVX-512 stems share, in an unnamed namespace: see portable/epilogue.h.
+// The parts that both AVX-512 stems share. In an unnamed namespace: see portable/output_transform.h.
 #pragma once
 
 #include "stem_interleave.h"
@@ -13,7 +13,7 @@ struct Avx512Bytes {
   static __m512i Max(__m512i a, __m512i b) { return _mm512_max_epi8(a, b); }
 };
 
-// [blocks][padded_steps][16][4]; steps beyond the last are 0.
+// Packs to [blocks][padded_steps][16][4]; steps behind the last one are 0.
 inline void PackByStep(const int8_t* filter, const StemShape& shape, int64_t padded_steps, void* packed) {
   const int64_t blocks = shape.blocks, steps = shape.Steps();
   int8_t* to = static_cast<int8_t*>(packed);
@@ -28,7 +28,7 @@ inline void PackByStep(const int8_t* filter, const StemShape& shape, int64_t pad
   }
 }
 
-// Step 4 of stem.h for 16 channels. `For` loads what belongs to them, `Of` takes their sums.
+// Step 4 of stem.h for 16 channels. `For` loads their parameters, `Of` makes codes of their sums.
 struct FloatCodes {
   const Requantization& to;
   __m512 low, high;
@@ -54,7 +54,7 @@ struct FloatCodes {
   Block For(int64_t channel) const { return {_mm512_loadu_ps(to.multiplier + channel), low, high, zero}; }
 };
 
-// As FixedPointCode of stem_scalar.h, the even and the odd lanes' products apart.
+// The same as FixedPointCode of stem_scalar.h. The products have 64 bits, for the even lanes and for the odd ones.
 struct FixedPointCodes {
   const Requantization& to;
   __m512i low, high, zero;
@@ -85,8 +85,15 @@ struct FixedPointCodes {
   Block For(int64_t channel) const {
     const __m512i m = _mm512_loadu_si512(to.mantissa + channel), right = _mm512_loadu_si512(to.right_shift + channel);
     const __m512i one = _mm512_set1_epi32(1), mask = _mm512_sub_epi32(_mm512_sllv_epi32(one, right), one);
-    return {m,    _mm512_srli_epi64(m, 32), _mm512_loadu_si512(to.left_shift + channel),
-            right, mask, _mm512_srli_epi32(mask, 1), low, high, zero};
+    return {m,
+            _mm512_srli_epi64(m, 32),
+            _mm512_loadu_si512(to.left_shift + channel),
+            right,
+            mask,
+            _mm512_srli_epi32(mask, 1),
+            low,
+            high,
+            zero};
   }
 };
 

@@ -1,4 +1,4 @@
-// What both x86 stems share, in an unnamed namespace: see portable/epilogue.h.
+// The parts that all x86 stems share. In an unnamed namespace: see portable/output_transform.h.
 #pragma once
 
 #include <immintrin.h>
@@ -15,11 +15,11 @@ struct SseBytes {
   static __m128i Max(__m128i a, __m128i b) { return _mm_max_epi8(a, b); }
 };
 
-// Three planes, as of colours, 16 pixels at once.
+// Interleaves planes of bytes. Three of them, as of colours, are done 16 pixels at a time.
 inline void Interleave(const uint8_t* planes, int64_t plane_step, int64_t channels, int64_t pixels, uint8_t* bytes) {
   int64_t i = 0;
   if (channels == 3) {
-    // Where output byte 3 x + c is to come from: lane x of plane c, or nowhere.
+    // Output byte 3 x + c comes from lane x of plane c; -1 stands for no byte of that plane.
     alignas(16) int8_t from[3][3][16];
     for (int c = 0; c < 3; ++c) {
       for (int b = 0; b < 48; ++b) from[c][b / 16][b % 16] = static_cast<int8_t>(b % 3 == c ? b / 3 : -1);

@@ -1,5 +1,6 @@
-// What becomes of a tile's counts, AVX-512: bnnedge/conv_kernel.h says what is stored. The counts are start - p, with
-// start = base for kBits, half_base where there is one, else 0.
+// The output transform of a tile's counts, AVX-512; bnnedge/conv_kernel.h says what is stored. The counts are start -
+// p, where start is base for kBits, half_base where there is one, and 0 in all other cases. In an unnamed namespace:
+// see portable/output_transform.h.
 #pragma once
 
 #include <immintrin.h>
@@ -17,18 +18,18 @@ namespace {
 constexpr int64_t kLanes = 16;
 
 struct Masks {
-  __mmask16 lanes[2];  // channels that exist
+  __mmask16 lanes[2];  // the channels that exist
 };
 
-// v; the counts are -p.
+// The accumulator v; the counts are -p.
 inline __m512i Value(bool adds, const int32_t* base, __m512i count) {
   const __m512i doubled = _mm512_slli_epi32(count, 1);
   const __m512i b = _mm512_loadu_si512(base);
   return adds ? _mm512_add_epi32(b, doubled) : _mm512_sub_epi32(b, doubled);
 }
 
-// Of 16 channels. `kHalves`: the counts started at half_base. Plain locals, because a store could change what a struct
-// holds.
+// Scales the accumulators of 16 channels. `kHalves`: the counts started at half_base. The fields are copies, because
+// compilers must assume that a store changes fields that are read through a pointer.
 template <bool kHalves>
 struct Scale {
   __m512 multiplier, bias;
@@ -54,7 +55,7 @@ struct Scale {
   }
 };
 
-// Halves away from zero: the remainder of the truncation is exact, adding a half first would not be.
+// Rounds halves away from zero. The remainder of the truncation is exact; adding a half first would not be.
 inline __m128i ToInt8(__m512 y) {
   y = _mm512_min_ps(_mm512_max_ps(y, _mm512_set1_ps(-128.0f)), _mm512_set1_ps(127.0f));
   const __m512 whole = _mm512_roundscale_ps(y, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
@@ -67,7 +68,8 @@ inline __m128i ToInt8(__m512 y) {
   return _mm512_cvtsepi32_epi8(q);
 }
 
-// 16 x 16 floats, rows of `row_step` floats, to columns of `column_step`; `rows` of the columns' values are stored.
+// Transposes 16 x 16 floats from rows of `row_step` floats to columns of `column_step`, and stores the first `rows`
+// values of the first `columns` columns.
 inline void StoreTransposed(const float* from, int64_t row_step, float* to, int64_t column_step, int rows,
                             int columns) {
   __m512 r[16], t[16];
@@ -87,10 +89,11 @@ inline void StoreTransposed(const float* from, int64_t row_step, float* to, int6
     t[4 * i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
     t[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
   }
-  // t[4 i + j], 128-bit part q: column 4 q + j of rows 4 i to 4 i + 3.
+  // 128-bit part q of t[4 i + j] holds column 4 q + j of rows 4 i to 4 i + 3.
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
-    const __m512 low01 = _mm512_shuffle_f32x4(t[j], t[4 + j], 0x44), high01 = _mm512_shuffle_f32x4(t[j], t[4 + j], 0xee);
+    const __m512 low01 = _mm512_shuffle_f32x4(t[j], t[4 + j], 0x44),
+                 high01 = _mm512_shuffle_f32x4(t[j], t[4 + j], 0xee);
     const __m512 low23 = _mm512_shuffle_f32x4(t[8 + j], t[12 + j], 0x44);
     const __m512 high23 = _mm512_shuffle_f32x4(t[8 + j], t[12 + j], 0xee);
     r[j] = _mm512_shuffle_f32x4(low01, low23, 0x88);
@@ -114,8 +117,8 @@ __attribute__((always_inline)) inline void StoreTailAs(const ConvStrip& strip, i
   const int64_t pixel_step = tail.pixel_step, bits_step = tail.bits_step, first = first_pixel * pixel_step;
   const int32_t* offset = strip.base_offset + first_pixel;
   uint32_t* bits = tail.bits + (kWritesBits ? first_pixel * bits_step : 0);
-  TailStep<kAddsResidual, false, kWritesBits> step{tail.residual, nullptr, nullptr, tail.limit, tail.output + first,
-                                                   tail.low,      tail.high};
+  TailStep<kAddsResidual, false, kWritesBits> step{tail.residual,       nullptr,  nullptr,  tail.limit,
+                                                   tail.output + first, tail.low, tail.high};
   if (kAddsResidual) step.residual += first;
   const Scale<kHalves> scale[2] = {{strip, 0}, {strip, kLanes}};
 #pragma GCC unroll 14
@@ -227,7 +230,8 @@ __attribute__((always_inline)) inline void StoreSums(const ConvStrip& strip, int
   for (int i = 0; i < kPixels; ++i, out += strip.out_pixel_step) {
 #pragma GCC unroll 2
     for (int z = 0; z < kVectors; ++z) {
-      _mm512_mask_storeu_epi32(out + z * kLanes, masks.lanes[z], Value(adds, base + offset[i] + z * kLanes, count[i][z]));
+      _mm512_mask_storeu_epi32(out + z * kLanes, masks.lanes[z],
+                               Value(adds, base + offset[i] + z * kLanes, count[i][z]));
     }
   }
 }

@@ -1,15 +1,16 @@
-// Memory from a multiple of 64 bytes on: a cache line, and the widest vector.
+// Memory that is aligned to 64 bytes, the size of a cache line and of the widest vector.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <new>
 
+#include "bnnedge/rounding.h"
+
 namespace bnnedge {
 
 constexpr int64_t kAlignment = 64;
 
-constexpr int64_t RoundUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 constexpr int64_t Aligned(int64_t bytes) { return RoundUp(bytes, kAlignment); }
 
 struct AlignedFree {
@@ -17,13 +18,13 @@ struct AlignedFree {
 };
 using AlignedBytes = std::unique_ptr<unsigned char, AlignedFree>;
 
-// Uninitialised. Throws std::bad_alloc.
+// The memory is not initialised. Throws std::bad_alloc.
 inline AlignedBytes AllocateAligned(int64_t bytes) {
   void* const memory = ::operator new(static_cast<size_t>(bytes), std::align_val_t{kAlignment});
   return AlignedBytes(static_cast<unsigned char*>(memory));
 }
 
-// A buffer that grows as needed and keeps nothing when it does.
+// A buffer that grows when it must and loses its contents then.
 class AlignedBuffer {
  public:
   unsigned char* AtLeast(int64_t bytes) {

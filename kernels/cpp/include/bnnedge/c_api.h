@@ -41,15 +41,15 @@ BNNEDGE_EXPORT const char* bnnedge_bconv2d_kernel_name(int32_t index);
 BNNEDGE_EXPORT const char* bnnedge_stem_kernel_name(const char* kernel);
 
 // Binary convolution to int32 sums.
-BNNEDGE_EXPORT int32_t bnnedge_bconv2d(const bnnedge_bconv2d_params* params, const char* kernel,
-                                       const uint32_t* input, int64_t input_words, const uint32_t* filter,
-                                       int64_t filter_words, int32_t* sums, int64_t sum_count, char* error,
-                                       size_t error_size);
+BNNEDGE_EXPORT int32_t bnnedge_bconv2d(const bnnedge_bconv2d_params* params, const char* kernel, const uint32_t* input,
+                                       int64_t input_words, const uint32_t* filter, int64_t filter_words, int32_t* sums,
+                                       int64_t sum_count, char* error, size_t error_size);
 
 // ---- Prepared convolutions: bnnedge/conv.h ----
 
 enum bnnedge_output { BNNEDGE_SUMS = 0, BNNEDGE_FLOAT = 1, BNNEDGE_INT8 = 2, BNNEDGE_BITS = 3 };
 
+// OutputTransform of bnnedge/conv.h.
 typedef struct {
   int32_t kind;              // bnnedge_output
   int32_t doubled_popcount;  // 0 or 1: the domain
@@ -58,7 +58,7 @@ typedef struct {
   const float* multiplier;  // [out_channels] or NULL
   const float* bias;
   const int32_t* threshold;
-  // The tail; the arrays as above.
+  // The tail of a residual block (bnnedge/conv.h). Its arrays are [out_channels] or NULL too.
   int32_t adds_residual, writes_bits;  // 0 or 1
   float low, high;
   const float* slope;
@@ -70,9 +70,8 @@ typedef struct bnnedge_conv bnnedge_conv;
 
 // Everything is copied. `threads` is 1 or more. A bnnedge_conv serves one caller at a time.
 BNNEDGE_EXPORT int32_t bnnedge_conv_create(const bnnedge_bconv2d_params* params, const uint32_t* filter,
-                                           int64_t filter_words, const bnnedge_transform* transform,
-                                           const char* kernel, int32_t threads, bnnedge_conv** conv, char* error,
-                                           size_t error_size);
+                                           int64_t filter_words, const bnnedge_transform* transform, const char* kernel,
+                                           int32_t threads, bnnedge_conv** conv, char* error, size_t error_size);
 BNNEDGE_EXPORT void bnnedge_conv_destroy(bnnedge_conv* conv);  // NULL is fine
 BNNEDGE_EXPORT const char* bnnedge_conv_kernel_name(const bnnedge_conv* conv);
 BNNEDGE_EXPORT int32_t bnnedge_conv_resize(bnnedge_conv* conv, int64_t batch, int64_t height, int64_t width,
@@ -80,9 +79,9 @@ BNNEDGE_EXPORT int32_t bnnedge_conv_resize(bnnedge_conv* conv, int64_t batch, in
 // The input is packed words or, with `input_is_float`, float NHWC values, which are packed first. `residual` and `bits`
 // are NULL, with counts of 0, unless the tail has them; `residual` may be `output`.
 BNNEDGE_EXPORT int32_t bnnedge_conv_run(bnnedge_conv* conv, int32_t input_is_float, const void* input,
-                                        int64_t input_count, void* output, int64_t output_bytes,
-                                        const float* residual, int64_t residual_count, uint32_t* bits,
-                                        int64_t bit_words, char* error, size_t error_size);
+                                        int64_t input_count, void* output, int64_t output_bytes, const float* residual,
+                                        int64_t residual_count, uint32_t* bits, int64_t bit_words, char* error,
+                                        size_t error_size);
 
 // ---- Packing ----
 
@@ -107,7 +106,8 @@ BNNEDGE_EXPORT int32_t bnnedge_bmaxpool2d(const bnnedge_bmaxpool2d_params* param
                                           int64_t input_words, uint32_t* output, int64_t output_words, char* error,
                                           size_t error_size);
 
-// Runs the kernel's inner loop on registers and returns its binary multiply-adds; 0 if it has no such yardstick.
+// Runs the kernel's inner loop on registers and returns the number of its binary multiply-adds; 0 if it has no such
+// loop.
 BNNEDGE_EXPORT int64_t bnnedge_peak(const char* kernel, int64_t rounds);
 
 #ifdef __cplusplus

@@ -1,11 +1,5 @@
-// A binary convolution prepared once and run many times: what both plug-ins call.
-//
-// Derivation. Let p be the popcount of (input xor filter) over all taps, outside taps read as zero words (+1). With
-// pad_value 1, s = K - 2 p. With pad_value 0 the outside taps count for nothing, so
-//   s = K - 2 p - sum over outside taps of (Cg - 2 popcount(w_tap)),
-// and the correction depends on the output channel and on *which* taps are outside, of which there are few distinct
-// cases ("border classes": row class x column class). So every domain below is  v = base[class][o] -+ 2 p,  and the
-// inner loop never knows about padding.
+// A binary convolution that is prepared once and run many times, for both plug-ins. s is the sum of one output, as
+// bnnedge/bconv2d.h defines it, K the number of its products, and p the popcount of (input xor filter).
 #pragma once
 
 #include <cstdint>
@@ -18,8 +12,8 @@
 
 namespace bnnedge {
 
-// How the host runs pieces of work: calls piece(context, i) for i in [0, count), in any order, possibly at once, and
-// returns when all are done. `threads` is what the host expects to use, 1 or more.
+// How the host runs pieces of work. `run` calls piece(context, i) for i in [0, count), in any order, possibly at once,
+// and returns when all are done. `threads`, 1 or more, is the number of threads that the host expects to use.
 struct Parallel {
   void (*run)(void* host, int64_t count, void (*piece)(void* context, int64_t i), void* context);
   void* host;
@@ -30,46 +24,47 @@ struct Parallel {
 Parallel Sequential();
 
 enum class OutputKind {
-  kSums,   // int32 [N, OH, OW, O]: v
+  kSums,   // int32 [N, OH, OW, O]: the accumulator v
   kFloat,  // float [N, OH, OW, O] (or NCHW): float(clamp(v)) * multiplier[o] + bias[o], product and sum rounded apart
-  kInt8,   // int8 [N, OH, OW, O]: the same, then rounded half away from zero and saturated
+  kInt8,   // int8 [N, OH, OW, O]: the same float, rounded half away from zero and saturated
   kBits,   // uint32 [N, OH, OW, words(O)]: bit 1 where v < threshold[o]
 };
 
-// What v is.
+// The domain of the accumulator v.
 enum class Domain {
-  kSum,              // v = s: the convolution of +-1 values, what ONNX and our own graph use
-  kDoubledPopcount,  // v = K - s, i.e. 2 p without padding: Larq Compute Engine's accumulator. With it, kBits sets the
-                     // bit where v > threshold[o] instead.
+  kSum,              // v = s: the convolution of +-1 values, as in ONNX and in the export graph
+  kDoubledPopcount,  // v = K - s, which is 2 p without padding, as in Larq Compute Engine. kBits sets the bit where
+                     // v > threshold[o] in this domain.
 };
 
 enum class Layout { kNhwc, kNchw };
 
-// What becomes of a kFloat value y in NHWC before it is stored: the rest of a residual block, in this order, each step
-// rounded by itself.
+// The tail of a residual block: steps that a kFloat value y in NHWC goes through before it is stored, in this order,
+// each rounded by itself.
 struct Tail {
-  bool adds_residual = false;  // y += residual, at the same place
-  std::vector<float> slope;    // [O] or empty: y = y < 0 ? slope[o] * y : y
-  std::vector<float> offset;   // [O] or empty: y += offset[o]
+  bool adds_residual = false;                           // y += residual, at the same place
+  std::vector<float> slope;                             // [O] or empty: y = y < 0 ? slope[o] * y : y
+  std::vector<float> offset;                            // [O] or empty: y += offset[o]
   float low = -std::numeric_limits<float>::infinity();  // y = min(max(y, low), high); a NaN stays
   float high = std::numeric_limits<float>::infinity();
-  bool writes_bits = false;  // uint32 [N, OH, OW, words(O)] besides: bit 1 where y < limit[o]
+  bool writes_bits = false;  // stores uint32 [N, OH, OW, words(O)] as well: bit 1 where y < limit[o]
   std::vector<float> limit;  // [O] or empty: 0
 
   bool IsEmpty() const;
 };
 
-struct Transform {
+// How an accumulator becomes an output.
+struct OutputTransform {
   OutputKind kind = OutputKind::kSums;
   Domain domain = Domain::kSum;
-  Layout layout = Layout::kNhwc;  // of a kFloat output; all others are NHWC
+  Layout layout = Layout::kNhwc;  // kNchw is possible for a kFloat output only
   int32_t clamp_low = INT32_MIN, clamp_high = INT32_MAX;
   std::vector<float> multiplier, bias;  // [O], kFloat and kInt8
   std::vector<int32_t> threshold;       // [O], kBits
   Tail tail;                            // kFloat in NHWC
 };
 
-// Where a run reads and writes.
+// The tensors that a run reads and writes.
 struct ConvTensors {
   const uint32_t* input;            // [N, H, W, InWords], spare bits 0
   void* output;                     // of the transform's kind
@@ -77,14 +72,15 @@ struct ConvTensors {
   uint32_t* bits = nullptr;         // if the tail writes them
 };
 
-// Immutable after Create; Run may be called from several threads at once with separate workspaces.
+// A convolution is immutable after Create, but for Resize: Run may be called from several threads at once with separate
+// workspaces.
 class Conv {
  public:
   // `filter` [O, kh, kw, FilterWords] is copied and repacked. `kernel` as in SelectConvKernel. Returns nullptr and one
-  // sentence in `error` for anything that CheckBConv2d, the transform or the kernel's name has wrong. The batch, height
+  // sentence in `error` if the parameters, the transform or the kernel's name are wrong. The batch, height
   // and width of `params` are only the first ones: Run takes others.
-  static std::unique_ptr<Conv> Create(const BConv2dParams& params, const uint32_t* filter, const Transform& transform,
-                                      const char* kernel, std::string* error);
+  static std::unique_ptr<Conv> Create(const BConv2dParams& params, const uint32_t* filter,
+                                      const OutputTransform& transform, const char* kernel, std::string* error);
   virtual ~Conv() = default;
 
   // Checks another input size. Returns an empty string, or what is wrong with it.
@@ -92,7 +88,8 @@ class Conv {
   virtual const BConv2dParams& params() const = 0;
   virtual const char* kernel_name() const = 0;
 
-  // Bytes that Run needs at `workspace` (64-byte aligned) for the current size. Contents need not be kept between runs.
+  // Bytes that Run needs at `workspace` (64-byte aligned) for the current size. Runs do not need what others left
+  // there.
   virtual int64_t WorkspaceBytes() const = 0;
 
   // Does not allocate.
@@ -102,10 +99,12 @@ class Conv {
 // Kernels of Conv that this CPU supports, fastest first; the last one is "reference". BNNEDGE_KERNEL overrides.
 const std::vector<const char*>& ConvKernelNames();
 
-// ---- Packing: bit 1 where the value is below zero (or what counts as such); -0.0 and NaN give 0 ----
+// ---- Packing: bit 1 where a value is below its limit; -0.0 and NaN give 0 with a limit of 0 ----
 
 // float or int8 [pixels, channels] -> uint32 [pixels, words(channels)].
-void PackNhwc(const float* values, float zero, int64_t pixels, int64_t channels, uint32_t* words);
+void PackNhwc(const float* values, float limit, int64_t pixels, int64_t channels, uint32_t* words);
+// limits [channels]
+void PackNhwcByChannel(const float* values, const float* limits, int64_t pixels, int64_t channels, uint32_t* words);
 inline void PackNhwc(const float* values, int64_t pixels, int64_t channels, uint32_t* words) {
   PackNhwc(values, 0.0f, pixels, channels, words);
 }
@@ -115,7 +114,7 @@ void PackNchw(const float* values, int64_t batch, int64_t channels, int64_t pixe
 // uint32 [pixels, words] -> float +-1 [pixels, channels].
 void UnpackNhwc(const uint32_t* words, int64_t pixels, int64_t channels, float* values);
 
-// AND over windows of packed pixels; outside pixels never win. Padding is before / after.
+// The maximum of signs over windows of packed pixels, by AND; pixels outside of the image never win.
 struct BMaxPoolParams {
   int64_t batch, in_height, in_width, words;
   int64_t kernel_height, kernel_width, stride_height, stride_width;

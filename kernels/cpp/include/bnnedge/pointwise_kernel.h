@@ -1,8 +1,8 @@
-// Float convolutions of one pixel. They are not what this library is for, but they stand between binary convolutions,
-// on the shortcuts of networks for large images: by another library, such a network would fall into pieces that wait
-// for each other's threads and pass float images on through memory.
+// Float convolutions with a kernel of one pixel, one table an instruction set, listed in select.cc. Only instruction
+// sets that multiply and add with one rounding have them.
 //
-// One table an instruction set, listed in select.cc; only instruction sets that multiply and add with one rounding.
+// Such convolutions stand between the binary ones, on the shortcuts of networks for large images. If another library
+// ran them, the network would fall into pieces that wait for each other's threads and pass float images through memory.
 #pragma once
 
 #include <cstdint>
@@ -11,14 +11,14 @@ namespace bnnedge {
 
 // y[i][o] = clip(bias[o] + sum over c of x[i][c] * w[o][c]), o < out_channels <= block.
 //
-// The sum begins with the bias, takes the channels in order, and rounds once for each: all kernels give the same bits,
-// and so do XNNPACK's. Clipped is min(max(y, low), high), NaN stays NaN.
-struct PointwiseRun {
+// The sum begins with the bias, takes the channels in order and rounds once for each, so that all kernels give the same
+// bits, which are XNNPACK's too. clip(y) is min(max(y, low), high), and a NaN stays a NaN.
+struct PointwiseStrip {
   // Output pixel i, from `first` on, reads at input + i / width * row_step + i % width * pixel_step.
   const float* input;
   int64_t width, pixel_step, row_step;
   int64_t first, pixels, channels;
-  const float* weights;  // [channels][block], 64-byte aligned; beyond out_channels 0
+  const float* weights;  // [channels][block], 64-byte aligned; 0 behind the last output channel
   const float* bias;     // [block]
   int64_t out_channels;
   float* output;  // of pixel `first`
@@ -28,7 +28,7 @@ struct PointwiseRun {
 
 struct PointwiseKernel {
   int64_t block;
-  void (*run)(const PointwiseRun& run);
+  void (*run)(const PointwiseStrip& run);
 };
 
 #ifdef BNNEDGE_X86_64
@@ -38,7 +38,7 @@ extern const PointwiseKernel kPointwiseAvx2, kPointwiseAvx512;
 extern const PointwiseKernel kPointwiseNeon;
 #endif
 
-// That of the instruction set of `kernel`, a name of SelectConvKernel; nullptr if that has none.
+// The table of the instruction set of `kernel`, a name that SelectConvKernel returned; nullptr if it has none.
 const PointwiseKernel* FindPointwiseKernel(const char* kernel);
 
 }  // namespace bnnedge

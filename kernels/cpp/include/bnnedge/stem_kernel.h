@@ -11,22 +11,22 @@
 namespace bnnedge {
 
 constexpr int64_t kStemBlock = 16;
-constexpr int64_t kStemTaps = 4;  // bytes of the image that are multiplied in one step, of most kernels
-// So many bytes behind what a row needs may be read of its input.
+constexpr int64_t kStemTaps = 4;  // bytes of the image that most kernels multiply in one step
+// A kernel may read so many bytes behind the input of a row.
 constexpr int64_t kStemSlack = 64;
 
-// How sums become codes; arrays have an element a padded channel. The codes are signed.
+// How sums become codes (step 4 of stem.h). Arrays have an element for each padded channel. The codes are signed.
 struct Requantization {
   Arithmetic arithmetic;
-  const float* multiplier;      // kFloat
-  const int32_t* mantissa;      // kFixedPoint: m
-  const int32_t* left_shift;    // and max(shift, 0)
-  const int32_t* right_shift;   // and max(-shift, 0)
+  const float* multiplier;     // kFloat
+  const int32_t* mantissa;     // kFixedPoint: m
+  const int32_t* left_shift;   // max(shift, 0)
+  const int32_t* right_shift;  // max(-shift, 0)
   int32_t zero_point;
   int32_t low_code, high_code;
 };
 
-// The convolution along a row. Pixel i sums over rows r and bytes b < step_taps * row_steps of
+// The convolution along a row. Pixel i is the sum over rows r and bytes b < step_taps * row_steps of
 //   input[i * pixel_step + r * row_step + b] * filter[o][r][b],
 // the input unsigned, or signed for kernels with `signed_codes`.
 struct StemShape {
@@ -57,23 +57,25 @@ struct StemPoolRow {
 };
 
 struct StemKernel {
-  const char* name;
-  bool signed_codes;  // of the image
+  const char* name = nullptr;
+  bool signed_codes = false;  // whether the kernel reads the image's codes as signed bytes
 
-  int64_t (*packed_bytes)(const StemShape& shape);
+  int64_t (*packed_bytes)(const StemShape& shape) = nullptr;
   // filter [16 * blocks][rows][step_taps * row_steps]
-  void (*pack_weights)(const int8_t* filter, const StemShape& shape, void* packed);
+  void (*pack_weights)(const int8_t* filter, const StemShape& shape, void* packed) = nullptr;
   // Bytes of scratch for rows of `pixels` pixels; nullptr: none.
-  int64_t (*scratch_bytes)(int64_t pixels, const StemShape& shape);
+  int64_t (*scratch_bytes)(int64_t pixels, const StemShape& shape) = nullptr;
   // Step 2 of stem.h, to bytes q + 128.
-  void (*quantize)(const float* values, int64_t count, Arithmetic arithmetic, const Codes& codes, uint8_t* bytes);
+  void (*quantize)(const float* values, int64_t count, Arithmetic arithmetic, const Quantization& codes,
+                   uint8_t* bytes) = nullptr;
   // [channels][plane_step] -> [pixels][channels]
-  void (*interleave)(const uint8_t* planes, int64_t plane_step, int64_t channels, int64_t pixels, uint8_t* bytes);
-  void (*convolve)(const StemRow& row);
-  void (*pool)(const StemPoolRow& row);
+  void (*interleave)(const uint8_t* planes, int64_t plane_step, int64_t channels, int64_t pixels,
+                     uint8_t* bytes) = nullptr;
+  void (*convolve)(const StemRow& row) = nullptr;
+  void (*pool)(const StemPoolRow& row) = nullptr;
   // codes [pixels][padded] -> values [pixels][channels]
-  void (*dequantize)(const int8_t* codes, int64_t padded, int64_t pixels, int64_t channels, const Codes& target,
-                     float* values);
+  void (*dequantize)(const int8_t* codes, int64_t padded, int64_t pixels, int64_t channels, const Quantization& target,
+                     float* values) = nullptr;
 
   int64_t step_taps = kStemTaps;
 };
@@ -93,15 +95,15 @@ extern const StemKernel kStemNeon;
 extern const StemKernel kStemNeonDot;
 #endif
 
-// Those that this CPU supports, fastest first.
+// The tables that this CPU supports, fastest first.
 const std::vector<const StemKernel*>& StemKernels();
 
-// The fastest that needs no more than kernel `name` of SelectConvKernel; for the fastest of these the fastest of all.
-// nullptr for "reference".
+// The fastest stem that needs no more instructions than the convolution `name`, a name that SelectConvKernel returned.
+// The fastest convolution gets the fastest stem of all, "reference" gets nullptr.
 const StemKernel* FindStemKernel(const char* name);
 
-// A Stem on `kernel`, whose Tail is finished by `finisher`. The arguments have been checked.
-std::unique_ptr<Stem> MakeStem(const StemKernel& kernel, const ConvKernel& finisher, const StemParams& params,
+// Makes a Stem on `kernel`, whose tail `tail_kernel` runs. The arguments have been checked.
+std::unique_ptr<Stem> MakeStem(const StemKernel& kernel, const ConvKernel& tail_kernel, const StemParams& params,
                                const StemWeights& weights, const Tail& tail);
 
 }  // namespace bnnedge

@@ -1,6 +1,6 @@
-// Stands before the compiler's header of this name in builds with BNNEDGE_EMULATE: AVX-512 and AMX in plain C++, so that
-// kernels written with them can be tested on any x86-64 CPU. Most is SIMDe's (Debian: libsimde-dev); here is what its
-// release 0.7.4 lacks and the kernels use. Lane by lane, as Intel's Intrinsics Guide has it.
+// Stands before the compiler's header of this name in builds with BNNEDGE_EMULATE: AVX-512 and AMX in plain C++, so
+// that kernels written with them can be tested on any x86-64 CPU. Most is SIMDe's (Debian: libsimde-dev); here is what
+// its release 0.7.4 lacks and the kernels use. Lane by lane, as Intel's Intrinsics Guide has it.
 #pragma once
 
 #define SIMDE_ENABLE_NATIVE_ALIASES
@@ -92,7 +92,8 @@ inline void MultiplyTiles(int sums, int a, int b) {
     int32_t row[16];
     std::memcpy(row, tiles[sums].row[m], sizeof(row));
     for (int n = 0; n < 16; ++n) {
-      for (int k = 0; k < 64; ++k) row[n] += tiles[a].row[m][k] * static_cast<int8_t>(tiles[b].row[k / 4][4 * n + k % 4]);
+      for (int k = 0; k < 64; ++k)
+        row[n] += tiles[a].row[m][k] * static_cast<int8_t>(tiles[b].row[k / 4][4 * n + k % 4]);
     }
     std::memcpy(tiles[sums].row[m], row, sizeof(row));
   }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,16 @@ import torch
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not (INTERPRETED or torch.cuda.is_available()):
     collect_ignore_glob = ["test_*.py"]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_unused_overflow_checks() -> None:
+    """The interpreter repeats each sum and product in int64 to see whether it overflows, and without ``debug`` throws
+    the answer away. That is about half of all its work."""
+    if INTERPRETED:
+        from triton.runtime.interpreter import interpreter_builder
+
+        interpreter_builder.options = replace(interpreter_builder.options, sanitize_overflow=False)
 
 
 @pytest.fixture(scope="session")

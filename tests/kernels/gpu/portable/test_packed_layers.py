@@ -1,4 +1,4 @@
-"""The operators of ``bnnedge/layers/packed_ops.py`` on Triton kernels.
+"""The operators of ``bnnedge/layers/packed/`` on Triton kernels.
 
 Gradients are small integers and weights multiples of powers of two, so that every sum is exact in float32 whatever its
 order: results are compared for equality.
@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 from bnnedge.binarization.surrogate import clipped_identity
 from bnnedge.kernels.gpu import bits
-from bnnedge.layers import packed_ops
 from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear, use_kernels
 from bnnedge.layers.hardtanh import hardtanh_op
+from bnnedge.layers.packed.conv import conv2d_again, packed_conv2d
+from bnnedge.layers.packed.linear import packed_linear
 
 CONVOLUTIONS: dict[str, tuple[Any, ...]] = {
     "3x3": ((2, 64, 5, 6), (33, 64, 3, 3), [1, 1], [1, 1], [1, 1], 1),
@@ -65,7 +66,7 @@ def test_convolution(device: torch.device, name: str, weights: str) -> None:
 
     def packed(x: Tensor, latent: Tensor) -> Tensor:
         geometry = (stride, padding, dilation, groups)
-        y: Tensor = packed_ops.packed_conv2d(x, weight(latent), 0.75, binary, *geometry, x.dtype, "triton")[0]
+        y: Tensor = packed_conv2d(x, weight(latent), 0.75, binary, *geometry, x.dtype, "triton")[0]
         return y
 
     compare(plain, packed, with_ties(*x_shape), torch.randint(-16, 17, weight_shape) / 16, device)
@@ -77,8 +78,8 @@ def test_convolution_run_again_from_its_bits(device: torch.device, name: str, bi
     x_shape, weight_shape, *geometry = CONVOLUTIONS[name]
     x, latent = with_ties(*x_shape).to(device), (torch.randint(-16, 17, weight_shape) / 16).to(device)
     weight = binary_weight(latent, True) if binary else latent
-    outputs = packed_ops.packed_conv2d(x, weight, 1.0, binary, *geometry, x.dtype, "triton")
-    again = packed_ops.conv2d_again(x, weight, outputs, *[*geometry, "triton"])
+    outputs = packed_conv2d(x, weight, 1.0, binary, *geometry, x.dtype, "triton")
+    again = conv2d_again(x, weight, outputs, *[*geometry, "triton"])
     assert torch.equal(again(), outputs[0]) and again().stride() == outputs[0].stride()
 
 
@@ -100,7 +101,7 @@ def test_half_precision(device: torch.device, x_type: torch.dtype, y_type: torch
 
     def packed(x: Tensor, latent: Tensor) -> Tensor:
         geometry = ([1, 1], [1, 1], [1, 1], 1)
-        y: Tensor = packed_ops.packed_conv2d(x, binary_weight(latent, False), 1.0, True, *geometry, y_type, "triton")[0]
+        y: Tensor = packed_conv2d(x, binary_weight(latent, False), 1.0, True, *geometry, y_type, "triton")[0]
         assert y.dtype == y_type
         return y.float()
 
@@ -118,7 +119,7 @@ def test_dense_layer(device: torch.device, features: int, binary: bool) -> None:
         return binary_weight(latent, True) if binary else latent
 
     def packed(x: Tensor, latent: Tensor) -> Tensor:
-        y: Tensor = packed_ops.packed_linear(x, weight(latent), 1.0, binary, x.dtype, "triton")[0]
+        y: Tensor = packed_linear(x, weight(latent), 1.0, binary, x.dtype, "triton")[0]
         return y
 
     latent = torch.randint(-16, 17, (5, features)) / 16
@@ -130,7 +131,7 @@ def test_opcheck(device: torch.device, name: str) -> None:
     x_shape, weight_shape, *geometry = CONVOLUTIONS[name]
     x, weight = with_ties(*x_shape).to(device), binary_weight(torch.randn(weight_shape), False).to(device)
     inputs = (x.requires_grad_(), weight.requires_grad_(), 1.0, True, *geometry, torch.float32, "triton")
-    torch.library.opcheck(packed_ops.packed_conv2d, inputs)
+    torch.library.opcheck(packed_conv2d, inputs)
 
 
 def test_stash_of_the_layers_in_memory(device: torch.device) -> None:
