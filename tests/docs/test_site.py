@@ -19,6 +19,7 @@ from bnnedge.models import MODELS
 from bnnedge.registry import Registry
 from docs.generate import api, command_line, measured, outside, registries
 from tests.conftest import ROOT
+from tests.test_import_order import ORDER
 
 
 @pytest.mark.parametrize(
@@ -67,6 +68,12 @@ def test_api_pages_are_those_of_the_packages() -> None:
     assert {Path(page).stem for page in pages} == {*packages, api.BASE} - {"cli"}
     assert "::: bnnedge.methods.rbnn\n" in pages["api/methods.md"]
     assert all(text.count(":::") > 0 for text in pages.values())
+
+
+def test_import_order_is_the_one_that_is_tested() -> None:
+    page = (ROOT / "docs" / "internals" / "import-order.md").read_text(encoding="utf-8")
+    listed = [set(re.findall(r"`(\w+)`", line)) for line in re.findall(r"^\d+\. (.*)$", page, flags=re.MULTILINE)]
+    assert listed == [group for group in ORDER if group != {"__main__"}]
 
 
 def test_navigation_names_every_page() -> None:
