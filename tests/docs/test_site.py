@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from bnnedge.benchmarks.devices import DEVICES
+from bnnedge.benchmarks.rows import read_rows
 from bnnedge.config import RunConfig
 from bnnedge.data import DATASETS
 from bnnedge.export.runtimes import RUNTIMES
@@ -60,6 +61,20 @@ def test_measured_page_has_every_row() -> None:
     rows = sum(len(path.read_text().splitlines()) for path in folder.glob("networks_*.jsonl"))
     assert rows > 0
     assert len(re.findall(r"^\| `", measured.page(folder), flags=re.MULTILINE)) == rows
+
+
+def test_speeds_of_the_readme_are_those_of_rows() -> None:
+    """Every median of the README's table is that of a row of that day, at 224 x 224 and one thread."""
+    medians: dict[str, set[str]] = {}
+    for path in (ROOT / "benchmarks" / "results").glob("networks_*.jsonl"):
+        for row in read_rows(path):
+            if row.threads == 1 and row.metadata["input_shape"] == [3, 224, 224]:
+                medians.setdefault(row.started_at[:10], set()).add(f"{row.p50_ms:.2f}")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\| .*, (\d{4}-\d\d-\d\d) \|(.*)\|$", readme, flags=re.MULTILINE)
+    assert len(lines) == 2
+    for date, numbers in lines:
+        assert {number.strip() for number in numbers.split("|")} <= medians[date]
 
 
 def test_api_pages_are_those_of_the_packages() -> None:
