@@ -8,9 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from bnnedge.benchmarks.devices import DEVICES
-from bnnedge.data import DATASETS
-from bnnedge.data.augmentation import AUGMENTATIONS
-from bnnedge.data.preprocessing import PREPROCESSINGS
+from bnnedge.data import AUGMENTATIONS, DATASETS, PREPROCESSINGS
 from bnnedge.export.runtimes import RUNTIMES
 from bnnedge.export.targets import TARGETS
 from bnnedge.methods import METHODS
