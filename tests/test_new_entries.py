@@ -11,8 +11,8 @@ import pytest
 
 from bnnedge.benchmarks.rows import read_rows
 from bnnedge.cli import main
+from bnnedge.data import PREPROCESSINGS
 from bnnedge.data.dataset import load_dataset
-from bnnedge.data.preprocessing import PREPROCESSINGS
 from bnnedge.models import MODELS
 from bnnedge.tasks import TASKS
 

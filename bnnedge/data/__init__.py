@@ -1,7 +1,9 @@
-"""Data sets by name. One file each; add a file and a line here, and the command line and the tests know it.
+"""Data sets, preprocessings and augmentations by name. Add a function or class, and a line here.
 
-An entry is a function ``load(data_root: Path | None) -> Source``; None is the folder that ``BNNEDGE_DATA`` names.
-``load_dataset`` of ``bnnedge/data/dataset.py`` splits, resizes and normalises what it gives.
+A data set, in a file of its own, is a function ``load(data_root: Path | None) -> Source``; None is the folder that
+``BNNEDGE_DATA`` names. ``load_dataset`` of ``bnnedge/data/dataset.py`` splits, resizes and normalises what it gives.
+A preprocessing is a function that makes a record of the data set's own one (``bnnedge/data/preprocessing.py``), an
+augmentation a class of ``bnnedge/data/augmentation.py``. The command line and the tests know every entry.
 """
 
 from bnnedge.registry import Registry
@@ -15,5 +17,25 @@ DATASETS = Registry(
         ("mnist", "bnnedge.data.mnist:load_mnist"),
         ("tiny_imagenet", "bnnedge.data.tiny_imagenet:load_tiny_imagenet"),
         ("imagenet", "bnnedge.data.imagenet:load_imagenet"),
+    ],
+)
+
+PREPROCESSINGS = Registry(
+    "preprocessing",
+    [
+        ("own", "bnnedge.data.preprocessing:own"),
+        ("unit", "bnnedge.data.preprocessing:unit"),
+        ("symmetric", "bnnedge.data.preprocessing:symmetric"),
+        ("imagenet", "bnnedge.data.preprocessing:imagenet"),
+    ],
+)
+
+AUGMENTATIONS = Registry(
+    "augmentation",
+    [
+        ("crop_flip", "bnnedge.data.augmentation:CropAndFlip"),
+        ("flip", "bnnedge.data.augmentation:Flip"),
+        ("shift", "bnnedge.data.augmentation:Shift"),
+        ("window_flip", "bnnedge.data.augmentation:WindowAndFlip"),
     ],
 )

@@ -1,7 +1,7 @@
 """Random changes of training images, which a network must not mind.
 
-``--augment NAME`` chooses one of ``AUGMENTATIONS``, ``own`` what the data set brings along, ``none`` nothing. A sample
-depends on its own random numbers alone, whatever the others of its batch.
+``--augment NAME`` chooses one of ``AUGMENTATIONS`` (``bnnedge/data/__init__.py``), ``own`` what the data set brings
+along, ``none`` nothing. A sample depends on its own random numbers alone, whatever the others of its batch.
 """
 
 from __future__ import annotations
@@ -15,17 +15,6 @@ from torch.nn import functional as F
 
 from bnnedge.data.images.resize import Box
 from bnnedge.data.preprocessing import Preprocessing
-from bnnedge.registry import Registry
-
-AUGMENTATIONS = Registry(
-    "augmentation",
-    [
-        ("crop_flip", "bnnedge.data.augmentation:CropAndFlip"),
-        ("flip", "bnnedge.data.augmentation:Flip"),
-        ("shift", "bnnedge.data.augmentation:Shift"),
-        ("window_flip", "bnnedge.data.augmentation:WindowAndFlip"),
-    ],
-)
 
 
 class Augmentation:

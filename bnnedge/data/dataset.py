@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bnnedge.data import DATASETS
-from bnnedge.data.augmentation import AUGMENTATIONS, Augmentation
+from bnnedge.data import AUGMENTATIONS, DATASETS
+from bnnedge.data.augmentation import Augmentation
 from bnnedge.data.images.splits import hold_out
 from bnnedge.data.images.statistics import channel_statistics
 from bnnedge.data.info import DatasetInfo, ValidationSplit

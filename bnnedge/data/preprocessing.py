@@ -4,8 +4,8 @@ A checkpoint and an exported file carry the record that the network was trained 
 ``evaluate`` of a run and of a file, ``bench``, and the program that measures on a device. None assumes values of its
 own. Importing this file imports no torch.
 
-``--preprocess NAME`` chooses a function of ``PREPROCESSINGS``. Add a function anywhere and a line here. It takes the
-data set's own record, with the statistics of its training images, and returns the record to train with.
+``--preprocess NAME`` chooses a function of ``PREPROCESSINGS`` (``bnnedge/data/__init__.py``). It takes the data set's
+own record, with the statistics of its training images, and returns the record to train with.
 """
 
 from __future__ import annotations
@@ -17,19 +17,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bnnedge.data import PREPROCESSINGS
 from bnnedge.errors import BnnedgeError, ConfigError, DataError
 from bnnedge.options import fill, plain
-from bnnedge.registry import Registry
-
-PREPROCESSINGS = Registry(
-    "preprocessing",
-    [
-        ("own", "bnnedge.data.preprocessing:own"),
-        ("unit", "bnnedge.data.preprocessing:unit"),
-        ("symmetric", "bnnedge.data.preprocessing:symmetric"),
-        ("imagenet", "bnnedge.data.preprocessing:imagenet"),
-    ],
-)
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet's red, green and blue, of pixels from 0 to 1."""
@@ -40,7 +30,7 @@ class Preprocessing:
     """The network's input is ``(pixel / scale - mean) / std``, of ``height`` x ``width`` pixels."""
 
     channels: int
-    """Channels of a image: 1 for grey, 3 for red, green and blue in this order."""
+    """Channels of an image: 1 for grey, 3 for red, green and blue in this order."""
     height: int
     """Rows of pixels that the network takes."""
     width: int
@@ -52,7 +42,7 @@ class Preprocessing:
     std: tuple[float, ...]
     """Standard deviation of each channel, of pixels that were divided by ``scale``."""
     resize: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
-    """Interpolation where a image has another size."""
+    """Interpolation where an image has another size."""
     crop: float | None = None
     """None: the whole image is resized. Otherwise its central part with the network's aspect ratio is, as large as
     fits into the image times this number: 0.875 is what 224 of 256 pixels leave."""

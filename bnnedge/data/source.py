@@ -27,7 +27,7 @@ class Source:
     size: tuple[int, int]
     """Height and width in pixels, if the user names no others."""
     channels: int
-    """Channels of a image."""
+    """Channels of an image."""
     classes: tuple[str, ...] = ()
     """Names of the classes, in the order of the labels; empty if there are none."""
     task: str = "classification"

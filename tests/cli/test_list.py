@@ -8,6 +8,7 @@ from bnnedge.cli import main
 from bnnedge.cli.registries import REGISTRIES
 from bnnedge.methods import METHODS
 from bnnedge.models import MODELS
+from bnnedge.options import field_docs
 from tests.cli.command_line import Capture
 
 
@@ -25,7 +26,9 @@ def test_verbose_lists_say_what_each_is(kind: str, capsys: Capture) -> None:
         assert len(lines[lines.index(name) + 1].strip()) > 10
     if kind == "methods":
         assert sum(line.strip().startswith("paper: ") for line in lines) == len(list(METHODS))
-        assert "    --tmin 0.01  The surrogate's t at the first epoch." in lines
+        docs = field_docs(METHODS.load("rbnn").Options)
+        assert f"    --tmin 0.01  {docs['tmin']}" in lines
+        assert f"    --a32/--no-a32 false  {docs['a32']}" in lines
 
 
 def test_an_entry_that_describes_itself_is_listed_in_its_own_words(capsys: Capture) -> None:

@@ -89,8 +89,8 @@ def test_a_run_with_an_int8_stem(target: str, runs: dict[tuple[str, str], Path],
     assert report.stem is not None
     loaded = load_run(run)
     dataset = load_dataset("digits", 16)
-    assert report.stem.top1_fp32 == evaluate(loaded.model, dataset, "test", torch.device("cpu")).scores["top1"]
-    assert report.stem.top1 == evaluate_file(path, "test").scores["top1"]
+    assert report.stem.scores_fp32 == evaluate(loaded.model, dataset, "test", torch.device("cpu")).scores
+    assert report.stem.scores == evaluate_file(path, "test").scores
     low, high = loaded.dataset.preprocessing.input_range
     black, white = (float(v) for v in (dataset.arrays("train")[0].min(), dataset.arrays("train")[0].max()))
     assert (low, high) == pytest.approx((black, white))

@@ -69,7 +69,7 @@ def test_the_processes_get_the_command_line_without_launch_options() -> None:
         (["--kernels", "triton"], "kernels triton needs an NVIDIA GPU, the run is on the CPU; use --kernels auto"),
         (["--accumulate", "0"], "accumulate must be at least 1, got 0"),
         (["--ema", "1"], "ema must be above 0 and below 1"),
-        (["--accumulate", "100"], "has micro-batches of 1 with accumulate 100, but needs 2 images"),
+        (["--accumulate", "100"], "has micro-batches of 1 with accumulate 100, but needs 2 samples"),
     ],
 )
 def test_mistakes_are_one_line(

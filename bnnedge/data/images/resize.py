@@ -1,4 +1,4 @@
-"""Images of another size, and the part of a image that is read."""
+"""Images of another size, and the part of an image that is read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from bnnedge.data.preprocessing import Preprocessing
 
 Box = tuple[float, float, float, float]
-"""Left, upper, right and lower edge of a part of a image, in pixels."""
+"""Left, upper, right and lower edge of a part of an image, in pixels."""
 _CHUNK = 4096
 """Images that are resized at a time, which bounds the memory of their float copies."""
 _FILTERS = {
