@@ -39,6 +39,13 @@ PARTS: dict[str, list[set[str]]] = {
         {"native", "plugins", "gpu"},
         {"flat_bits"},
     ],
+    "kernels.gpu": [
+        {"reference", "compile_gate", "bits", "gluon_compat"},
+        {"pack", "xnor_gemm", "bmma", "bn_statistics"},
+        {"unpack", "conv_launch", "bn_clip_pack", "bmma_gemm", "roofline"},
+        {"bconv2d", "bmma_conv2d", "int8_dot", "bn_gradient"},
+        {"select"},
+    ],
     "kernels.native": [{"library", "arrays"}, {"conv", "pack", "pool"}, {"__init__"}],
     "benchmarks": [
         {"environment", "rows", "turns"},
