@@ -6,7 +6,9 @@ batch size of the example input in dimension 0; targets make that dimension dyna
 A tensor is ``float32``, ``bits`` or ``int8``. A ``bits`` tensor holds values in {-1, +1} only; how it is stored is the
 target's business (``kernels/layout.py`` is the packed form). An ``int8`` tensor holds codes, see ``Quantization``.
 
-``node.py`` is the contract of a node. The nodes stand in one file a family; a new one is listed here.
+``node.py`` is the contract of a node. The nodes stand in one file a family; a new one is listed here. A new operator is
+a node here, a handler in ``bnnedge/export/trace`` and one form in every folder of ``bnnedge/export/targets``. Where one
+of them is missing, export stops with the name of the layer, the operator and the target.
 """
 
 from bnnedge.export.graph.activation import Activation, Binarize, Clip, PRelu
