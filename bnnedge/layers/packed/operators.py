@@ -13,7 +13,6 @@ from dataclasses import MISSING, fields
 from typing import Any, TypeVar, get_type_hints
 
 import torch
-from torch.library import CustomOpDef  # type: ignore[attr-defined]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -56,16 +55,16 @@ def flat(function: Callable[[Any], Any]) -> Callable[..., Any]:
     return of_fields
 
 
-def operator(name: str) -> Callable[[Callable[[Any], Any]], CustomOpDef]:
+def operator(name: str) -> Callable[[Callable[[Any], Any]], Any]:
     """Decorator: a function of one dataclass becomes the operator ``name``, on the GPU of the first field."""
 
-    def define(function: Callable[[Any], Any]) -> CustomOpDef:
+    def define(function: Callable[[Any], Any]) -> Any:
         return torch.library.custom_op(name, on_device_of_first(flat(function)), mutates_args=())
 
     return define
 
 
-def shapes_of(defined: CustomOpDef) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
+def shapes_of(defined: Any) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
     """Decorator: a function of the same dataclass gives uninitialised results of the operator's shapes and types."""
 
     def register(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
