@@ -41,12 +41,13 @@ class WorkspacePool {
  private:
   AlignedBuffer Take() {
     const std::lock_guard<std::mutex> lock(mutex_);
-    idle_.reserve(idle_.size() + static_cast<size_t>(++leases_));  // so that Return needs no memory
     AlignedBuffer buffer;
     if (!idle_.empty()) {
       buffer = std::move(idle_.back());
       idle_.pop_back();
     }
+    idle_.reserve(idle_.size() + static_cast<size_t>(leases_ + 1));  // so that Return needs no memory
+    ++leases_;
     return buffer;
   }
 

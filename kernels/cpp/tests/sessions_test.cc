@@ -247,8 +247,8 @@ HostTensor MakeTensor(int type, const std::vector<int64_t>& shape, const Make& m
 
 float RandomFloat() { return static_cast<float>(static_cast<int>(Random() % 9) - 4); }
 
-HostTensor Images(int64_t batch, int64_t channels) {
-  return MakeTensor<float>(bnnedge::ort::kFloat, {batch, channels, 9, 8}, RandomFloat);
+HostTensor Images(int64_t batch, int64_t channels, int64_t height, int64_t width) {
+  return MakeTensor<float>(bnnedge::ort::kFloat, {batch, channels, height, width}, RandomFloat);
 }
 
 struct NodeCase {
@@ -270,7 +270,7 @@ HostNode MakeNode(const NodeCase& c) {
   add("group", HostAttributeType::kInt, {c.group});
   add("pads", HostAttributeType::kInts, {1, 1, 1, 1});
   add("strides", HostAttributeType::kInts, {1, 2});
-  node.inputs.push_back(Images(2, c.channels));
+  node.inputs.push_back(Images(2, c.channels, 9, 8));
   node.inputs[0].is_constant = false;
   const int64_t bytes = 4 * bnnedge::WordsFor(c.channels / c.group);
   node.inputs.push_back(MakeTensor<uint8_t>(bnnedge::ort::kUint8, {c.filters, 3, 3, bytes}, Random));
@@ -285,7 +285,8 @@ HostNode MakeNode(const NodeCase& c) {
   return node;
 }
 
-// An int8 stem: small numbers, so that codes are spread.
+// An int8 stem. The numbers are small, so that codes are spread, and the image is large enough for several pieces: a
+// run of a single piece meets no other.
 HostNode MakeStemNode() {
   HostNode node;
   node.name = "stem";
@@ -308,7 +309,7 @@ HostNode MakeStemNode() {
     return MakeTensor<uint8_t>(bnnedge::ort::kUint8, {}, [value] { return value; });
   };
   const auto small = [] { return static_cast<int32_t>(Random() % 41) - 20; };
-  node.inputs.push_back(Images(2, 3));
+  node.inputs.push_back(Images(2, 3, 48, 47));
   node.inputs[0].is_constant = false;
   node.inputs.push_back(number(0.25f));
   node.inputs.push_back(zero_point(120));
@@ -356,7 +357,8 @@ void TestOperator(const std::string& op_name, const HostNode& node, int64_t chan
   if (!kernel.created()) return Fail(name + ": " + kernel.error());
 
   std::vector<HostTensor> inputs[] = {node.inputs, node.inputs};
-  inputs[1][0] = Images(3, channels);
+  const std::vector<int64_t>& shape = node.inputs[0].shape;
+  inputs[1][0] = Images(3, channels, shape[2], shape[3]);
   std::vector<HostTensor> wanted[2];
   for (int i = 0; i < 2; ++i) {
     const HostKernel alone(op, node, kMostBytes);
