@@ -8,7 +8,8 @@ MODEL := $(RUN)/resnet18_1w1a
 FUZZ_SECONDS ?= 600
 
 # The install is editable: changes of Python files are live, C++ and a module that becomes a package need a new install.
-CPP := $(shell find kernels/cpp -type f) $(shell find bnnedge kernels export benchmarks -name __init__.py)
+CPP := $(shell find kernels/cpp -type f)
+PACKAGES := $(shell find bnnedge kernels export benchmarks -name __init__.py)
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -25,7 +26,7 @@ help:
 	@echo "make docs       the documentation, into build/site"
 	@echo "make clean      remove the environment, caches and build products (runs/ stays)"
 
-$(INSTALLED): pyproject.toml $(CPP)
+$(INSTALLED): pyproject.toml $(CPP) $(PACKAGES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=23.1"
 	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]"

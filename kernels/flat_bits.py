@@ -19,7 +19,7 @@ from bnnedge.kernels.layout import words_for
 
 
 def pack_signs(x: Tensor) -> Tensor:
-    """Bits of x < 0, int32 [ceil(numel / 32)]."""
+    """The bits of x < 0, int32 [ceil(numel / 32)]."""
     flat = in_memory_order(x)
     if x.dtype != torch.float32 or not native.available():
         return _pack_bits(flat < 0)
@@ -29,12 +29,12 @@ def pack_signs(x: Tensor) -> Tensor:
 
 
 def pack_mask(x: Tensor, clip: float) -> Tensor:
-    """Bits of ``abs(x) <= clip``, int32 [ceil(numel / 32)]."""
+    """The bits of ``abs(x) <= clip``, int32 [ceil(numel / 32)]."""
     return _pack_bits(in_memory_order(x).abs() <= clip)
 
 
 def unpack_signs(words: Tensor, shape: Sequence[int], channels_last: bool, dtype: torch.dtype) -> Tensor:
-    """-1 and +1 of ``shape``, with the strides of ``channels_last`` if that was the order of packing."""
+    """A tensor of -1 and +1 of ``shape``, with the strides of ``channels_last`` if that was the order of packing."""
     if dtype == torch.float32 and native.available():
         flat = torch.empty(math.prod(shape), dtype=dtype)
         native.unpack_nhwc(words.numpy().view(np.uint32), len(flat), out=flat.numpy())
@@ -44,7 +44,7 @@ def unpack_signs(words: Tensor, shape: Sequence[int], channels_last: bool, dtype
 
 
 def unpack_mask(words: Tensor, shape: Sequence[int], channels_last: bool) -> Tensor:
-    """Booleans of ``shape``, with the strides of ``channels_last`` if that was the order of packing."""
+    """A tensor of booleans of ``shape``, with the strides of ``channels_last`` if that was the order of packing."""
     return _shaped(_unpack_bits(words, math.prod(shape)), shape, channels_last)
 
 

@@ -19,9 +19,9 @@ from typing import Any
 from bnnedge.errors import ConfigError, MissingDependencyError
 
 LITERT_DELEGATE = "bnnedge_litert_delegate"
-"""External delegate that runs Larq Compute Engine's operators in LiteRT (``tflite_plugin_create_delegate``)."""
+"""The external delegate that runs Larq Compute Engine's operators in LiteRT (``tflite_plugin_create_delegate``)."""
 ONNXRUNTIME_OPERATORS = "bnnedge_onnxruntime"
-"""Custom operators of the domain ``bnnedge`` (``RegisterCustomOps``)."""
+"""The library of the custom operators of the domain ``bnnedge`` (``RegisterCustomOps``)."""
 
 _SUFFIX = ".dll" if sys.platform == "win32" else ".so"
 _RESOURCES = ExitStack()
@@ -64,7 +64,7 @@ def litert_delegate(threads: int = 1, *, kernel: str | None = None) -> Any:
         raise MissingDependencyError(f"{reason}: pip install ai-edge-litert") from error
     options = {"threads": threads} | ({} if kernel is None else {"kernel": kernel})
     try:
-        ctypes.PyDLL(str(path))  # load_delegate leaves a half-made object behind if this fails
+        ctypes.PyDLL(str(path))  # If this fails, load_delegate leaves a half-made object behind.
         return interpreter.load_delegate(str(path), options)
     except ValueError as error:
         raise ConfigError(_one_line(str(error).partition("\n")[2] or str(error))) from error
@@ -82,7 +82,7 @@ def register_onnxruntime(session_options: Any) -> None:
     path = library_path(ONNXRUNTIME_OPERATORS)
     try:
         session_options.register_custom_ops_library(str(path))
-    except Exception as error:  # ONNX Runtime raises classes of its own for each status
+    except Exception as error:  # ONNX Runtime has an exception class for each status.
         raise MissingDependencyError(
             f"plug-in {ONNXRUNTIME_OPERATORS} cannot be loaded, reinstall bnnedge: {_one_line(error)}"
         ) from error

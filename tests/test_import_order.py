@@ -39,6 +39,13 @@ PARTS: dict[str, list[set[str]]] = {
         {"native", "plugins", "gpu"},
         {"flat_bits"},
     ],
+    "kernels.gpu": [
+        {"reference", "compile_gate", "bits", "gluon_compat"},
+        {"pack", "xnor_gemm", "bmma", "bn_statistics"},
+        {"unpack", "conv_launch", "bn_clip_pack", "bmma_gemm", "roofline"},
+        {"bconv2d", "bmma_conv2d", "int8_dot", "bn_gradient"},
+        {"select"},
+    ],
     "kernels.native": [{"library", "arrays"}, {"conv", "pack", "pool"}, {"__init__"}],
     "benchmarks": [
         {"environment", "rows", "turns"},
@@ -58,8 +65,10 @@ PARTS: dict[str, list[set[str]]] = {
         {"targets"},
         {"runtimes"},
         {"verify_stem"},
+        {"replay"},
         {"verify"},
         {"summary", "evaluate"},
+        {"stem_effect"},
         {"api", "float_twin"},
         {"run"},
         {"__init__"},
@@ -87,7 +96,15 @@ PARTS: dict[str, list[set[str]]] = {
     ],
     "export.targets": [{"target", "forms"}, {"onnx", "tflite"}],
     "export.targets.onnx": [{"functions"}, {"reader"}, {"writer"}, {"forms"}, {"target"}],
-    "export.targets.tflite": [{"writer"}, {"reader"}, {"lowering"}, {"float_forms"}, {"bit_forms"}, {"target"}],
+    "export.targets.tflite": [
+        {"writer"},
+        {"reader"},
+        {"layers"},
+        {"lowering"},
+        {"float_forms"},
+        {"bit_forms"},
+        {"target"},
+    ],
     "export.runtimes": [{"runtime", "choose"}, {"ort", "tflite"}, {"litert", "lce"}, {"ort_bnnedge", "litert_bnnedge"}],
 }
 

@@ -81,7 +81,7 @@ def test_x86_64_wheel_installs_and_runs(wheels: dict[str, Path], run: Run, tmp_p
     (packages,) = environment.glob("lib/python*/site-packages")
     (packages / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
     where, *kernels = run(python, "-P", "-c", USE_KERNELS).split()
-    assert Path(where) == packages / "bnnedge" / "kernels" / "native.py"
+    assert Path(where) == packages / "bnnedge" / "kernels" / "native" / "__init__.py"
     assert kernels == native.kernel_names()  # those that another compiler's build finds here
     report = run(environment / "bin" / "bnnedge", "doctor")
     assert kernels[0] in report and "not built" not in report

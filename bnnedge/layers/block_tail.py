@@ -45,7 +45,7 @@ def normalize_add_clip(bn: nn.Module, act: nn.Module, y: Tensor, residual: Tenso
 
 
 def _fuses(bn: nn.Module, act: nn.Module, y: Tensor, residual: Tensor | None) -> bool:
-    if not (bn.training and act.training and torch.is_grad_enabled()):  # what exporters trace is in eval mode
+    if not (bn.training and act.training and torch.is_grad_enabled()):  # Exporters trace in eval mode.
         return False
     if type(bn) is not nn.BatchNorm2d or type(act) is not Hardtanh or act.kernels == "torch":
         return False
@@ -96,7 +96,7 @@ def normalize_add_clip_op(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """z and its signs, counts and mask, as in ``kernels/gpu/reference.py``; ``y``, ``residual`` and z are [N, C, H, W].
 
-    The gradient is that of z as a function of y alone, of which ``mean`` and ``invstd`` are.
+    The gradient takes ``mean`` and ``invstd`` for functions of ``y``.
     """
     from bnnedge.kernels.gpu.bn_clip_pack import bn_clip_pack
 

@@ -27,7 +27,7 @@ class Hardtanh(nn.Hardtanh):
         super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
-        keeps = self.training and torch.is_grad_enabled()  # what exporters trace is in eval mode
+        keeps = self.training and torch.is_grad_enabled()  # Exporters trace in eval mode.
         if self.kernels == "torch" or not keeps or not stash.takes(x):
             return F.hardtanh(x)
         y: Tensor = hardtanh_op(x, self.kernels)[0]
@@ -39,7 +39,7 @@ class Hardtanh(nn.Hardtanh):
 def hardtanh_op(x: Tensor, kernels: str) -> tuple[Tensor, Tensor]:
     """``hardtanh(x)`` of [N, C, H, W] or [N, C], and the mask of ``abs(x) < 1``, laid out as in ``stash.Bits``."""
     gpu = stash.on_gpu(x.device, kernels)
-    below_1 = 1 - torch.finfo(x.dtype).eps / 2  # the largest number under 1: abs(x) < 1 where it is not above that
+    below_1 = 1 - torch.finfo(x.dtype).eps / 2  # abs(x) < 1 where it is at most this
     mask = stash.pack_input(x, below_1, gpu).mask if gpu else flat_bits.pack_mask(x, below_1)
     return in_format(F.hardtanh(x), gpu or is_channels_last(x)), mask
 

@@ -15,14 +15,14 @@ _Note = TypeVar("_Note")
 
 
 class InputBits(NamedTuple):
-    """Of a GPU tensor in [-1, 1]: signs and counts, as in ``kernels/gpu/reference.py``, for the next convolution."""
+    """Signs and counts of a GPU tensor in [-1, 1], as in ``kernels/gpu/reference.py``, for the next convolution."""
 
     signs: Tensor
     counts: Tensor
 
 
 class ChannelSums(NamedTuple):
-    """Of a binary convolution's output, integers times ``alpha`` float32 [O], rounded: ``reference.Convolved.sums``."""
+    """``reference.Convolved.sums`` of a binary convolution whose output is its integers times ``alpha`` float32 [O]."""
 
     sums: Tensor
     alpha: Tensor

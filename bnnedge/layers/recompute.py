@@ -27,19 +27,19 @@ def watch_norms(model: nn.Module) -> None:
 
 
 class _Output:
-    """In place of a saved tensor: how to compute it."""
+    """Stands in place of a saved tensor and knows how to compute it."""
 
     def __init__(self, again: Callable[[], Tensor]) -> None:
         self.again = again
 
 
 def offer(y: Tensor, again: Callable[[], Tensor]) -> None:
-    """Note on ``y`` how to compute it again."""
+    """Attach a note to ``y`` that says how to compute it again."""
     attach(y, _Output(again))
 
 
 def offered(x: Tensor) -> Callable[[], Tensor] | None:
-    """What was offered to compute ``x`` again, for an operator that need not keep it then."""
+    """The function that computes ``x`` again, or None if none was offered. An operator need not keep such an ``x``."""
     output = read(x, _Output)
     return None if output is None else output.again
 
@@ -55,7 +55,7 @@ def _watch(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
     (x,) = inputs
     kept, hooks = read(x, _Output), None
     if kept is not None:
-        identity = _identity(x)  # autograd keeps the hook, which must not keep x
+        identity = _identity(x)  # Autograd keeps the hook, which must not keep x.
 
         def pack(tensor: Tensor) -> Any:
             return kept if _identity(tensor) == identity else tensor
@@ -66,7 +66,7 @@ def _watch(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
 
 
 def _identity(tensor: Tensor) -> tuple[Any, ...]:
-    """Tells the tensors that are alive apart; autograd hands its hook another object for the same memory."""
+    """Differs between all tensors that are alive; autograd hands its hook another object for the same memory."""
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 

@@ -21,9 +21,10 @@ from bnnedge.kernels.layout import words_for
 
 
 class Bits(NamedTuple):
-    """Of an input: ``scale`` is empty; ``mask`` too if nothing is clipped. Of a weight: ``mask`` is empty.
+    """The bits of one tensor.
 
-    ``counts``, the popcount of each pixel, is empty on a CPU.
+    Those of an input have an empty ``scale``, and an empty ``mask`` if nothing is clipped; those of a weight have an
+    empty ``mask``. ``counts``, the popcount of each pixel, is empty on a CPU.
     """
 
     signs: Tensor
@@ -57,7 +58,7 @@ def pack_input(x: Tensor, clip: float, gpu: bool) -> Bits:
 
 def pack_weight(weight: Tensor, gpu: bool) -> Bits:
     """The bits of ``weight`` [O, ...], whose values have one magnitude in each output channel: ``scale`` [O]."""
-    bits = pack_input(weight if gpu else weight.contiguous(), math.inf, gpu)  # in the order of its shape
+    bits = pack_input(weight if gpu else weight.contiguous(), math.inf, gpu)  # packed in the order of its shape
     scale = weight.flatten(1)[:, 0].abs()
     return bits._replace(scale=scale.float() if gpu else scale)
 
@@ -88,7 +89,7 @@ def empty_bits(x: Tensor, clip: float, gpu: bool, is_weight: bool = False) -> Bi
 
 
 def unpack_input(signs: Tensor, shape: Sequence[int], was_channels_last: bool, dtype: torch.dtype, gpu: bool) -> Tensor:
-    """-1 and +1 of ``shape``, on a GPU ``channels_last``, else as ``was_channels_last`` says."""
+    """A tensor of -1 and +1 of ``shape``, on a GPU in ``channels_last``, else as ``was_channels_last`` says."""
     if gpu:
         from bnnedge.kernels.gpu.unpack import unpack_signs
 
@@ -97,7 +98,7 @@ def unpack_input(signs: Tensor, shape: Sequence[int], was_channels_last: bool, d
 
 
 def unpack_weight(signs: Tensor, scale: Tensor, shape: Sequence[int], dtype: torch.dtype, gpu: bool) -> Tensor:
-    """The packed weight again; ``scale`` is one magnitude for each output channel."""
+    """The weight that was packed; ``scale`` is one magnitude for each output channel."""
     if gpu:
         from bnnedge.kernels.gpu.unpack import unpack_signs
 
@@ -123,6 +124,6 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def channels_first(x: Tensor) -> Tensor:
-    """The inverse of ``channels_last``, of a tensor without a gradient."""
-    # autograd forbids to change an operator's result in place if it is a view, which .data is not
+    """The inverse of ``channels_last``, for a tensor without a gradient."""
+    # Autograd forbids to change an operator's result in place if it is a view; .data is none.
     return x.permute(0, 3, 1, 2).data if x.dim() == 4 else x

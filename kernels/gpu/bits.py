@@ -20,7 +20,7 @@ def popcount(words):
 
 @triton.jit
 def pack_words(bits, ROWS: tl.constexpr, WORDS: tl.constexpr):
-    """Booleans [ROWS, WORDS * 32] to int32 [ROWS, WORDS], element j at bit j % 32; the sum of 32 different bits."""
+    """Packs booleans [ROWS, WORDS * 32] into int32 [ROWS, WORDS], element j at bit j % 32, by a sum of 32 bits."""
     lanes = tl.arange(0, 32)[None, None, :]
     placed = tl.reshape(bits.to(tl.int32), (ROWS, WORDS, 32)) << lanes
     return tl.sum(placed, axis=2)
@@ -28,7 +28,7 @@ def pack_words(bits, ROWS: tl.constexpr, WORDS: tl.constexpr):
 
 @triton.jit
 def spread_words(words, ROWS: tl.constexpr, WORDS: tl.constexpr):
-    """Int32 [ROWS, WORDS] to int32 0 and 1 [ROWS, WORDS * 32], the inverse of ``pack_words``."""
+    """The inverse of ``pack_words``: int32 [ROWS, WORDS] become int32 0 and 1 [ROWS, WORDS * 32]."""
     lanes = tl.arange(0, 32)[None, None, :]
     bits = (tl.reshape(words, (ROWS, WORDS, 1)) >> lanes) & 1
     return tl.reshape(bits, (ROWS, WORDS * 32))

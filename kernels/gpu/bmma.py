@@ -173,15 +173,15 @@ def mma_constraints() -> str:
 
 @dataclass(frozen=True)
 class Config:
-    """One way to compile a kernel."""
+    """Sizes with which a kernel is compiled."""
 
     tile: Tile
     words: int
-    """K words of one stage, 16 or 32."""
+    """Number of words along K in a stage, 16 or 32."""
     stages: int = 4
     """Stages of shared memory, a power of two."""
     least_vector: int = 1
-    """Fewest words of one copy: the addresses of more and shorter copies do not fit into registers."""
+    """Least number of words in a copy: the addresses of more and shorter copies do not fit into registers."""
 
     @property
     def name(self) -> str:
@@ -206,7 +206,7 @@ CONFIGS: dict[str, dict[int, tuple[Config, ...]]] = {
     # Registers hold the places of the windows and the borders' terms too: no largest tile, and short stages.
     "bconv2d": {80: _SHORT, 89: _SHORT, 90: _SHORT},
 }
-"""Op and compute capability to its configurations, from the largest tile to the smallest."""
+"""The configurations for an op and a compute capability, from the largest tile to the smallest."""
 
 SAME_LIMITS = {86: 89, 87: 80}
 """Capabilities that are served like another one of ``CONFIGS``."""
@@ -222,7 +222,7 @@ def choose(configs: Sequence[Config], rows: int, columns: int, vector: int, proc
 
 
 def config_for(op: str, device: torch.device, rows: int, columns: int, vector: int) -> Config:
-    """``choose`` for an op of ``CONFIGS`` on a GPU. Raises ``ConfigError`` for one without 1-bit tensor cores."""
+    """``choose`` for an op of ``CONFIGS`` on a GPU. Raises ``ConfigError`` if that has no 1-bit tensor cores."""
     major, minor = torch.cuda.get_device_capability(device)
     target = SAME_LIMITS.get(10 * major + minor, 10 * major + minor)
     if target not in CONFIGS[op]:
@@ -262,7 +262,7 @@ _CONSTRAINTS = gl.constexpr(mma_constraints())
 
 
 def _powers(size: int) -> list[int]:
-    """1, 2, 4, ... below ``size``, a power of two."""
+    """The powers of two below ``size``, which is one itself: 1, 2, 4 and so on."""
     return [1 << bit for bit in range(size.bit_length() - 1)]
 
 
@@ -298,7 +298,7 @@ def shared_layout(words: int) -> Any:
 
 @gluon.constexpr_function
 def row_layout(length: int, vector: int, warps: int) -> Any:
-    """For copies: threads along a row of ``length`` elements first, ``vector`` elements each."""
+    """Layout of copies: the threads lie along a row of ``length`` elements first, with ``vector`` elements each."""
     across = min(LANES, length // vector)
     return gl.BlockedLayout([1, vector], [LANES // across, across], [warps, 1], [1, 0])
 

@@ -2,21 +2,18 @@
 
 The matrix product of ``bmma_gemm.py`` with rows = output pixels, columns = output channels and K = the taps times the
 words of a pixel. The image is never unfolded: word k of a row is word ``k % Cw`` of the pixel under tap ``k // Cw``,
-copied by cp.async, which fills words outside the image with 0. Border and popcount terms are those of ``bconv2d.py``.
+copied by cp.async, which fills words outside the image with 0. What becomes of the
+popcounts stands in ``conv_launch.py``.
 """
 
 from __future__ import annotations
 
 from math import gcd
 
-import torch
 import triton
-from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from bnnedge.kernels.geometry import BConv2dGeometry
-from bnnedge.kernels.gpu.bconv2d import border_table, check_bconv2d, window_counts
 from bnnedge.kernels.gpu.bmma import (
     Config,
     as_matrix,
@@ -33,11 +30,11 @@ from bnnedge.kernels.gpu.bmma import (
     work_layout,
 )
 from bnnedge.kernels.gpu.compile_gate import CompileCase
+from bnnedge.kernels.gpu.conv_launch import ConvCall, conv_launcher, positions
 from bnnedge.kernels.gpu.gluon_compat import async_load, barrier, commit_group, wait_group
-from bnnedge.kernels.gpu.reference import Convolved
 
 GROUP = 8
-"""Tiles of pixels that walk down the channels together."""
+"""Number of tiles of pixels that walk down the channels together, so that the filters stay in L2."""
 
 MOST_NARROW_WORDS = gl.constexpr(16383 // 32)
 """Up to this K a thread's sum of squares, 8 rows of at most K squared, fits into int32."""
@@ -177,57 +174,35 @@ def bmma_conv2d_kernel(
     store(out_ptr, y, tile_m * ROWS, tile_n * COLUMNS, pixels, out_channels, TILE)
 
 
-def bconv2d(
-    words: Tensor,
-    filters: Tensor,
-    geometry: BConv2dGeometry,
-    counts: Tensor,
-    filter_counts: Tensor,
-    alpha: Tensor | None = None,
-    out_dtype: torch.dtype = torch.int32,
-    bn_sums: bool = False,
-) -> Convolved:
+@conv_launcher
+def bconv2d(c: ConvCall) -> None:
     """``reference.bconv2d``. Fastest where the channels are a multiple of 128, which allows 16-byte copies."""
-    check_bconv2d(words, filters, geometry, counts, filter_counts, alpha, out_dtype)
-    g = geometry
-    border_class, table = border_table(g, filter_counts)
-    out = words.new_empty(g.output_shape, dtype=out_dtype)
-    sums = words.new_zeros((2, g.out_channels), dtype=torch.int64) if bn_sums else None
-    pixels = g.batch * g.out_height * g.out_width
-    vector = gcd(4, words.shape[3], words.data_ptr() // 4, filters.data_ptr() // 4)
-    config = config_for("bconv2d", words.device, pixels, g.out_channels, vector)
-    tiles = triton.cdiv(pixels, config.tile.rows) * triton.cdiv(g.out_channels, config.tile.columns)
+    g, words = c.geometry, c.words.shape[3]
+    vector = gcd(4, words, c.words.data_ptr() // 4, c.filters.data_ptr() // 4)
+    config = config_for("bconv2d", c.words.device, c.pixels, g.out_channels, vector)
+    tiles = triton.cdiv(c.pixels, config.tile.rows) * triton.cdiv(g.out_channels, config.tile.columns)
     bmma_conv2d_kernel[(tiles,)](
-        words,
-        filters,
-        window_counts(counts, g),
-        border_class,
-        table,
-        alpha,
-        out,
-        *((None, None) if sums is None else sums),
-        pixels,
+        c.words,
+        c.filters,
+        *c.epilogue_tensors(),
+        c.pixels,
         g.out_channels,
-        triton.cdiv(g.kernel[0] * g.kernel[1] * words.shape[3], config.words),
-        *(g.height, g.width, g.out_height, g.out_width, *g.stride, *g.padding, *g.dilation),
-        KERNEL_Y=g.kernel[0],
-        KERNEL_X=g.kernel[1],
-        CHANNEL_WORDS=words.shape[3],
-        HAS_BORDER=table.shape[0] > 1,
-        HAS_ALPHA=alpha is not None,
-        BN_SUMS=bn_sums,
+        triton.cdiv(g.kernel[0] * g.kernel[1] * words, config.words),
+        *positions(g),
+        **c.constants(),
+        CHANNEL_WORDS=words,
+        HAS_BORDER=c.table.shape[0] > 1,
         VECTOR=vector,
         GROUP=GROUP,
         CONFIG=config,
         num_warps=config.tile.warps,
     )
-    return Convolved(out, sums)
 
 
 def _case(
     config: Config, targets: tuple[int, ...], channels: int, out: str = "bf16", kernel: int = 3, stride: int = 1
 ) -> CompileCase:
-    """As a training step launches it (alpha, sums for BatchNorm), or, with ``out`` i32, the bare integers."""
+    """The launch of a training step, with alpha and the sums for BatchNorm, or, with ``out`` i32, of bare integers."""
     vector, trained = gcd(4, channels // 32), out != "i32"
     ones = ("dilation_y", "dilation_x", *(("stride_y", "stride_x") if stride == 1 else ()))
     numbers = ("pixels", "out_channels", "steps", "height", "width", "out_height", "out_width", "pad_y", "pad_x")

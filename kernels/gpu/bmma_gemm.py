@@ -34,7 +34,7 @@ from bnnedge.kernels.gpu.gluon_compat import async_load, barrier, commit_group, 
 from bnnedge.kernels.gpu.xnor_gemm import check_gemm
 
 GROUP = 8
-"""Row tiles that walk down the columns together."""
+"""Number of tiles of rows that walk down the columns together, so that the columns stay in L2."""
 
 
 @gluon.jit

@@ -54,7 +54,7 @@ def bn_clip_pack_kernel(
         if HAS_RESIDUAL:
             x += tl.load(residual_ptr + at, mask=inside, other=0.0).to(tl.float32)
         x = x.to(z_ptr.dtype.element_ty).to(tl.float32)
-        z = tl.where(x > 1, 1.0, tl.where(x < -1, -1.0, x))  # NaN stays
+        z = tl.where(x > 1, 1.0, tl.where(x < -1, -1.0, x))  # A NaN stays one.
         tl.store(z_ptr + at, z.to(z_ptr.dtype.element_ty), mask=inside)
         word = first + tl.arange(0, BLOCK_WORDS)[None, :]
         stored = (row < rows) & (word < WORDS)

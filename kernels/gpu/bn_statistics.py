@@ -21,7 +21,7 @@ from bnnedge.kernels.layout import WORD_BITS, words_for
 STRIP_BITS = 2048
 """Elements of the tile in which a program sums: 16 per thread and sum at 4 warps."""
 MOST_PROGRAMS = 512
-"""Of one pass that sums, about four for each multiprocessor of a large GPU."""
+"""Most programs in a pass that sums: about four for each multiprocessor of a large GPU."""
 BLOCK_CHANNELS = 32
 
 
@@ -34,7 +34,7 @@ def strip_rows(step, BLOCK_ROWS: tl.constexpr):
 
 @triton.jit
 def store_strip(partial_ptr, first, second, channel, CHANNELS: tl.constexpr):
-    """Two tiles' sums over the rows into [strips, 2, C]."""
+    """Stores the sums over the rows of two tiles in [strips, 2, C]."""
     partial_ptr += tl.program_id(0) * 2 * CHANNELS + channel
     tl.store(partial_ptr, tl.sum(first, axis=0), mask=channel < CHANNELS)
     tl.store(partial_ptr + CHANNELS, tl.sum(second, axis=0), mask=channel < CHANNELS)
@@ -83,7 +83,7 @@ def statistics_kernel(
         mean, var = mean * unit, var * unit * unit
     else:
         mean += unit
-    var = tl.where(var < 0, 0.0, var)  # NaN stays
+    var = tl.where(var < 0, 0.0, var)  # A NaN stays one.
     tl.store(mean_ptr + channel, mean.to(tl.float32), mask=known)
     tl.store(invstd_ptr + channel, (1 / tl.sqrt(var + eps)).to(tl.float32), mask=known)
     old_mean = tl.load(running_mean_ptr + channel, mask=known, other=0.0)

@@ -33,6 +33,7 @@ OPS = (
     "bnnedge.kernels.gpu.int8_dot",
     "bnnedge.kernels.gpu.xnor_gemm",
     "bnnedge.kernels.gpu.bconv2d",
+    "bnnedge.kernels.gpu.conv_launch",
     "bnnedge.kernels.gpu.pack",
     "bnnedge.kernels.gpu.bn_statistics",
     "bnnedge.kernels.gpu.bn_clip_pack",
@@ -76,11 +77,11 @@ class CompileCase:
     """
 
     name: str
-    """Unique, ``op/configuration``."""
+    """A unique name of the form ``op/configuration``."""
     kernel: Any
     """The ``@triton.jit`` or ``@gluon.jit`` function."""
     arguments: Mapping[str, str]
-    """Run-time arguments to their Triton types, such as ``*bf16``, ``*i32``, ``i32``, ``i64``, ``fp32``."""
+    """The Triton type of each run-time argument, such as ``*bf16``, ``*i32``, ``i32``, ``i64``, ``fp32``."""
     constants: Mapping[str, Any] = field(default_factory=dict)
     """``tl.constexpr`` arguments; also arguments that launches specialise to a constant (1, None)."""
     aligned: tuple[str, ...] = ()
@@ -90,13 +91,13 @@ class CompileCase:
     targets: tuple[int, ...] = (80, 89, 90)
     """Compute capabilities to compile for."""
     at_least: Mapping[str, int] = field(default_factory=dict)
-    """Instruction to the least number of it in the whole kernel; 0 forbids the instruction."""
+    """Least number of each instruction in the whole kernel; 0 forbids the instruction."""
     in_loop: Mapping[str, int] = field(default_factory=dict)
-    """Instruction to its exact number in the main loop, which is the loop with most of the first one named."""
+    """Exact number of each instruction in the main loop, which is the loop with most of the first one named."""
     blocks_per_sm: int = 1
     """Blocks that are meant to run side by side: registers and shared memory must allow for it."""
     quick: bool = False
-    """Part of the default test suite; the others are compiled by ``make test-slow``."""
+    """Whether the default test suite compiles it; ``make test-slow`` compiles the others."""
 
 
 @dataclass(frozen=True)
@@ -107,12 +108,12 @@ class CompileRow:
     target: int
     registers: int
     spill_bytes: int
-    """Stack and local memory of one thread."""
+    """Bytes of stack and local memory that one thread uses."""
     shared_bytes: int
     instructions: dict[str, int]
-    """Number of each of ``COLUMNS`` in the kernel."""
+    """Number of each instruction of ``COLUMNS`` in the kernel."""
     loop: dict[str, int]
-    """The same for the main loop; empty where the case names none."""
+    """Number of each instruction of ``COLUMNS`` in the main loop; empty where the case names none."""
     failures: tuple[str, ...]
 
 

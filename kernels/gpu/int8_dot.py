@@ -3,7 +3,7 @@
 Words stay packed in memory and are spread in registers. Bit j of every byte of a tile is a matrix of {0, 1}, one eighth
 of K each; eight products of such planes add up to ``P = popcount(a AND b)``, in whatever order K comes. A byte of 0
 beyond K or outside the image adds nothing. The operands are int8, or e4m3 floats of 0.0 and 1.0, whose float32 sums are
-exact for K < 2^24. The rest is that of ``xnor_gemm.py`` and ``bconv2d.py``.
+exact for K < 2^24. The rest is that of ``xnor_gemm.py`` and ``conv_launch.py``.
 """
 
 from __future__ import annotations
@@ -16,18 +16,16 @@ import triton.language as tl
 from torch import Tensor
 
 from bnnedge.errors import ConfigError
-from bnnedge.kernels.geometry import BConv2dGeometry
-from bnnedge.kernels.gpu.bconv2d import border_table, check_bconv2d, window_corner, window_counts
 from bnnedge.kernels.gpu.bits import offsets64
 from bnnedge.kernels.gpu.compile_gate import CompileCase
-from bnnedge.kernels.gpu.reference import Convolved
+from bnnedge.kernels.gpu.conv_launch import ConvCall, conv_launcher, positions, window_corner
 from bnnedge.kernels.gpu.xnor_gemm import check_gemm
 
 TILE = {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_BYTES": 64}
 NUM_WARPS, NUM_STAGES = 8, 3
 
 FP8_CAPABILITIES = ((10, 3),)
-"""Where int8 has no fast instruction but e4m3 has; elsewhere int8, whose sums are exact whatever the hardware."""
+"""Compute capabilities with a fast instruction for e4m3 and none for int8, whose sums are exact on all hardware."""
 
 # Shift and AND on four bytes at once, where shifts of int8 would be widened one by one. What a shift brings from the
 # neighbouring byte is masked away. 56 is the code of 1.0 in e4m3.
@@ -195,7 +193,7 @@ def xnor_gemm(
     alpha: Tensor | None = None,
     out_dtype: torch.dtype = torch.int32,
 ) -> Tensor:
-    """``reference.xnor_gemm``."""
+    """``reference.xnor_gemm`` on 8-bit tensor cores."""
     check_gemm(a, b, k, a_counts, b_counts, alpha, out_dtype)
     rows, columns = a.shape[0], b.shape[0]
     out = a.new_empty((rows, columns), dtype=out_dtype)
@@ -219,51 +217,28 @@ def xnor_gemm(
     return out
 
 
-def bconv2d(
-    words: Tensor,
-    filters: Tensor,
-    geometry: BConv2dGeometry,
-    counts: Tensor,
-    filter_counts: Tensor,
-    alpha: Tensor | None = None,
-    out_dtype: torch.dtype = torch.int32,
-    bn_sums: bool = False,
-) -> Convolved:
-    """``reference.bconv2d``."""
-    check_bconv2d(words, filters, geometry, counts, filter_counts, alpha, out_dtype)
-    g = geometry
+@conv_launcher
+def bconv2d(c: ConvCall) -> None:
+    g, pixel_bytes = c.geometry, 4 * c.words.shape[3]
     images = TILE["BLOCK_M"] // (g.out_height * g.out_width) + 2
-    if images * g.height * g.width * 4 * words.shape[3] >= 2**31:
+    if images * g.height * g.width * pixel_bytes >= 2**31:
         raise ConfigError(
             f"{images} images of {g.height}x{g.width} pixels with {g.channels} channels exceed 2^31 bytes"
         )
-    border_class, table = border_table(g, filter_counts)
-    out = words.new_empty(g.output_shape, dtype=out_dtype)
-    sums = words.new_zeros((2, g.out_channels), dtype=torch.int64) if bn_sums else None
-    pixels = g.batch * g.out_height * g.out_width
-    int8_conv2d_kernel[(triton.cdiv(pixels, TILE["BLOCK_M"]), triton.cdiv(g.out_channels, TILE["BLOCK_N"]))](
-        words.view(torch.int8),
-        filters.view(torch.int8),
-        window_counts(counts, g),
-        border_class,
-        table,
-        alpha,
-        out,
-        *((None, None) if sums is None else sums),
-        pixels,
+    int8_conv2d_kernel[(triton.cdiv(c.pixels, TILE["BLOCK_M"]), triton.cdiv(g.out_channels, TILE["BLOCK_N"]))](
+        c.words.view(torch.int8),
+        c.filters.view(torch.int8),
+        *c.epilogue_tensors(),
+        c.pixels,
         g.out_channels,
-        *(g.height, g.width, g.out_height, g.out_width, *g.stride, *g.padding, *g.dilation),
-        KERNEL_Y=g.kernel[0],
-        KERNEL_X=g.kernel[1],
-        PIXEL_BYTES=4 * words.shape[3],
-        HAS_ALPHA=alpha is not None,
-        BN_SUMS=bn_sums,
-        **operand_kind(words.device),
+        *positions(g),
+        **c.constants(),
+        PIXEL_BYTES=pixel_bytes,
+        **operand_kind(c.words.device),
         **TILE,
         num_warps=NUM_WARPS,
         num_stages=NUM_STAGES,
     )
-    return Convolved(out, sums)
 
 
 def operand_kind(device: torch.device) -> dict[str, bool]:
@@ -273,7 +248,7 @@ def operand_kind(device: torch.device) -> dict[str, bool]:
     return {"FP8": torch.cuda.get_device_capability(device) in FP8_CAPABILITIES, "ASM": True}
 
 
-_PRODUCTS = {  # instruction and its number in the loop: 8 planes of 128 x 128 x 64 products
+_PRODUCTS = {  # The instruction and its number in the loop, which computes 8 planes of 128 x 128 x 64 products.
     (80, False): ("IMMA.16832.S8.S8", 256),
     (89, False): ("IMMA.16832.S8.S8", 256),
     (89, True): ("QMMA.16832", 256),

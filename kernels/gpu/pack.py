@@ -17,7 +17,7 @@ from bnnedge.kernels.layout import WORD_BITS, words_for
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 TILE_BITS = 8192
-"""Elements of one program's tile: 64 per thread at 4 warps."""
+"""Number of elements in the tile of one program: 64 for each thread of 4 warps."""
 COUNT_ROWS = 256
 
 

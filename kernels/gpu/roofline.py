@@ -28,15 +28,15 @@ class Gpu:
     name: str
     processors: int
     clock_hz: float
-    """Under load."""
+    """The clock that the GPU keeps under load."""
     memory_bytes_per_s: float
-    """As a large copy reaches it, reads and writes together."""
+    """What a large copy reaches, reads and writes together."""
     l2_bytes_per_clock: float
-    """Of all multiprocessors together."""
+    """What all multiprocessors together read from the L2 cache."""
     rates: dict[Arithmetic, float]
 
     def operations_per_s(self, arithmetic: Arithmetic) -> float:
-        """Peak rate of all multiprocessors."""
+        """Peak rate of all multiprocessors together."""
         return self.rates[arithmetic] * self.processors * self.clock_hz
 
 

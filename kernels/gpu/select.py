@@ -43,7 +43,7 @@ PACKED = {
         ],
     ),
 }
-"""Op to its implementations on packed words; all have the signature and the results of ``reference.py``."""
+"""The implementations of each op on packed words; all have the signature and the results of ``reference.py``."""
 
 
 _packed_is_faster: dict[tuple[object, ...], bool] = {}

@@ -66,7 +66,7 @@ def xnor_gemm(
     alpha: Tensor | None = None,
     out_dtype: torch.dtype = torch.int32,
 ) -> Tensor:
-    """``reference.xnor_gemm``."""
+    """``reference.xnor_gemm`` by AND and popcount."""
     check_gemm(a, b, k, a_counts, b_counts, alpha, out_dtype)
     rows, columns, words = a.shape[0], b.shape[0], a.shape[1]
     out = a.new_empty((rows, columns), dtype=out_dtype)

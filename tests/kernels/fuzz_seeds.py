@@ -28,7 +28,7 @@ from bnnedge.layers.deploy import deploy
 
 LCE_MODELS = Path(__file__).resolve().parents[1] / "lce_models"
 PATTERN_BYTES = 64
-"""Of each tensor; the target repeats them."""
+"""The values of each tensor; the target repeats them."""
 
 
 class Residual(nn.Module):

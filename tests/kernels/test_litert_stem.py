@@ -39,7 +39,7 @@ class Stem:
     strides: Pair = (1, 1)
     padding: int = VALID
     edges: tuple[Pair, Pair] | None = ((1, 1), (1, 0))
-    """Of the PAD before the convolution; None: there is no PAD."""
+    """The paddings of the PAD before the convolution; None if there is no PAD."""
     pool: Pair | None = (3, 2)
     pool_strides: Pair = (2, 1)
     pool_padding: int = SAME

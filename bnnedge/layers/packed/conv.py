@@ -117,8 +117,10 @@ def packed_conv2d(a: Conv2dArguments) -> ConvOutputs:
     """``conv2d(sign(x), weight)`` of ``out_dtype`` with zero padding, and what the backward pass reads."""
     layer = _layer(a)
     bconv2d = layer.select()  # first, as it refuses kernels that cannot run
-    given = a.signs is not None and a.counts is not None
-    bits = stash.given(a.signs, a.counts) if given else stash.pack_input(a.x, a.clip, layer.gpu)  # type: ignore[arg-type]
+    if a.signs is None or a.counts is None:
+        bits = stash.pack_input(a.x, a.clip, layer.gpu)
+    else:
+        bits = stash.given(a.signs, a.counts)
     filters = pack_weight(a.weight, a.binary_weight, layer.gpu)
     y, sums = _convolve(layer, bconv2d, bits, filters, a.weight, a.bn_sums)
     new_signs = bits.signs if a.signs is None else a.signs.new_empty(0)  # a result must not be an argument

@@ -13,7 +13,7 @@ from dataclasses import MISSING, fields
 from typing import Any, TypeVar, get_type_hints
 
 import torch
-from torch.library import CustomOpDef
+from torch.library import CustomOpDef  # type: ignore[attr-defined]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

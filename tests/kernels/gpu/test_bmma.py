@@ -16,7 +16,7 @@ from triton.experimental.gluon import language as gl
 
 from bnnedge.errors import ConfigError
 from bnnedge.kernels.geometry import BConv2dGeometry, output_size
-from bnnedge.kernels.gpu import bmma, bmma_conv2d, bmma_gemm, reference
+from bnnedge.kernels.gpu import bmma, bmma_conv2d, bmma_gemm, conv_launch, reference
 from tests.kernels.gpu import gluon_model
 
 KINDS = {torch.int32: gl.int32, torch.int64: gl.int64, torch.float32: gl.float32, torch.float16: gl.float16}
@@ -58,7 +58,7 @@ def model(monkeypatch: pytest.MonkeyPatch, config: bmma.Config, late: bool) -> N
     monkeypatch.setattr(bmma_conv2d, "bmma_conv2d_kernel", Modelled(bmma_conv2d.bmma_conv2d_kernel, late))
     for module in (bmma_gemm, bmma_conv2d):
         monkeypatch.setattr(module, "config_for", lambda *arguments: config)
-    monkeypatch.setattr(bmma_conv2d, "window_counts", box_sums)
+    monkeypatch.setattr(conv_launch, "window_counts", box_sums)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def operands(g: BConv2dGeometry) -> tuple[Any, ...]:
 
 
 def box_sums(counts: Tensor, g: BConv2dGeometry) -> Tensor:
-    """``bconv2d.window_counts``, whose kernel needs a GPU or the interpreter."""
+    """``conv_launch.window_counts``, whose kernel needs a GPU or the interpreter."""
     ones = torch.ones(1, 1, *g.kernel, dtype=torch.float64)
     sums = F.conv2d(counts.double().unsqueeze(1), ones, None, g.stride, g.padding, g.dilation)
     return sums.squeeze(1).to(torch.int32)

@@ -107,7 +107,8 @@ def test_batch_norm_and_its_gradient_are_pytorchs() -> None:
     assert along is not None
     along_off = (passed * dn).sum((0, 1, 2))
     y_off = scale * (dn * along.abs() + n.abs() * along_off) / count
-    for ours, theirs, off in zip(found, expected, (y_off, 0, along_off, 0), strict=True):
+    offs: list[torch.Tensor | int] = [y_off, 0, along_off, 0]
+    for ours, theirs, off in zip(found, expected, offs, strict=True):
         assert theirs is not None
         assert ((ours - theirs).abs() <= off + 3 * u * theirs.abs()).all()
-    assert torch.equal(found[1].double(), expected[1])
+    assert expected[1] is not None and torch.equal(found[1].double(), expected[1])

@@ -14,7 +14,7 @@ from tests.kernels.litert.writing import SAME, VALID, flexbuffer
 
 
 def chain(batch: int = 1) -> tuple[bytes, list[tuple[str, Array]]]:
-    """float -> bits -> conv (bits) -> pool -> conv (float) -> bits -> float: one partition, private tensors inside."""
+    """A file of one partition, float -> bits -> conv (bits) -> pool -> conv (float) -> bits -> float; inner tensors."""
     rng = np.random.default_rng(3)
     writer = TfliteWriter()
     first = pack(rng.choice([-1, 1], (40, 3, 3, 33))).view(np.int32)

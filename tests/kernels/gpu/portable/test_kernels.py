@@ -13,6 +13,7 @@ from bnnedge.kernels.gpu import (
     bn_clip_pack,
     bn_gradient,
     bn_statistics,
+    conv_launch,
     int8_dot,
     pack,
     reference,
@@ -210,7 +211,9 @@ def implementations() -> list[str]:
 
 
 @pytest.fixture(params=implementations())
-def packed_ops(request: pytest.FixtureRequest, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def implementation(
+    request: pytest.FixtureRequest, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
     """Op to function, of one implementation."""
     name = str(request.param)
     on_gpu = device.type == "cuda"
@@ -223,12 +226,12 @@ def packed_ops(request: pytest.FixtureRequest, device: torch.device, monkeypatch
 @pytest.mark.parametrize(
     ("m", "n", "k"), [(1, 1, 1), (3, 65, 31), (65, 3, 32), (33, 7, 33), (70, 66, 100), (2, 2, 544)]
 )
-def test_xnor_gemm(device: torch.device, packed_ops: dict[str, Any], m: int, n: int, k: int) -> None:
+def test_xnor_gemm(device: torch.device, implementation: dict[str, Any], m: int, n: int, k: int) -> None:
     a, b = reference.sign_pack(torch.randn(m, k)), reference.sign_pack(torch.randn(n, k))
     operands = (a.signs, b.signs, k, a.counts, b.counts)
     there: Any = tuple(t.to(device) if isinstance(t, Tensor) else t for t in operands)
     expected: Tensor = reference.xnor_gemm(*operands)
-    assert torch.equal(packed_ops["xnor_gemm"](*there).cpu(), expected)
+    assert torch.equal(implementation["xnor_gemm"](*there).cpu(), expected)
     assert torch.equal(expected, (torch.where(reference.unpack_bits(a.signs, k), -1, 1)
                                   @ torch.where(reference.unpack_bits(b.signs, k), -1, 1).T).int())  # fmt: skip
 
@@ -236,14 +239,14 @@ def test_xnor_gemm(device: torch.device, packed_ops: dict[str, Any], m: int, n: 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("has_alpha", [False, True])
 def test_xnor_gemm_in_floats(
-    device: torch.device, packed_ops: dict[str, Any], dtype: torch.dtype, has_alpha: bool
+    device: torch.device, implementation: dict[str, Any], dtype: torch.dtype, has_alpha: bool
 ) -> None:
     """On two tiles of columns, the second with a part of its columns, and a part of one tile's rows."""
     k, columns = 33, 66
     a, b = reference.sign_pack(torch.randn(5, k)), reference.sign_pack(torch.randn(columns, k))
     operands = (a.signs, b.signs, k, a.counts, b.counts, torch.randn(columns) if has_alpha else None)
     there: Any = tuple(t.to(device) if isinstance(t, Tensor) else t for t in operands)
-    close_to_one_ulp(packed_ops["xnor_gemm"](*there, dtype), reference.xnor_gemm(*operands, dtype))
+    close_to_one_ulp(implementation["xnor_gemm"](*there, dtype), reference.xnor_gemm(*operands, dtype))
 
 
 def geometry(
@@ -282,14 +285,14 @@ def operands(g: BConv2dGeometry) -> tuple[Packed, Packed]:
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)
-def test_bconv2d(device: torch.device, packed_ops: dict[str, Any], name: str) -> None:
+def test_bconv2d(device: torch.device, implementation: dict[str, Any], name: str) -> None:
     """The integers and their sums for BatchNorm; what is made of the integers does not depend on the geometry."""
     g = GEOMETRIES[name]
     x, weights = operands(g)
     here = (x.signs, weights.signs, g, x.counts, weights.counts)
     there: Any = tuple(t.to(device) if isinstance(t, Tensor) else t for t in here)
     expected: Any = reference.bconv2d(*here, bn_sums=True)
-    found = packed_ops["bconv2d"](*[*there, None, torch.int32, True])
+    found = implementation["bconv2d"](*[*there, None, torch.int32, True])
     for a, b in zip(found, expected, strict=True):
         assert a is not None and a.dtype == b.dtype and torch.equal(a.cpu(), b)
 
@@ -297,14 +300,14 @@ def test_bconv2d(device: torch.device, packed_ops: dict[str, Any], name: str) ->
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("has_alpha", "bn_sums"), [(False, False), (True, False), (True, True)])
 def test_bconv2d_in_floats(
-    device: torch.device, packed_ops: dict[str, Any], dtype: torch.dtype, has_alpha: bool, bn_sums: bool
+    device: torch.device, implementation: dict[str, Any], dtype: torch.dtype, has_alpha: bool, bn_sums: bool
 ) -> None:
     """On two tiles of pixels and two of channels, the second ones not full."""
     g = geometry((2, 5, 7), 33, 65, (1, 1))
     x, weights = operands(g)
     here = (x.signs, weights.signs, g, x.counts, weights.counts, torch.randn(65) if has_alpha else None)
     there: Any = tuple(t.to(device) if isinstance(t, Tensor) else t for t in here)
-    found = packed_ops["bconv2d"](*[*there, dtype, bn_sums])
+    found = implementation["bconv2d"](*[*there, dtype, bn_sums])
     expected = reference.bconv2d(*here, dtype, bn_sums)
     close_to_one_ulp(found.y, expected.y)
     assert (found.sums is None) == (not bn_sums)
@@ -314,7 +317,7 @@ def test_bconv2d_in_floats(
 
 def test_border_table_of_the_usual_convolution_has_nine_rows() -> None:
     g = GEOMETRIES["3x3"]
-    classes, table = bconv2d.border_table(g, torch.zeros(g.out_channels, 3, 3, dtype=torch.int32))
+    classes, table = conv_launch.border_table(g, torch.zeros(g.out_channels, 3, 3, dtype=torch.int32))
     assert table.shape == (9, g.out_channels) and classes.shape == (g.out_height * g.out_width,)
     inside = classes.view(g.out_height, g.out_width)[1:-1, 1:-1]
     assert len(inside.unique()) == 1 and (table[inside[0, 0]] == 9 * g.channels).all()
