@@ -63,7 +63,9 @@ def run_from_wheel(wheel: Path, folder: Path, code: str) -> subprocess.Completed
 
 @pytest.fixture(scope="module")
 def wheel(source_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(source_tree, tmp_path_factory.mktemp("wheel"), "wheel")
+    """The one wheel with native code that all tests share. Optimizing would take most of the time and is not looked at
+    here: the editable install, which all other tests run on, is an optimized build of the same files."""
+    return build(source_tree, tmp_path_factory.mktemp("wheel"), "wheel", SKBUILD_CMAKE_BUILD_TYPE="Debug")
 
 
 def test_wheel_holds_the_package_and_its_library_only(wheel: Path) -> None:

@@ -13,8 +13,8 @@ INTRODUCTION = """\
 These tables are generated from the benchmark rows in `benchmarks/results`, which
 `python -m bnnedge.benchmarks.networks` wrote. Every group of rows was measured in one process, the files taking turns,
 so that a change of the clock rate meets all of them alike: compare the rows of one table with each other, and not with
-those of another. Times are of one image. The median is the time that half of the runs took at most; the two columns
-beside it are the times that 20 % and 80 % of the runs took at most.
+those of another. Times are of one image. The median is the time that half of the runs took at most; the range
+beside it is from the time that 20 % of the runs took at most to that of 80 %.
 
 Files that are named `twin` hold the same network with ordinary layers, in float32 or in int8. `lce` is Larq Compute
 Engine's own interpreter, with its default kernel or the one that is named behind it.
@@ -47,11 +47,11 @@ def _table(started_at: str, rows: list[BenchmarkRow]) -> list[str]:
     lines = [
         f"{first.metadata['model']}, input {shape}, {threads}, {first.runs} runs, {started_at[:10]}:",
         "",
-        "| file | runtime | median, ms | 20 % | 80 % | size, MiB |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
+        "| file | runtime | median, ms | 20 to 80 %, ms | MiB |",
+        "| --- | --- | ---: | ---: | ---: |",
     ]
     for row in rows:
         name = f"{row.runtime} {row.runtime_version}"
-        times = f"{row.p50_ms:.2f} | {row.p20_ms:.2f} | {row.p80_ms:.2f}"
+        times = f"{row.p50_ms:.2f} | {row.p20_ms:.2f} to {row.p80_ms:.2f}"
         lines.append(f"| `{row.file}` | {name} | {times} | {row.file_bytes / 2**20:.2f} |")
     return [*lines, ""]

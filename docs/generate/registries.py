@@ -107,7 +107,8 @@ def networks() -> str:
         parts.append(f"| [`{name}`](#{name}) | {record.task} | {made_for} | {counts} |")
     for name, record in records.items():
         parts += ["", f"## {name}", "", record.details()[0], ""]
-        parts += [f"- {line.strip()}" for line in record.details()[1:]]
+        # A line that begins with two blanks belongs to the form that the line before names.
+        parts += [f"{'    ' if line.startswith('  ') else ''}- {line.strip()}" for line in record.details()[1:]]
     return "\n".join(parts) + "\n"
 
 
