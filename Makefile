@@ -1,18 +1,19 @@
-# make demo | test | test-slow | test-aarch64 | fuzz | wheels | lint | clean; each makes .venv first if it is not there.
+# make demo | test | test-slow | test-aarch64 | fuzz | wheels | lint | docs | clean; each makes .venv first if it is not there.
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= dev,lce
+EXTRAS ?= dev,docs,lce
 BIN := $(VENV)/bin
 RUN := runs/demo
 MODEL := $(RUN)/resnet18_1w1a
 FUZZ_SECONDS ?= 600
 
 # The install is editable: changes of Python files are live, C++ and a module that becomes a package need a new install.
-CPP := $(shell find kernels/cpp -type f) $(shell find bnnedge kernels export benchmarks -name __init__.py)
+CPP := $(shell find kernels/cpp -type f)
+PACKAGES := $(shell find bnnedge kernels export benchmarks -name __init__.py)
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-aarch64 fuzz wheels lint clean
+.PHONY: help install demo test test-slow test-aarch64 fuzz wheels lint docs clean
 
 help:
 	@echo "make demo       train, export, evaluate, benchmark and report a small network (minutes, CPU)"
@@ -22,9 +23,10 @@ help:
 	@echo "make fuzz       FUZZ_SECONDS=600 of fuzzing each plug-in, with sanitizers (needs clang)"
 	@echo "make wheels     x86-64 and AArch64 wheels for any Linux since 2014 into dist/, tested (needs qemu-user-static)"
 	@echo "make lint       ruff, clang-format and mypy"
+	@echo "make docs       the documentation, into build/site"
 	@echo "make clean      remove the environment, caches and build products (runs/ stays)"
 
-$(INSTALLED): pyproject.toml $(CPP)
+$(INSTALLED): pyproject.toml $(CPP) $(PACKAGES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=23.1"
 	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
@@ -70,6 +72,11 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(filter %.cc %.h,$(CPP))
 	$(BIN)/mypy
+
+# Strict: a page without a place in the navigation, a broken link or an unknown name ends it, as does anything that the
+# site would load from the network.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --clean --quiet
 
 clean:
 	rm -rf $(VENV) build dist .coverage .mypy_cache .pytest_cache .ruff_cache

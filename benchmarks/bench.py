@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bnnedge.data.source import Source
 
 RANDOM = "random"
-"""In place of a data set's name: normal noise, for times alone."""
+"""Stands for normal noise where the name of a data set is asked for; noise gives times and no scores."""
 STOCK_RUNTIMES = ("onnxruntime", "litert")
 """The runtimes in which users without binary networks run float files of each format."""
 

@@ -1,4 +1,4 @@
-"""What the machine is: everything about it that a latency depends on and a reader will ask for."""
+"""What machine was measured: everything about it that a latency depends on and a reader will ask for."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CPU_FLAGS = (
     "i8mm",
     "sve",
 )
-"""The instruction sets that the kernels here, or the runtimes they are compared with, choose by."""
+"""The instruction sets by which our kernels, or the runtimes that they are compared with, are chosen."""
 
 PACKAGES = ("torch", "numpy", "onnxruntime", "ai-edge-litert", "larq-compute-engine")
 
@@ -48,14 +48,14 @@ class Environment:
     governor: str | None
     """Frequency governor of CPU 0; None where there is none to read."""
     cpu_flags: list[str]
-    """Those of ``CPU_FLAGS`` that the CPU has."""
+    """The instruction sets among ``CPU_FLAGS`` that the CPU has."""
     memory_bytes: int | None
     load_1min: float | None
-    """Load average over the last minute. Near 0 on an idle machine; more means that the numbers had company."""
+    """Load average over the last minute: near 0 on an idle machine, more if other work disturbed the times."""
     os: str
     python: str
     versions: dict[str, str]
-    """Of bnnedge and of ``PACKAGES``; those that are missing are left out."""
+    """Versions of bnnedge and of ``PACKAGES``; packages that are not installed are left out."""
     git_commit: str | None
     """Commit of the checkout that bnnedge runs from, with ``-dirty`` if files differ; None outside a checkout."""
     date_utc: str
@@ -94,7 +94,7 @@ def cpu_model(cpuinfo: str, board: str | None) -> str:
 
 
 def cpu_flags(cpuinfo: str) -> list[str]:
-    """Those of ``CPU_FLAGS`` that the text of /proc/cpuinfo lists, under ``flags`` on x86 and ``Features`` on ARM."""
+    """The ``CPU_FLAGS`` that the text of /proc/cpuinfo lists, under ``flags`` on x86 and ``Features`` on ARM."""
     present = set((_cpuinfo_field(cpuinfo, "flags") or _cpuinfo_field(cpuinfo, "features") or "").split())
     return [flag for flag in CPU_FLAGS if flag in present]
 

@@ -71,7 +71,7 @@ def _measure_here(file: Path, runtime_name: str, input_shape: Sequence[int], thr
 
 
 def _smallest_file(runtime_name: str) -> bytes:
-    """One product, in the format that ``runtime_name`` runs."""
+    """A network of one product, in the format that ``runtime_name`` runs."""
     one = np.ones((1, 1))
     node = Linear(name="fc", inputs=("x",), output="y", weight=one, bias=one[0])
     graph = Graph(("x",), ("y",), [node], {name: TensorSpec((1, 1)) for name in "xy"}, {"input_shape": [1]})
@@ -85,12 +85,13 @@ def restart_peak() -> int:
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        # Without the reset the peak of the imports is the level to count from, or it would be counted as the file's.
+        # The peak cannot be reset, so it is counted from: otherwise the peak of the imports would count as the file's.
         return status_bytes("VmHWM")
     return status_bytes("VmRSS")
 
 
 def status_bytes(field: str) -> int:
+    """A memory field of /proc/self/status, such as ``VmRSS``, in bytes. Raises ``BenchmarkError`` if it has none."""
     for line in _STATUS.read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024

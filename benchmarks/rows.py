@@ -41,7 +41,7 @@ class Row:
 
     @property
     def subject(self) -> str:
-        """What was measured, for messages."""
+        """The name of what was measured, for messages."""
         return type(self).__name__
 
     @classmethod
@@ -84,7 +84,7 @@ class BenchmarkRow(Row):
     format_version: ClassVar[int] = 2
 
     file: str
-    """Path as given, or the label of a generated file."""
+    """The path as given, or the label of a generated file."""
     runtime: str
     """Name in RUNTIMES."""
     runtime_version: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 import bnnedge
 from bnnedge.errors import ExportError
-from bnnedge.export.evaluate import scores_of
 from bnnedge.export.graph import Graph
 from bnnedge.export.passes import optimize
 from bnnedge.export.passes.quantize_stem import Calibration
 from bnnedge.export.runtimes import RUNTIMES
 from bnnedge.export.runtimes.runtime import Images, VerifyingRuntime
+from bnnedge.export.stem_effect import Int8Stem, measure_effect
 from bnnedge.export.summary import format_bytes, graph_rows
 from bnnedge.export.targets import TARGETS
 from bnnedge.export.targets.target import LayerRow, Target
@@ -32,33 +32,12 @@ from bnnedge.export.verify import Agreement, Verification, same_arg_max, verify
 from bnnedge.files import write_atomically
 from bnnedge.kernels.layout import BIT_LAYOUT_VERSION
 from bnnedge.layers.deploy import deploy
-from bnnedge.tasks.classification import Classification
+from bnnedge.tasks.task import Task
 
 VERIFY_IMAGES = 64
 """Random images that ``export`` verifies with when it is given none."""
 STEMS = ("fp32", "int8")
-"""Arithmetic of what stands before the first binary layer."""
-
-
-@dataclass(frozen=True)
-class Int8Stem:
-    """What the int8 stem did to the network. None where it was not measured."""
-
-    first_signs_changed: float | None
-    """Share of the signs that enter the first binary layer, against the checkpoint's; in [0, 1]."""
-    top1: float | None = None
-    """Of the file, on the labelled images."""
-    top1_fp32: float | None = None
-    """Of the checkpoint."""
-    top1_images: int = 0
-
-    def __str__(self) -> str:
-        parts = []
-        if self.first_signs_changed is not None:
-            parts.append(f"{self.first_signs_changed:.2%} of the first signs differ")
-        if self.top1 is not None:
-            parts.append(f"top-1 {self.top1:.2%} against {self.top1_fp32:.2%} in fp32 ({self.top1_images} images)")
-        return f"stem int8: {'; '.join(parts) or 'its effect was not measured'}"
+"""The arithmetic of the stem, which is the part of the network before the first binary layer."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +49,15 @@ class ExportReport:
     float32_bytes: int
     """Size of all weights and parameters in float32."""
     rows: list[LayerRow]
-    """As read back from the file, with the reason why a layer is not binary."""
+    """The layers as read back from the file, with the reason why a layer is not binary."""
     verification: Verification | None
     not_verified: str = ""
     """Why there is no verification."""
     stem: Int8Stem | None = None
-    """None for a float stem."""
+    """The effect of an int8 stem; None for a float stem."""
 
     def table(self) -> Table:
-        """The layers: binary or float, why float, bytes; the total against float32."""
+        """A row for every layer with its precision, its bytes and why it is float, and the total against float32."""
         ratio = self.float32_bytes / self.file_bytes
         caption = (
             f"{escape(str(self.path))}: {format_bytes(self.file_bytes)}, "
@@ -107,12 +86,13 @@ def export(
     *,
     verify_images: Images | tuple[Images, ...] | Mapping[str, Images] | None = None,
     check: bool = True,
-    agreement: Agreement | Mapping[str, Agreement] = same_arg_max,
+    task: Task | None = None,
+    agreement: Agreement | Mapping[str, Agreement] | None = None,
     metadata: dict[str, Any] | None = None,
     stem: str = "fp32",
     calibration: NDArray[np.float32] | None = None,
     input_range: tuple[float, float] | None = None,
-    labelled: tuple[NDArray[np.float32], NDArray[np.int64]] | None = None,
+    labelled: tuple[Images, NDArray[Any]] | None = None,
 ) -> ExportReport:
     """Write ``model`` (trained, with binary layers) as a bit-packed file.
 
@@ -127,14 +107,16 @@ def export(
         verify_images: real inputs to verify with, at least 64 of them, in the form of ``example_inputs``; random ones
             if left out.
         check: run the file and compare every output with the model's (``bnnedge/export/verify.py``).
+        task: what the network was trained for (``bnnedge/tasks``), if it is one of these tasks.
         agreement: how often file and checkpoint give the same answer, for every output or one for each by its name:
-            ``agreement(found, expected)`` in [0, 1] for arrays [N, ...]. By default the share with the same arg-max.
+            ``agreement(found, expected)`` in [0, 1] for arrays [N, ...]. By default the task's; without a task the
+            share with the same arg-max.
         metadata: further entries for the file's metadata.
         stem: ``int8`` writes the first convolution, its clip and its max-pool in 8-bit integers
             (``bnnedge/export/passes/quantize_stem.py``): faster, and not quite the same network.
         calibration: typical inputs that an int8 stem takes its ranges from; ``example_inputs`` if left out.
         input_range: smallest and largest value of any input, if known; else that of ``calibration``.
-        labelled: images and labels; with an int8 stem the accuracies of file and model are measured on them.
+        labelled: inputs and targets on which an int8 stem's effect on the task's scores is measured.
 
     Raises ``ExportError`` naming a layer that cannot be exported, ``VerificationError`` naming the first layer that
     computes something else in the file; no file is left then.
@@ -154,11 +136,13 @@ def export(
     verification, not_verified = None, "verification was turned off"
     if check:
         verify_images = _noise(inputs) if verify_images is None else verify_images
+        agreement = agreement or (task.agreement if task else same_arg_max)
         verification, not_verified = _verify(writer, deployed, graph, data, verify_images, agreement)
     effect = None
     if stem == "int8":
-        effect = _int8_effect(writer, deployed, data, verification, labelled)
-        graph.metadata["stem"] = {"precision": stem, **asdict(effect)}
+        changed = verification.stem.share if verification and verification.stem else None
+        effect = measure_effect(writer, deployed, data, changed, task, labelled)
+        graph.metadata["stem"] = effect.to_metadata()
         data = writer.write(graph)
     write_atomically(path, data)
     return ExportReport(
@@ -173,7 +157,7 @@ def export(
 
 
 def _of_two(example: Tensor) -> Tensor:
-    """At least two samples: PyTorch takes a size of 1 for fixed."""
+    """``example`` with at least two samples, since PyTorch takes a batch of 1 for a fixed size."""
     return example if len(example) > 1 else example.repeat(2, *[1] * (example.dim() - 1))
 
 
@@ -223,28 +207,6 @@ def check_stem(stem: str) -> None:
     """Raise ``ExportError`` for a stem that is not in STEMS."""
     if stem not in STEMS:
         raise ExportError(f"unknown stem {stem!r}; known: {', '.join(STEMS)}")
-
-
-def _int8_effect(
-    writer: Target,
-    deployed: nn.Module,
-    data: bytes,
-    verification: Verification | None,
-    labelled: tuple[NDArray[np.float32], NDArray[np.int64]] | None,
-) -> Int8Stem:
-    changed = verification.stem.share if verification and verification.stem else None
-    runtimes = [RUNTIMES.load(name) for name in writer.runtimes]
-    runtime = next((r for r in runtimes if r.unavailable() is None), None)
-    if labelled is None or runtime is None:
-        return Int8Stem(changed)
-
-    @torch.no_grad()
-    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        return deployed(torch.from_numpy(images)).numpy()  # type: ignore[no-any-return]
-
-    task = Classification(1)
-    of_file, of_checkpoint = (scores_of(r, task, *labelled)["top1"] for r in (runtime.open(data).run, run))
-    return Int8Stem(changed, of_file, of_checkpoint, len(labelled[1]))
 
 
 def _verify(

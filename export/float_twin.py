@@ -38,7 +38,7 @@ def float_twin(graph: Graph) -> Graph:
     return replace(graph, nodes=nodes, tensors=tensors)
 
 
-def float_twin_files(metadata: dict[str, Any], label: str) -> list[tuple[str, bytes]]:
+def float_twin_files(metadata: dict[str, Any], label: str = "the file") -> list[tuple[str, bytes]]:
     """(file name, bytes) of the float32 twin of the network that ``metadata`` describes, in every target's format.
 
     The twin is built from the model's name with fresh weights: it is there for its speed and size, not its scores.

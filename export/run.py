@@ -49,7 +49,7 @@ def export_run(
         target,
         verify_images=inputs,
         check=check,
-        agreement=info.make_task().agreement,
+        task=info.make_task(),
         metadata={"method": loaded.config.method, "model": loaded.config.model, **info.to_metadata()},
         stem=stem,
         calibration=calibration,

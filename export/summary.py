@@ -1,4 +1,4 @@
-"""What a network consists of, layer by layer: parameters by width, bytes, multiply-accumulates by precision."""
+"""The layers of a network: parameters by bit width, bytes, and multiply-accumulates by precision."""
 
 from __future__ import annotations
 

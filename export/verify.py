@@ -15,22 +15,14 @@ A sign that rounding turned may change the answer for its image, most of all in 
 An int8 stem computes something else than the checkpoint's by design. Its codes are compared with its definition, and
 the checkpoint, also the one that runs freely, goes on behind it with the file's values (``verify_stem.py``). What that
 changed is counted where the first signs are taken.
-
-Rounding is bounded by ``8 sqrt(n) 2^-24 max|x|``: n float32 operations on the way whose errors are independent and
-mean-free stay below ``lambda sqrt(n) u`` relative to the operands with probability 1 - 2 exp(-lambda^2 / 2), here
-1 - 2e-14 (Higham and Mary 2019, "A new approach to probabilistic rounding error analysis", theorem 2.4). n is the sum
-of ``Node.summands`` over the whole network.
 """
 
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import count
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,18 +31,14 @@ from torch import Tensor, nn
 
 from bnnedge.binarization.sign import sign
 from bnnedge.errors import VerificationError
-from bnnedge.export.graph import BinaryConv2d, Graph
+from bnnedge.export.graph import Graph
+from bnnedge.export.replay import Replay, Signs, outputs_of, rounding_bound, watched
 from bnnedge.export.runtimes.runtime import Images, Outputs, VerifyingRuntime
-from bnnedge.export.trace.signature import named_inputs, output_tensors
+from bnnedge.export.trace.signature import named_inputs
 from bnnedge.export.verify_stem import QuantizedStem, StemReplay
-from bnnedge.layers.deploy import DeployedLayer, deployed_layers
 
 Agreement = Callable[[NDArray[np.float32], NDArray[np.float32]], float]
 """How far the file's output (first) and the checkpoint's [N, ...] give the same answer, in [0, 1]."""
-Signs = dict[str, NDArray[np.int8]]
-"""The signs {-1, +1} that enter each binary layer, by the layer's name."""
-UNIT_ROUNDOFF = 2.0**-24
-LAMBDA = 8.0
 
 
 def same_arg_max(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
@@ -61,7 +49,7 @@ def same_arg_max(found: NDArray[np.float32], expected: NDArray[np.float32]) -> f
 
 @dataclass(frozen=True)
 class StemChange:
-    """The first signs with the file's int8 stem against those with the checkpoint's own."""
+    """How many of the first signs the file's int8 stem changes, against the checkpoint's own stem."""
 
     layer: str
     """The first binary layer."""
@@ -81,13 +69,13 @@ class Verification:
     images: int
     binary_layers: int
     integers: int
-    """Integer sums compared, all equal."""
+    """Number of integer sums that were compared; all were equal."""
     flips: int
-    """Signs that rounding turned."""
+    """Number of signs that rounding turned."""
     signs: int
-    """Signs compared."""
+    """Number of signs that were compared."""
     max_flip_distance: float
-    """Largest |pre-activation| at such a sign."""
+    """Largest |pre-activation| at a sign that rounding turned."""
     max_output_difference: float
     """Largest difference of any output between file and checkpoint, each running freely in float32."""
     agreement: float
@@ -104,12 +92,6 @@ class Verification:
             f"{self.binary_layers} binary layers equal; {flips}; "
             f"max |output difference| {self.max_output_difference:.2e}; agreement {self.agreement:.2%}"
         )
-
-
-def rounding_bound(graph: Graph) -> float:
-    """``8 sqrt(n) 2^-24``, n the operands of all float32 operations, as in the module docstring."""
-    n = sum(node.summands(graph.shapes(node)) for node in graph.nodes)
-    return LAMBDA * math.sqrt(n) * UNIT_ROUNDOFF
 
 
 def verify(
@@ -141,7 +123,7 @@ def verify(
         entered, left = runtime.codes(data, inputs[graph.input], stem.tensors)
         stem.check(inputs[graph.input], entered, left)
         behind_stem = StemReplay(stem.values(left), stem.float_values(inputs[graph.input]))
-    replay = _Replay(graph, data, runtime, signs)
+    replay = Replay(graph, data, runtime, signs)
     tolerances = _compare_replayed(found, replay.run(exact, inputs, behind_stem), rounding_bound(graph))
     free, has_same_signs = _run_freely(model, graph, inputs, signs, behind_stem)
     agreements = []
@@ -186,12 +168,6 @@ def _compare_replayed(found: Outputs, replayed: Outputs, bound: float) -> dict[s
     return tolerances
 
 
-def _outputs(model: nn.Module, graph: Graph, inputs: Mapping[str, Images], dtype: torch.dtype) -> Outputs:
-    """What ``model`` returns for ``inputs``, by the names that the file has."""
-    result = model(*(torch.from_numpy(values).to(dtype) for values in inputs.values()))
-    return {name: values.numpy() for name, values in zip(graph.outputs, output_tensors(result), strict=True)}
-
-
 @torch.no_grad()
 def _run_freely(
     model: nn.Module, graph: Graph, inputs: Mapping[str, Images], signs: Signs, behind_stem: StemReplay | None
@@ -206,33 +182,9 @@ def _run_freely(
             equal = (torch.from_numpy(signs[name]).view_as(own) == own).reshape(batch, -1)
             same.logical_and_(equal.all(dim=1))
 
-    with _watched(model, compare), behind_stem.again() if behind_stem else nullcontext():
-        outputs = _outputs(model, graph, inputs, torch.float32)
+    with watched(model, compare), behind_stem.again() if behind_stem else nullcontext():
+        outputs = outputs_of(model, graph, inputs, torch.float32)
     return outputs, same.numpy()
-
-
-@contextmanager
-def _watched(model: nn.Module, look: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """While this holds, ``look`` gets the name and the pre-activation of every binary layer before it runs."""
-    handles = []
-    for layer, module in deployed_layers(model).items():
-        names = _names_of_calls(layer)
-
-        def hook(module: nn.Module, x: tuple[Any, ...], names: Iterator[str] = names) -> None:
-            assert isinstance(module, DeployedLayer)
-            look(next(names), module.preactivation(x[0]))
-
-        handles.append(module.register_forward_pre_hook(hook))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _names_of_calls(layer: str) -> Iterator[str]:
-    """What the nodes of a layer's first, second, .. call are named."""
-    return (layer if call == 1 else f"{layer}#{call}" for call in count(1))
 
 
 @torch.no_grad()
@@ -243,82 +195,7 @@ def _stem_change(exact: nn.Module, first: str, signs: Signs, inputs: Mapping[str
     def take(name: str, value: Tensor) -> None:
         own[name] = sign(value)
 
-    with _watched(exact, take):
+    with watched(exact, take):
         exact(*(torch.from_numpy(values).double() for values in inputs.values()))
     found = torch.from_numpy(signs[first]).double().view_as(own[first])
     return StemChange(first, int((found != own[first]).sum()), found.numel())
-
-
-class _Replay:
-    """The checkpoint in float64 with the file's signs forced into every binary layer."""
-
-    def __init__(self, graph: Graph, data: bytes, runtime: type[VerifyingRuntime], signs: Signs) -> None:
-        self.graph = graph
-        self.nodes = {node.name: node for node in graph.binary_nodes()}
-        self.bound = rounding_bound(graph)
-        self.data, self.runtime, self.file_signs = data, runtime, signs
-        self.integers = self.flips = self.signs = 0
-        self.max_flip_distance = 0.0
-        self.first = ""
-        """The binary layer that ran first."""
-
-    @torch.no_grad()
-    def run(self, exact: nn.Module, inputs: Mapping[str, Images], behind_stem: StemReplay | None) -> Outputs:
-        """The outputs of ``exact``, the checkpoint in float64, as far as the layers are equal."""
-        missing = [name for name in self.nodes if name not in self.file_signs]
-        if missing:
-            raise VerificationError(f"{missing[0]}: the file holds no such binary layer")
-        layers = deployed_layers(exact)
-        for name, layer in layers.items():
-            layer.forward = self._forward(name, layer)  # type: ignore[method-assign, assignment]
-        try:
-            with behind_stem or nullcontext():
-                return _outputs(exact, self.graph, inputs, torch.float64)
-        finally:
-            for layer in layers.values():
-                del layer.forward  # the class's own is seen again
-
-    def _forward(self, name: str, layer: DeployedLayer) -> Callable[[Tensor], Tensor]:
-        names = _names_of_calls(name)
-
-        def forward(x: Tensor) -> Tensor:
-            node = self.nodes.get(next(names))
-            if node is None:  # computed in float (W1A32)
-                return layer.transform(layer.integers(layer.binarize(x)), x)
-            self.first = self.first or node.name
-            file_signs = self.file_signs[node.name]
-            forced = torch.from_numpy(file_signs).double().view_as(x)
-            self._compare_signs(node.name, forced, layer.preactivation(x), float(x.abs().max()))
-            sums = layer.integers(forced)
-            self._compare_integers(node, layer, file_signs, sums)
-            return layer.transform(sums, x)
-
-        return forward
-
-    def _compare_signs(self, name: str, file_signs: Tensor, value: Tensor, largest: float) -> None:
-        turned = value[file_signs != sign(value)].abs()
-        self.signs += value.numel()
-        self.flips += turned.numel()
-        if turned.numel():
-            distance = float(turned.max())
-            self.max_flip_distance = max(self.max_flip_distance, distance)
-            if not distance <= self.bound * largest:
-                raise VerificationError(
-                    f"{name}: the file's sign of {distance:.3g} is wrong in the layer's input "
-                    f"({turned.numel()} of {value.numel()} signs differ); rounding explains {self.bound * largest:.3g}"
-                )
-
-    def _compare_integers(
-        self, node: BinaryConv2d, layer: DeployedLayer, file_signs: NDArray[np.int8], sums: Tensor
-    ) -> None:
-        weight = layer.weight.numpy().reshape(node.weight.shape)
-        negated = np.any(node.weight != weight, axis=(1, 2, 3))
-        expected = sums.numpy().reshape(*sums.shape, *[1] * (4 - sums.dim()))
-        expected = np.where(negated[:, None, None], -expected, expected)
-        found = self.runtime.integers(self.data, node.name, file_signs)
-        different = int(np.count_nonzero(found != expected))
-        if found.shape != expected.shape or different:
-            raise VerificationError(
-                f"{node.name}: {different} of {expected.size} integer sums of the file differ from the checkpoint's"
-            )
-        self.integers += expected.size

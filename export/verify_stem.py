@@ -55,11 +55,11 @@ class QuantizedStem:
     source: Quantization
     target: Quantization
     tensors: tuple[str, str]
-    """Names of the codes that go in and of those that come out."""
+    """Names of the tensors of codes that enter and that leave the stem."""
 
     @classmethod
     def of(cls, graph: Graph) -> QuantizedStem | None:
-        """None if the stem is float."""
+        """The int8 stem of ``graph``; None if its stem is float."""
         conv = next((n for n in graph.nodes if isinstance(n, QuantizedConv2d)), None)
         if conv is None:
             return None
@@ -118,17 +118,18 @@ class StemReplay(TorchFunctionMode):
     """
 
     TOLERANCE = 1e-9
-    """Relative to the largest value: float64 in another order, batch norm folded."""
+    """Largest difference of two float64 results that sum in another order and fold batch norms or not, relative to the
+    largest value."""
 
     def __init__(self, values: Tensor, expected: Tensor) -> None:
         super().__init__()
         self._values, self._expected = values, expected
         self._calls = 0
         self._replaced = 0
-        """Which call gave the stem's output, counted from 1."""
+        """The number of the PyTorch call whose result was replaced, counted from 1; 0 if none was yet."""
 
     def again(self) -> TorchFunctionMode:
-        """The same for a run in another precision: the result of the same call is replaced."""
+        """A mode for a second run in another precision, which replaces the result of the same call."""
         return _ReplaceCall(self._replaced, self._values)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -171,14 +172,14 @@ def _channels(values: FloatArray) -> Tensor:
 
 
 def _fixed_point_tie(multiplier: FloatArray) -> FloatArray:
-    """2^-(n+1), with n places to the right of multiplier's leading bit; no fixed point shifts left."""
+    """2^-(n+1), where TFLite's fixed point shifts the product right by n places; it never shifts left."""
     _, exponent = np.frexp(multiplier)
     distance: FloatArray = np.exp2(np.minimum(exponent, 0) - 1.0)
     return distance
 
 
 def _candidates(value: Tensor, tie: float | Tensor) -> tuple[Tensor, Tensor]:
-    """The lowest and the highest code that is nearest to something within ``tie`` of ``value``."""
+    """The lowest and the highest code that is the nearest one to a number within ``tie`` of ``value``."""
     ends = (torch.round(value - tie), torch.round(value + tie))
     return ends[0].clamp(LOWEST_CODE, HIGHEST_CODE), ends[1].clamp(LOWEST_CODE, HIGHEST_CODE)
 

@@ -33,12 +33,15 @@ class Window:
 
     @property
     def output(self) -> int:
-        """Number of windows."""
+        """The number of windows, which is the size of the output."""
         return output_size(self.size, self.kernel, self.stride, self.padding, self.dilation)
 
     @property
     def edges(self) -> Pair:
-        """Pixels to add before and after so that VALID windows are PyTorch's. After: only what a window touches."""
+        """Pixels to add before and after the axis so that VALID gives PyTorch's windows.
+
+        Of the pixels after it, those that no window reaches are left out.
+        """
         reach = (self.output - 1) * self.stride + self.extent
         return self.padding, max(0, reach - self.padding - self.size)
 
@@ -69,7 +72,7 @@ class Windows:
 
     @classmethod
     def of(cls, name: str, size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = (1, 1)) -> Windows:
-        """Windows of layer ``name``; ``ExportError`` if none fits into the image."""
+        """The windows of layer ``name``. Raises ``ExportError`` if none fits into the image."""
         rows, columns = (Window(*axis) for axis in zip(size, kernel, stride, padding, dilation, strict=True))
         if min(rows.output, columns.output) < 1:
             raise ExportError(

@@ -65,8 +65,10 @@ PARTS: dict[str, list[set[str]]] = {
         {"targets"},
         {"runtimes"},
         {"verify_stem"},
+        {"replay"},
         {"verify"},
         {"summary", "evaluate"},
+        {"stem_effect"},
         {"api", "float_twin"},
         {"run"},
         {"__init__"},
@@ -94,7 +96,15 @@ PARTS: dict[str, list[set[str]]] = {
     ],
     "export.targets": [{"target", "forms"}, {"onnx", "tflite"}],
     "export.targets.onnx": [{"functions"}, {"reader"}, {"writer"}, {"forms"}, {"target"}],
-    "export.targets.tflite": [{"writer"}, {"reader"}, {"lowering"}, {"float_forms"}, {"bit_forms"}, {"target"}],
+    "export.targets.tflite": [
+        {"writer"},
+        {"reader"},
+        {"layers"},
+        {"lowering"},
+        {"float_forms"},
+        {"bit_forms"},
+        {"target"},
+    ],
     "export.runtimes": [{"runtime", "choose"}, {"ort", "tflite"}, {"litert", "lce"}, {"ort_bnnedge", "litert_bnnedge"}],
 }
 

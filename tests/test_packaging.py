@@ -75,9 +75,10 @@ def test_wheel_holds_the_package_and_its_library_only(wheel: Path) -> None:
     inside = [name for name in names if name.startswith("bnnedge/")]
     assert not any("/cpp/" in name or name.endswith((".cc", ".h", ".txt")) for name in inside)
     for name in (
+        "bnnedge/py.typed",
         "bnnedge/cli/main.py",
         "bnnedge/kernels/layout.py",
-        "bnnedge/export/graph.py",
+        "bnnedge/export/graph/graph.py",
         "bnnedge/benchmarks/turns.py",
     ):
         assert name in names

@@ -32,7 +32,7 @@ class Address:
     """[USER@]HOST, as ``ssh`` takes it."""
     port: int | None = None
     python: str | None = None
-    """Path of Python on the device; None for that in ``~/.bnnedge`` if there is one, else ``python3``."""
+    """The path of Python on the device; None for the one in ``~/.bnnedge`` if it exists, else ``python3``."""
 
     @classmethod
     def parse(cls, text: str) -> Address:

@@ -1,7 +1,7 @@
-"""``python -m bnnedge.benchmarks.gpu gemm|conv|pack|step``: a table of microseconds, and a JSON line a number.
+"""``python -m bnnedge.benchmarks.gpu gemm|conv|pack|step``: a table of microseconds, and a JSON line a row.
 
-On a CPU the kernels run in Triton's interpreter (``TRITON_INTERPRET=1``): that tries the commands, and times nothing.
-A training step on a CPU is the real one.
+On a CPU the kernels run in Triton's interpreter (``TRITON_INTERPRET=1``), which shows that the commands work; its times
+mean nothing. A training step on a CPU is a real one.
 """
 
 from __future__ import annotations
@@ -148,7 +148,10 @@ def step(
 
 
 def _place(device: str, kernels: bool = True) -> torch.device:
-    """The device; on a CPU the ``kernels`` of this folder need the interpreter, training does not."""
+    """The device called ``device``. On a CPU our Triton ``kernels`` need the interpreter, and training does not.
+
+    Raises ``BenchmarkError`` for a device that is not there or cannot be used.
+    """
     try:
         place = torch.device(device)
     except RuntimeError:
@@ -190,7 +193,7 @@ def _run(
 
 
 def table(benchmark: str, rows: Sequence[GpuRow]) -> Table:
-    """Microseconds, rate, how many times as long as the first contender of its case each takes, the model or memory."""
+    """Microseconds, rate, the multiple of the time of the first contender of the case, and the model or memory."""
     environment = rows[0].environment
     machine = environment["cpu"]
     if environment["gpu"] is not None:

@@ -21,7 +21,7 @@ class DeviceClock(Clock, Protocol):
 
 
 class CpuClock(WallClock):
-    """For work on the CPU, which is done when its call returns."""
+    """The clock on the wall, for work on the CPU, which is done when its call returns."""
 
     def record(self, work: Work) -> Work:
         return work

@@ -33,7 +33,7 @@ class Amount:
 
     value: float
     unit: str
-    """As in ``GpuRow``."""
+    """The unit of ``value``, as in ``GpuRow``."""
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from torch.autograd.graph import saved_tensors_hooks
 def kept_bytes(layers: Iterable[nn.Module], model: nn.Module, forward: Callable[[], object]) -> int:
     """Bytes that autograd keeps of what ``layers`` of ``model`` compute in ``forward``, each buffer once.
 
-    The model's own parameters and buffers are there anyway and not counted.
+    Parameters and buffers of the model itself are not counted, since they are there without autograd.
     """
     buffers: dict[int, Tensor] = {}
-    there_anyway = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
 
     def note(tensor: Tensor) -> Tensor:
-        # Kept here, so that no later buffer gets the address of a freed one.
+        # Holding the tensor keeps its address from being used again by a later buffer.
         buffers[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
@@ -37,4 +37,4 @@ def kept_bytes(layers: Iterable[nn.Module], model: nn.Module, forward: Callable[
             stack.callback(layer.register_forward_pre_hook(enter).remove)
             stack.callback(layer.register_forward_hook(leave).remove)
         forward()
-    return sum(tensor.untyped_storage().nbytes() for address, tensor in buffers.items() if address not in there_anyway)
+    return sum(tensor.untyped_storage().nbytes() for address, tensor in buffers.items() if address not in own)

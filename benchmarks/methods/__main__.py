@@ -36,7 +36,7 @@ def accuracy(
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each method and model, with seeds from 0.")] = 3,
     json: Json = None,
 ) -> None:
-    """Train every method on every model and compare test top-1 with the float32 twin's."""
+    """Train every method on every model and compare the test score with the float32 twin's."""
     configs = [
         acc.short_run(
             RunConfig(

@@ -91,7 +91,7 @@ def short_run(config: RunConfig) -> RunConfig:
 
 
 def run_folder(config: RunConfig, folder: Path) -> Path:
-    """Where the run of ``config`` is kept."""
+    """The folder of the run of ``config``."""
     return folder / f"{config.method}_{_short(config.model)}_{config.dataset}_{config.seed}"
 
 
@@ -148,7 +148,7 @@ def _setting(config: RunConfig) -> str:
 
 
 def caption(trials: Sequence[Trial]) -> str:
-    """What the runs have in common, in one sentence."""
+    """A sentence that says what the runs have in common."""
     config = trials[0].config
     seeds = sorted({trial.config.seed for trial in trials})
     epochs = {_short(trial.config.model): trial.config.epochs for trial in trials}

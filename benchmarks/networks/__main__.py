@@ -1,4 +1,4 @@
-"""``python -m bnnedge.benchmarks.networks``: a table of milliseconds, and a JSON line a number."""
+"""``python -m bnnedge.benchmarks.networks``: a table of milliseconds, and a JSON line a row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a network's name to rows: build its forms, open the deployments, check them, and time them in turns."""
+"""Measures a network: builds its forms, opens the deployments, checks their outputs and times them in turns."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ SMALLEST_IMAGE = 8
 INPUT_RANGE = (-16.0, 127 / 8)
 """Range of the input of an int8 stem, in which steps are 1/8, as in ``noise``: its codes hold the input exactly."""
 STEM_RANGE = (-255 / 256, 255 / 256)
-"""Range of the output of an int8 stem: each of its 255 steps is a power of two."""
+"""Range of the output of an int8 stem: its 255 steps are 1/128, a power of two."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ def build(name: str, image_size: int, num_classes: int, channels: int = 3, int8_
     metadata = {
         "model": name,
         "method": METHOD,
-        "num_classes": num_classes,
+        "task": "classification",
+        "outputs": num_classes,
         "input_shape": list(shape),
         "dataset": None,
     }

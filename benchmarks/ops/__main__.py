@@ -1,4 +1,4 @@
-"""``python -m bnnedge.benchmarks.ops``: a table of microseconds, and a JSON line a number."""
+"""``python -m bnnedge.benchmarks.ops``: a table of microseconds, and a JSON line a row."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ _FOLDER = files("bnnedge.benchmarks").joinpath("shapes")
 
 @dataclass(frozen=True)
 class ConvShape:
-    """One square convolution with batch 1; ``count`` is how often the network has it."""
+    """One convolution of a single image with a square kernel; the network has ``count`` of them."""
 
     name: str
     height: int
@@ -35,7 +35,7 @@ class ConvShape:
 
     @property
     def multiply_adds(self) -> int:
-        """Products in one convolution, padding counted as pixels."""
+        """Multiply-adds of one convolution, those with padding included."""
         return self.out_height * self.out_width * self.out_channels * self.kernel**2 * self.channels
 
     @property

@@ -17,7 +17,7 @@ from bnnedge.binarization.row_blocks import row_blocks
 from bnnedge.binarization.sign import sign
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
-from bnnedge.methods.method import Defaults, Method, Plan
+from bnnedge.methods.method import Defaults, Method, PhaseSize
 from bnnedge.tasks.classification import Classification
 
 EPSILON = 1e-10
@@ -262,13 +262,13 @@ class Bayesbinn(Method[BayesbinnOptions]):
                 layer.weight.copy_(self.options.lambda_init * sign(layer.weight))
             self._note_lambda(layer)
 
-    def make_optimizer(self, model: nn.Module, plan: Plan) -> NaturalGradient:
+    def make_optimizer(self, model: nn.Module, size: PhaseSize) -> NaturalGradient:
         layers = list(binary_layers(model).values())
         return NaturalGradient(
             [layer.weight for layer in layers],
             [getattr(layer.binarizer, "prior", None) for layer in layers],
-            images=plan.train_images * self.options.train_set_scale,
-            alpha=lambda step: self.alpha(step // plan.steps_per_epoch, plan.epochs),
+            images=size.train_images * self.options.train_set_scale,
+            alpha=lambda step: self.alpha(step // size.steps_per_epoch, size.epochs),
             beta=self.options.beta,
             kl_weight=self.options.kl_weight,
         )

@@ -14,7 +14,7 @@ from bnnedge.binarization.binarizer import Binarizer
 from bnnedge.binarization.sign import sign
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
-from bnnedge.methods.method import Defaults, Method, Phase, Plan
+from bnnedge.methods.method import Defaults, Method, Phase, PhaseSize
 
 DEFAULT_BETA_END = 1e4
 """Last beta of a run for which the user gives neither factor nor end."""
@@ -146,8 +146,8 @@ class Bmd(Method[BmdOptions]):
             raise ConfigError(f"freeze_epochs ({self.options.freeze_epochs}) must be below epochs ({epochs})")
         return super().phases(epochs)
 
-    def make_optimizer(self, model: nn.Module, plan: Plan) -> None:
-        self._steps_per_epoch = plan.steps_per_epoch
+    def make_optimizer(self, model: nn.Module, size: PhaseSize) -> None:
+        self._steps_per_epoch = size.steps_per_epoch
 
     def start_epoch(self, model: nn.Module, epoch: int, epochs: int) -> None:
         growing = epochs - self.options.freeze_epochs
@@ -159,7 +159,7 @@ class Bmd(Method[BmdOptions]):
             self._last_factor = max(growing - 2, 1)
             self._set_beta(model, max(epoch - 1, 0))
         elif steps_per_epoch is None:
-            raise ConfigError("beta_interval counts steps: call make_optimizer(model, plan) first")
+            raise ConfigError("beta_interval counts steps: call make_optimizer(model, size) first")
         else:
             self._steps = epoch * steps_per_epoch
             self._last_factor = max(math.ceil((growing * steps_per_epoch - 1) / interval), 1)

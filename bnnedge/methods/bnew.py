@@ -16,7 +16,7 @@ from bnnedge.binarization.scale import channel_scale
 from bnnedge.binarization.sign import sign
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
-from bnnedge.methods.method import Defaults, Method, Phase, Plan, check_phases, share_epochs
+from bnnedge.methods.method import Defaults, Method, Phase, PhaseSize, check_phases, share_epochs
 
 SHARES = {1: 128.0, 2: 401.0, 3: 200.0}
 """Epochs of the phases in the settings published for ImageNet."""
@@ -196,7 +196,7 @@ class Bnew(Method[BnewOptions]):
     def __init__(self, options: BnewOptions) -> None:
         super().__init__(options)
         self._regularizer = REGULARIZERS[options.regularizer]
-        # These three are set from phase, epoch and plan before the first step of every epoch.
+        # These three are set from the phase, its size and the epoch before the first step of every epoch.
         self._phase = options.phases[0]
         self._rho = 0.0
         self._steps = 0
@@ -223,8 +223,8 @@ class Bnew(Method[BnewOptions]):
         if self._phase == 3:
             self._freeze(model)
 
-    def make_optimizer(self, model: nn.Module, plan: Plan) -> None:
-        self._steps = plan.steps  # The default rho needs them. The run's optimizer takes all parameters.
+    def make_optimizer(self, model: nn.Module, size: PhaseSize) -> None:
+        self._steps = size.steps  # The default rho needs them. The run's optimizer takes all parameters.
 
     def start_epoch(self, model: nn.Module, epoch: int, epochs: int) -> None:
         if self._phase == 2:

@@ -15,7 +15,7 @@ from bnnedge.binarization.binarizer import Binarizer
 from bnnedge.binarization.sign import sign, sign_around
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
-from bnnedge.methods.method import Defaults, Method, Plan
+from bnnedge.methods.method import Defaults, Method, PhaseSize
 
 Published = dict[str, tuple[float, float | None]]
 """The start and the end of each option that may change with the step; the end of a constant is None."""
@@ -70,15 +70,15 @@ class BopOptions(ActivationOptions):
         """Whether the option ``name`` changes with the step."""
         return getattr(self, f"{name}_decay") is not None or getattr(self, f"{name}_end") is not None
 
-    def at(self, name: str, step: int, plan: Plan) -> float:
+    def at(self, name: str, step: int, size: PhaseSize) -> float:
         """The value of the option ``name`` in step ``step``, counted from 0.
 
         - ``NAME_decay`` r: ``NAME r^floor(step / S)`` with S = ``decay_epochs`` in steps;
         - ``NAME_end``: ``(NAME - NAME_end) (1 - min(step, T) / T)^decay_power + NAME_end`` with T = ``decay_epochs``,
-          or the whole plan, in steps.
+          or the whole phase, in steps.
         """
         start, rate, end = (getattr(self, name + ending) for ending in ("", "_decay", "_end"))
-        steps = (self.decay_epochs or plan.epochs) * plan.steps_per_epoch
+        steps = (self.decay_epochs or size.epochs) * size.steps_per_epoch
         if rate is not None:
             return schedules.staircase(step, steps, start, rate)
         if end is not None:
@@ -192,7 +192,7 @@ class Bop(Method[BopOptions]):
     defaults = Defaults(optimizer="adam", lr=1e-2)
     has_latent_weights = False
 
-    _plan: Plan
+    _size: PhaseSize
     _optimizer: BopOptimizer | None = None
 
     def make_binarizer(self, layer: BinaryLayer) -> Binarizer:
@@ -203,8 +203,8 @@ class Bop(Method[BopOptions]):
         for layer in binary_layers(model).values():
             layer.weight.copy_(sign(layer.weight))
 
-    def make_optimizer(self, model: nn.Module, plan: Plan) -> BopOptimizer:
-        self._plan = plan
+    def make_optimizer(self, model: nn.Module, size: PhaseSize) -> BopOptimizer:
+        self._size = size
         self._optimizer = self.build(list(dict.fromkeys(layer.weight for layer in binary_layers(model).values())))
         return self._optimizer
 
@@ -227,8 +227,8 @@ class Bop(Method[BopOptions]):
     def optimizer(self) -> BopOptimizer:
         """The optimizer that ``make_optimizer`` made last."""
         if self._optimizer is None:
-            raise ConfigError("the method updates the binary weights itself: call make_optimizer(model, plan) first")
+            raise ConfigError("the method updates the binary weights itself: call make_optimizer(model, size) first")
         return self._optimizer
 
     def _values(self, step: int) -> dict[str, float]:
-        return {name: self.options.at(name, step, self._plan) for name in self.options.published}
+        return {name: self.options.at(name, step, self._size) for name in self.options.published}

@@ -6,7 +6,7 @@ optimizer, it also supplies an optimizer of its own for the parameters that it c
 
 1. ``attach(model)`` once;
 2. ``phases(epochs)`` once;
-3. ``start_phase(model, index)`` before a phase, then ``make_optimizer(model, plan)``;
+3. ``start_phase(model, index)`` before a phase, then ``make_optimizer(model, size)``;
 4. ``start_epoch(model, epoch, epochs)`` before the first step of every epoch;
 5. in each step: ``passes`` forward and backward passes, whose gradients are averaged, ``before_step(model)``, the
    steps of both optimizers, ``after_step(model)``;
@@ -67,8 +67,8 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The size of the phase that is about to be trained, for schedules in steps."""
+class PhaseSize:
+    """How long the phase is that is about to be trained; schedules in steps depend on it."""
 
     epochs: int
     steps_per_epoch: int
@@ -141,7 +141,7 @@ class Method(Generic[OptionsT]):
     def start_phase(self, model: nn.Module, index: int) -> None:
         """Hook before phase ``index``, counted from 0, and its optimizers; it may set ``requires_grad`` to freeze."""
 
-    def make_optimizer(self, model: nn.Module, plan: Plan) -> torch.optim.Optimizer | None:
+    def make_optimizer(self, model: nn.Module, size: PhaseSize) -> torch.optim.Optimizer | None:
         """The method's optimizer of the parameters that it claims; the run's optimizer takes all others.
 
         The loop calls its ``zero_grad`` and ``step`` and saves its state dict, but sets no learning rate in it.

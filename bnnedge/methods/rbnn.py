@@ -11,7 +11,16 @@ from torch import Tensor, nn
 
 from bnnedge.binarization.binarizer import Binarizer
 from bnnedge.binarization.row_blocks import row_blocks
-from bnnedge.binarization.sign import sign, sign_around
+from bnnedge.binarization.sign import sign
+from bnnedge.binarization.standardize import (
+    centered_rows,
+    column,
+    row_dots,
+    row_mean,
+    standardize,
+    standardized_sign,
+    through_standardization,
+)
 from bnnedge.binarization.surrogate import error_decay_multiplier
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLayer, binary_layers
@@ -55,52 +64,6 @@ def surrogate_schedule(epoch: int, epochs: int, tmin: float, tmax: float) -> tup
     return t, max(1 / t, 1.0)
 
 
-def standardize(x: Tensor) -> Tensor:
-    """``(x - mean) / std`` of each row of dimension 0, with the unbiased standard deviation over the row's elements.
-
-    A row whose std is within the rounding error of its mean counts as constant. It becomes 0 and has no gradient, where
-    the plain quotient would be NaN or noise.
-    """
-    return _Standardize.apply(x, None)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def standardized_sign(x: Tensor, t: float) -> Tensor:
-    """``sign(x - mean)``, which is the sign of ``standardize(x)``.
-
-    The gradient of that sign is multiplied by ``error_decay_multiplier`` with k = 1.
-    """
-    return _Standardize.apply(x, t)  # type: ignore[no-any-return, no-untyped-call]
-
-
-class _Standardize(torch.autograd.Function):
-    """``z = (x - mean) / std``, or its sign if ``t`` is given.
-
-    It keeps only ``x`` and its means for the backward pass, which computes z again.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, t: float | None) -> Tensor:
-        mean = _mean(x)
-        ctx.save_for_backward(x, mean)
-        ctx.t = t
-        if t is not None:
-            return sign_around(x, mean)
-        centered, inverse = _centered(x, mean)
-        return centered.mul_(inverse).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        x, mean = ctx.saved_tensors
-        found = torch.empty_like(x)
-        for rows in row_blocks(x):
-            centered, inverse = _centered(x[rows], mean[rows])
-            g = grads[0][rows].to(centered.dtype)
-            if ctx.t is not None:
-                g = error_decay_multiplier(centered, ctx.t, 1.0, inverse).mul_(g)
-            found[rows] = _through_standardization(g, centered, inverse, inverse)
-        return found, None
-
-
 class _RotatedSign(torch.autograd.Function):
     """``alpha_o sign(w3)`` with the gradients that ``Rbnn`` gives.
 
@@ -112,7 +75,7 @@ class _RotatedSign(torch.autograd.Function):
     def forward(
         ctx: Any, weight: Tensor, alpha: Tensor, beta: Tensor, r1: Tensor, r2: Tensor, t: float, k: float, whole: bool
     ) -> Tensor:
-        mean, strength, scale = _mean(weight), _strength(beta, weight), _column(alpha, weight)
+        mean, strength, scale = row_mean(weight), _strength(beta, weight), column(alpha, weight)
         w3, found = torch.empty_like(weight), torch.empty_like(weight)
         for rows in row_blocks(weight):
             w3[rows] = _rotate_partly(weight[rows] - mean[rows], strength[rows], r1, r2)
@@ -124,47 +87,20 @@ class _RotatedSign(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         weight, mean, w3, alpha, beta, r1, r2 = ctx.saved_tensors
-        strength, scale = _strength(beta, weight), _column(alpha, weight)
+        strength, scale = _strength(beta, weight), column(alpha, weight)
         weight_grad, alpha_grad, strength_grad = map(torch.empty_like, (weight, alpha, beta))
         for rows in row_blocks(weight):
-            x, inverse = _centered(weight[rows], mean[rows])
+            x, inverse = centered_rows(weight[rows], mean[rows])
             alpha_grad[rows] = sign(w3[rows]).mul_(grads[0][rows]).flatten(1).sum(1)
             factor = inverse * scale[rows]  # All that follows is linear in g, so this factor can come last.
             g = error_decay_multiplier(w3[rows], ctx.t, ctx.k, inverse).mul_(grads[0][rows])
             # The scalar product of g with r1^T X r2 - X is that of X with r1 g r2^T - g.
             turned = _rotate(g, r1.T, r2.T).sub_(g)
-            strength_grad[rows] = _row_dots(turned, x) * factor.flatten()
+            strength_grad[rows] = row_dots(turned, x) * factor.flatten()
             g = g.addcmul_(turned, strength[rows]) if ctx.whole else g.mul_(1 - strength[rows])
-            weight_grad[rows] = _through_standardization(g, x, inverse, factor)
+            weight_grad[rows] = through_standardization(g, x, inverse, factor)
         beta_grad = strength_grad * beta.cos() * beta.sin().sgn()
         return weight_grad, alpha_grad, beta_grad, None, None, None, None, None
-
-
-def _mean(x: Tensor) -> Tensor:
-    """The mean of each row of dimension 0, [N, 1, ...], computed as in the deploy form and at least in float32."""
-    return x.mean(tuple(range(1, x.dim())), keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
-
-
-def _centered(x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """``x - mean`` in a new tensor, and ``1 / std`` of each row, which is 0 for a constant one.
-
-    ``torch.std_mean`` would take ten times as long on a CPU.
-    """
-    centered = x - mean
-    norm = torch.linalg.vector_norm(centered, dim=tuple(range(1, x.dim())), keepdim=True)
-    std = norm / math.sqrt(x[0].numel() - 1)
-    rounding = 16 * torch.finfo(std.dtype).eps * mean.abs()
-    return centered, torch.where(std <= rounding, 0, 1 / std)
-
-
-def _through_standardization(g: Tensor, centered: Tensor, inverse: Tensor, factor: Tensor) -> Tensor:
-    """``factor (g - mean(g) - z sum(g z) / (n - 1))`` for rows of n elements, with ``z = centered * inverse``.
-
-    ``inverse`` is 1 / std. If ``factor`` is ``inverse`` too, the result is ``dL/dx`` for ``g = dL/dz``.
-    """
-    along = _column(_row_dots(g, centered), g) * inverse**2 / (g[0].numel() - 1)
-    # There is no out= here, since torch.compile would split its graph there if the format is channels_last.
-    return torch.addcmul(g, centered, -along).sub_(_mean(g)).mul_(factor)
 
 
 def _rotate(x: Tensor, r1: Tensor, r2: Tensor) -> Tensor:
@@ -182,17 +118,7 @@ def _rotate_partly(x: Tensor, strength: Tensor, r1: Tensor, r2: Tensor) -> Tenso
 
 def _strength(beta: Tensor, like: Tensor) -> Tensor:
     """``|sin beta|`` [O] in a shape that multiplies the rows of ``like``."""
-    return _column(beta.sin().abs_(), like)
-
-
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    """``values`` [O] in a shape that multiplies the rows of ``like``."""
-    return values.view(-1, *[1] * (like.dim() - 1))
-
-
-def _row_dots(x: Tensor, y: Tensor) -> Tensor:
-    """The scalar product of each row of ``x`` with that of ``y``, shape [O]."""
-    return (x * y).flatten(1).sum(1)
+    return column(beta.sin().abs_(), like)
 
 
 class RbnnBinarizer(Binarizer):
@@ -232,7 +158,7 @@ class RbnnBinarizer(Binarizer):
 
     def binarize_weight(self, weight: Tensor) -> Tensor:
         if not self.training:
-            return sign(self._rotated(weight.detach() - _mean(weight.detach())))
+            return sign(self._rotated(weight.detach() - row_mean(weight.detach())))
         whole = self.options.rotation_gradient == "paper"
         return _RotatedSign.apply(  # type: ignore[no-any-return, no-untyped-call]
             weight, self.alpha, self.beta, self.r1, self.r2, self.t, self.k, whole

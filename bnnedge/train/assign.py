@@ -10,7 +10,7 @@ from torch import nn
 
 from bnnedge.config import RunConfig
 from bnnedge.errors import ConfigError
-from bnnedge.methods.method import Method, Phase, Plan
+from bnnedge.methods.method import Method, Phase, PhaseSize
 
 Optimizers = dict[str, torch.optim.Optimizer]
 """By name: ``method``, if the method has an optimizer of its own, and ``run`` for the parameters that it leaves."""
@@ -23,7 +23,7 @@ def make_optimizers(
 
     Raises ``ConfigError`` unless every trainable parameter is claimed exactly once.
     """
-    own = method.make_optimizer(model, Plan(phase.epochs, steps_per_epoch, train_images))
+    own = method.make_optimizer(model, PhaseSize(phase.epochs, steps_per_epoch, train_images))
     optimizers = {} if own is None else {"method": own}
     taken = {id(p) for p in _parameters(own)} if own is not None else set()
     rest = {n: p for n, p in model.named_parameters() if p.requires_grad and id(p) not in taken}

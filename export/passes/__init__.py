@@ -17,14 +17,14 @@ from bnnedge.export.passes.quantize_stem import Calibration, quantize_stem
 
 Pass = Callable[[Graph], Graph]
 PASSES: tuple[Pass, ...] = (hoist_binarize, merge_duplicates, merge_biases, fuse_threshold)
-"""In the order in which they are applied, after ``fold_affine``."""
+"""The passes behind ``fold_affine``, in the order in which they are applied."""
 
 
 def optimize(graph: Graph, int8_stem: Calibration | None = None) -> Graph:
     """Apply every pass and check the result; the stem becomes int8 if there is something to calibrate it with."""
     graph = fold_affine(graph)
     if int8_stem is not None:
-        graph = quantize_stem(graph, int8_stem)  # before a sign moves ahead of the stem's clip or max-pool
+        graph = quantize_stem(graph, int8_stem)  # must come before a sign moves ahead of the stem's clip or max-pool
     for rewrite in PASSES:
         graph = rewrite(graph)
     return graph.validate()

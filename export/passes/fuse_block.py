@@ -1,4 +1,4 @@
-"""What follows a binary convolution, up to the next layer's signs, becomes part of it: one node a layer.
+"""Fuse a binary convolution with the float operations behind it, up to the signs of the next layer, into one node.
 
 A target whose operators work on packed signs lists it in its ``passes``.
 """
@@ -32,17 +32,20 @@ def packs(conv: BinaryConv2d) -> bool:
 
 
 def fuse_blocks(graph: Graph) -> Graph:
-    """Binary convolutions with what follows them as ``Block``; a subtraction or affine map before a sign into it."""
+    """The graph with every binary convolution and the operations behind it as a ``Block``.
+
+    A subtraction or an affine map before any other sign becomes part of that sign (``BinarizeBelow``).
+    """
     positions = {id(node): float(index) for index, node in enumerate(graph.nodes)}
     producers = {node.output: node for node in graph.nodes}
     gone: set[int] = set()
     blocks: list[Node] = []
-    # From the end: of two convolutions that are added, the later one adds.
+    # Blocks are made from the end, so that the later one of two convolutions that are added does the addition.
     for conv in reversed(list(graph.binary_nodes())):
         if conv.threshold is None and packs(conv):
             block, absorbed = _block(graph, conv, gone)
             gone.update(map(id, absorbed))
-            # Right behind the last of its inputs: what was absorbed may stand behind a reader of the signs.
+            # The block goes right behind its last input: a reader of its signs may precede an absorbed node.
             sources = [conv, *(producers[t] for t in block.inputs if t in producers)]
             positions[id(block)] = max(positions[id(node)] for node in sources) + 0.5
             blocks.append(block)
@@ -81,12 +84,12 @@ def _block(graph: Graph, conv: BinaryConv2d, gone: set[int]) -> tuple[Block, lis
 
 
 def _can_write_signs(conv: BinaryConv2d) -> bool:
-    """Bits of a group's outputs must fill whole words."""
+    """Whether the output channels of one group fill whole words of bits."""
     return conv.groups == 1 or conv.weight.shape[0] // conv.groups % WORD_BITS == 0
 
 
 def _with_signs(graph: Graph, block: Block, absorbed: list[Node]) -> tuple[Block, list[Node]]:
-    """Those with one sign that is taken of the block's output, if there is any."""
+    """The block and the absorbed nodes, with one sign of the block's output added to them if there is any."""
     if _can_write_signs(block.conv):
         for reader in sorted(graph.consumers(block.output), key=lambda node: not isinstance(node, Binarize)):
             if isinstance(reader, Binarize):
@@ -98,7 +101,7 @@ def _with_signs(graph: Graph, block: Block, absorbed: list[Node]) -> tuple[Block
 
 
 def _with_step(graph: Graph, block: Block, step: Node) -> Block | None:
-    """``block`` with its output taken through ``step``, or None if that comes too late or is no step of a block."""
+    """``block`` with ``step`` as its last step; None if a block has no such step or has later ones already."""
     clips, bends = block.clips, block.slope is not None
     adds = len(block.inputs) == 2
     if isinstance(step, Add) and not (adds or bends or clips):

@@ -1,4 +1,4 @@
-"""An int8 stem, from the float image to the first signs, as one node.
+"""Fuse an int8 stem, from the float image to the first signs, into one node.
 
 A target with an operator for it lists it in its ``passes``, after ``fuse_blocks``.
 """

@@ -36,7 +36,7 @@ def integer_thresholds(multiplier: NDArray[np.float64], bias: NDArray[np.float64
     safe = np.where(multiplier > 0, multiplier, 1.0)
     with np.errstate(over="ignore"):
         t = np.ceil(np.clip(-bias / safe, -fan_in - 2, fan_in + 2))
-    # The division rounds; the comparison that counts is the multiplication.
+    # The division may have rounded to a neighbour; the products decide, as they are what the network computes.
     t = np.where(t * safe + bias < 0, t + 1, t)
     t = np.where((t - 1) * safe + bias >= 0, t - 1, t)
     t = np.where(multiplier > 0, t, np.where(bias < 0, fan_in + 1, -fan_in))

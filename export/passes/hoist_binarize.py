@@ -20,7 +20,7 @@ def hoist_binarize(graph: Graph) -> Graph:
         for binarize in [n for n in graph.nodes if isinstance(n, Binarize)]:
             rewritten = _past_clip(graph, binarize) or _past_max_pool(graph, binarize)
             if rewritten is not None:
-                # The clip that the sign no longer reads would keep its source from having one reader.
+                # If the sign was the clip's last reader, the clip must go: its source would still count it as a reader.
                 graph, changed = prune(rewritten), True
                 break
     return graph

@@ -1,4 +1,4 @@
-"""Add one bias where two layers with a bias each are added."""
+"""Merge the biases of two layers that are added into one of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compute once what two layers read."""
+"""Merge nodes that compute the same value."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bnnedge.export.graph import Graph, Node
 
 
 def merge_duplicates(graph: Graph) -> Graph:
-    """Nodes of one kind with the same inputs and settings become one; its first output serves all readers.
+    """Nodes of the same class with the same inputs and settings become one; the first one's output serves all readers.
 
     That is what a block and its shortcut make when both binarize the block's input. Nodes with weights are left alone.
     """

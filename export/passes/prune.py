@@ -1,4 +1,4 @@
-"""Drop what nothing reads."""
+"""Remove the nodes that nothing reads."""
 
 from __future__ import annotations
 

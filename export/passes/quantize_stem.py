@@ -32,21 +32,23 @@ from bnnedge.export.window import Windows
 Range = tuple[float, float]
 STEPS = HIGHEST_CODE - LOWEST_CODE
 SMALLEST_MULTIPLIER, LARGEST_MULTIPLIER = 2.0**-16, 256.0
-"""Of ``QuantizedConv2d``. The first keeps the accumulators of all codes below 2^24; XNNPACK asks for the second."""
+"""Bounds of a multiplier of ``QuantizedConv2d``. With the lower one every accumulator that is not saturated is below
+2^24; XNNPACK accepts multipliers below the upper one."""
 FEW_CHANNELS = 4
-"""Up to so many input channels a convolution of stride 2 runs faster on the image folded by ``SpaceToDepth``."""
+"""With at most so many input channels, a convolution of stride 2 runs faster behind ``SpaceToDepth``."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the ranges of the codes are taken from."""
+    """What the ranges of the int8 codes are taken from."""
 
     images: NDArray[np.float32]
     """Typical inputs [N, C, H, W]."""
     input_range: Range | None = None
     """Smallest and largest value that an input can have; None takes those of ``images``."""
     output_range: Range | None = None
-    """The same of the stem's output; None takes the bounds of its clip or, without, what ``images`` give."""
+    """Smallest and largest value of the stem's output. None takes the bounds of its clip; without a clip the values are
+    computed for ``images``."""
 
 
 def quantize_stem(graph: Graph, calibration: Calibration) -> Graph:
@@ -118,7 +120,7 @@ def quantize_stem(graph: Graph, calibration: Calibration) -> Graph:
 
 def float_stem(conv: Conv2d, clip: Clip | None, images: NDArray[np.float32]) -> FloatArray:
     """What the float nodes give for ``images``, in float64."""
-    # Imported here: devices read and write files without it.
+    # PyTorch is imported here, since devices without it read and write files.
     import torch
     from torch.nn import functional as F
 
@@ -142,7 +144,7 @@ def _first_convolution(graph: Graph) -> Conv2d:
 
 
 def _is_spanned(clip: Clip) -> bool:
-    """Whether codes can end where the clip does: 0 must be its lower end or its middle."""
+    """Whether the range of the codes can be that of the clip: 0 must be the clip's lower bound or its middle."""
     return clip.low == 0 or (clip.low == -clip.high and math.isfinite(clip.high))
 
 
@@ -234,7 +236,7 @@ def _folded(conv: QuantizedConv2d, shape: tuple[int, ...]) -> QuantizedConv2d | 
         first, last = int(positions[0] // 2), int(positions[-1] // 2)
         count = (size + before + after - taps) // 2 + 1
         behind = count - 1 + last - (size // 2 - 1)
-        if behind < 0:  # the last pixels are in no window
+        if behind < 0:  # no window reaches the last pixels
             return None
         blocks.append((positions // 2 - first, positions % 2, last - first + 1))
         edges.append((-first, behind))

@@ -1,4 +1,4 @@
-"""Which runtime a file is run in."""
+"""The choice of the runtime that a file is run in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Larq Compute Engine's own interpreter: the judge of LCE files.
+"""Larq Compute Engine's own interpreter, which exported LCE files are verified in.
 
 Its Python package imports TensorFlow, its interpreter extension does not; so that extension is loaded by its path.
 """
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from bnnedge.errors import ExportError, MissingDependencyError
 from bnnedge.export.runtimes.tflite import TfliteRuntime, TfliteSession
-from bnnedge.export.targets.tflite.reader import Model, binary_layers, parse_model
+from bnnedge.export.targets.tflite.layers import binary_layers
+from bnnedge.export.targets.tflite.reader import Model, parse_model
 
 Kernel = Literal["default", "indirect", "reference"]
 _PACKAGE = "larq_compute_engine"

@@ -1,4 +1,4 @@
-"""Google's LiteRT (the former TensorFlow Lite): float files as they are, LCE files by bnnedge's delegate."""
+"""Google's LiteRT, the former TensorFlow Lite. It runs float files itself, LCE files by bnnedge's delegate."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LiteRt(TfliteRuntime):
     name: ClassVar[str] = "litert"
     kernel: ClassVar[str | None] = None
     delegates: ClassVar[bool] = False
-    """Whether files without LCE's operators have the delegate, too: it runs the int8 stems of our files."""
+    """Whether files without LCE's operators get the delegate too, which also runs the int8 stems of our files."""
 
     @classmethod
     def unavailable(cls) -> str | None:

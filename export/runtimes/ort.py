@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: stock, with the binary operators inlined from the functions that the file carries."""
+"""Stock ONNX Runtime on the CPU. It inlines the functions that the file carries for the binary operators."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FATAL_ONLY = 4
 
 
 class OnnxRuntimeSession(FileSession):
-    """One ``InferenceSession``; its own layout is NCHW too."""
+    """A file in an ``InferenceSession`` of ONNX Runtime, whose layout is NCHW."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
@@ -180,11 +180,11 @@ def _constant(model: ModelProto, name: str) -> NDArray[Any]:
 def _codes_of_values(
     values: NDArray[np.float32], scale: NDArray[np.float32], zero_point: NDArray[np.uint8], lowest: NDArray[np.float32]
 ) -> NDArray[np.int16]:
-    """The codes that a stem dequantized to exactly ``values``; lowest is [O], the last axis."""
+    """The codes whose dequantized values are exactly ``values`` [N, H, W, O]; ``lowest`` is [O]."""
     codes: NDArray[np.int16] = np.rint((values - lowest) / scale).astype(np.int16) + zero_point
     again = (codes.astype(np.float32) - zero_point) * scale + lowest
     if not np.array_equal(again, values):
-        raise ExportError("the stem's floats are none of its codes")
+        raise ExportError("the stem gives a value that none of its codes stands for; export the file again")
     return codes
 
 
@@ -197,9 +197,9 @@ def _signs(node: NodeProto, values: NDArray[Any]) -> NDArray[np.int8]:
 
 
 def _one_layer_model(model: ModelProto, layer: str) -> tuple[ModelProto, bool]:
-    """Binary convolution ``layer`` alone with the file's own weights, multiplier 1, bias 0 and nothing after that.
+    """A model of binary convolution ``layer`` alone, with the file's weights, multiplier 1 and bias 0.
 
-    And whether its input ``signs`` is packed.
+    Also returns whether its input ``signs`` is packed.
     """
     layers = {node.name: node for node in binary_nodes(model)}
     if layer not in layers:
@@ -225,7 +225,7 @@ def _one_layer_model(model: ModelProto, layer: str) -> tuple[ModelProto, bool]:
         [weight, numpy_helper.from_array(ones, "one"), numpy_helper.from_array(0 * ones, "zero")],
     )
     stored = (function for function in model.functions if function.name == op_type)
-    # A file need not hold the plain function.
+    # The file may hold the convolution with further steps only, and not the plain function.
     function = next(stored, None) or functions.function(op_type)
     opsets = list(model.opset_import)
     return helper.make_model(graph, ir_version=model.ir_version, opset_imports=opsets, functions=[function]), packed
@@ -240,7 +240,7 @@ def _onnxruntime() -> Any:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """What ONNX Runtime raises for a file that it cannot load or run; the classes share no base of their own."""
+    """What ONNX Runtime raises for a file that it cannot load or run. The classes have no common base but Exception."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     names = (

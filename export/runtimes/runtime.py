@@ -26,11 +26,11 @@ class Session(ABC):
 
     @abstractmethod
     def prepare(self, images: Images) -> Any:
-        """Images [N, C, H, W] in the session's own layout; kept apart so that timing leaves it out."""
+        """Images [N, C, H, W] in the session's own layout. It is a step of its own, which is not timed."""
 
     @abstractmethod
     def invoke(self, prepared: Any) -> NDArray[np.float32]:
-        """Run what ``prepare`` returned; the network's output [N, ...], the first one if there are several."""
+        """Run what ``prepare`` returned and return the output [N, ...], the first one if there are several."""
 
     def run(self, images: Images) -> NDArray[np.float32]:
         """``invoke(prepare(images))``."""
@@ -52,7 +52,7 @@ class FileSession(Session):
 
     @abstractmethod
     def invoke_all(self, prepared: Any) -> Outputs:
-        """Run what ``prepare`` returned; every output by name."""
+        """Run what ``prepare`` returned and return every output by name."""
 
     def invoke(self, prepared: Any) -> NDArray[np.float32]:
         return self.invoke_all(prepared)[self.output_names[0]]

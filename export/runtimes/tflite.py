@@ -1,4 +1,4 @@
-"""What every interpreter of LCE files shares: how a file is opened up for verification."""
+"""What the interpreters of LCE files share: NHWC inputs, and the tensors inside a file for verification."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from bnnedge.errors import ExportError
 from bnnedge.export import graph as g
 from bnnedge.export.runtimes.runtime import FileSession, Images, Inputs, Outputs, VerifyingRuntime
-from bnnedge.export.targets.tflite.reader import BinaryLayer, Model, binary_layers, parse_model
+from bnnedge.export.targets.tflite.layers import BinaryLayer, binary_layers
+from bnnedge.export.targets.tflite.reader import Model, parse_model
 from bnnedge.export.targets.tflite.target import LceTarget
 from bnnedge.export.targets.tflite.writer import serialize
 from bnnedge.export.window import Windows
@@ -20,7 +21,7 @@ from bnnedge.kernels.layout import unpack
 
 
 class TfliteSession(FileSession):
-    """A TFLite file in an interpreter: images become NHWC, and all outputs of the file can be had."""
+    """A TFLite file in an interpreter, which reads and writes images in NHWC."""
 
     def __init__(self, model: Model) -> None:
         self.input_names, self.output_names = model.input_names, model.output_names
@@ -54,7 +55,7 @@ def _channels_first(values: NDArray[Any]) -> NDArray[Any]:
 
 
 class TfliteRuntime(VerifyingRuntime):
-    """Verification by means of ``open`` alone."""
+    """A runtime of TFLite files. To show a tensor, verification makes it an output of the file."""
 
     @classmethod
     @abstractmethod
@@ -97,7 +98,7 @@ class TfliteRuntime(VerifyingRuntime):
 
 
 def _single_layer(layer: BinaryLayer, shape: tuple[int, ...]) -> g.Graph:
-    """A graph of ``layer`` alone that gives its integers: multiplier 1, bias 0."""
+    """A graph of ``layer`` alone with multiplier 1 and bias 0, whose output is the integer sums."""
     if not layer.is_torch:
         raise ExportError(f"{layer.name}: its padding is not PyTorch's; only files written by bnnedge can be verified")
     outputs = len(layer.weight)

@@ -1,4 +1,4 @@
-"""The contract of a file format: graph to bytes, and what bytes say of themselves."""
+"""The contract of a file format: it writes a graph as bytes and reads what a file says of itself."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class LayerRow:
 
     name: str
     kind: str
-    """What it is, for people: ``binary conv 3x3``, ``conv 3x3``, ``linear``, ``affine``, ..."""
+    """The name of the operation in tables: ``binary conv 3x3``, ``conv 3x3``, ``linear``, ``affine``, ..."""
     input_shape: tuple[int, ...]
-    """Without the batch dimension, [C, H, W] or [C]."""
+    """The shape without the batch dimension, [C, H, W] or [C]."""
     output_shape: tuple[int, ...]
     binary_weights: int
     """Number of 1-bit weights."""
@@ -30,10 +30,10 @@ class LayerRow:
     weight_bytes: int
     """Bytes that weights and parameters take in the file (packing included)."""
     binary_macs: int
-    """Multiply-accumulates of one image done on bits."""
+    """Multiply-accumulates on bits for one image."""
     float_macs: int
     reason: str = ""
-    """For a layer with weights that are not binary: why."""
+    """Why the layer's weights are not binary; empty for a binary layer and for one without a reason."""
     int8_weights: int = 0
     """Number of 8-bit weights."""
     int8_macs: int = 0
@@ -47,7 +47,7 @@ class Target(ABC):
     runtimes: ClassVar[tuple[str, ...]]
     """Names in RUNTIMES that can run the file, fastest first."""
     judges: ClassVar[tuple[str, ...]]
-    """Those that ``export`` verifies the file in, first choice first: runtimes whose kernels are not our own."""
+    """The runtimes that ``export`` verifies the file in, first choice first. Their kernels are not our own."""
 
     passes: ClassVar[tuple[Pass, ...]] = ()
     """Rewrites that this format alone wants, in their order, behind those of ``bnnedge/export/passes``."""

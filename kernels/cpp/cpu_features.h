@@ -1,4 +1,4 @@
-// What the CPU and the operating system can do. Nothing else asks them.
+// The features of the CPU and of the operating system that kernels need. No other file asks for them.
 #pragma once
 
 #include <cstdint>

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bnnedge.benchmarks.bench import open_device
-from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkPlan, ModelFile
+from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkSettings, ModelFile
+from bnnedge.data.info import DatasetInfo
+from bnnedge.data.preprocessing import Preprocessing
+from bnnedge.export import graph as g
 from tests.exact_network import check_results, expected, network, write_files
 
 Run = Callable[..., str]
@@ -78,8 +82,13 @@ def test_bench_on_a_device(stage: Path, emulated_python: Path, tmp_path: Path, m
     monkeypatch.setenv("BNNEDGE_SSH", str(login))
     monkeypatch.setenv("BNNEDGE_PYTHONPATH", str(stage))
     graph, images = network(np.random.default_rng(12))
-    write_files(graph, images, tmp_path)
-    labels = expected(graph, images).reshape(len(images), -1).argmax(axis=1)
+    labels = expected(graph, images).mean((2, 3)).argmax(axis=1)
+    mean = g.Mean(name="mean", inputs=graph.outputs, output="means", axes=(2, 3), keepdims=False)
+    tensors = {**graph.tensors, "means": g.TensorSpec((1, 21))}
+    classifier = replace(graph, nodes=[*graph.nodes, mean], outputs=("means",), tensors=tensors)
+    write_files(classifier, images, tmp_path)
+    record = Preprocessing(33, 11, 11, 1.0, (0.0,) * 33, (1.0,) * 33)
+    info = DatasetInfo("noise", "classification", 21, tuple(map(str, range(21))), record)
     files = [
         ModelFile(name, (tmp_path / name).read_bytes(), runtime, {"input_shape": [33, 11, 11]})
         for name, runtime in (("net.tflite", "litert+bnnedge"), ("net.onnx", "onnxruntime+bnnedge"))
@@ -87,7 +96,7 @@ def test_bench_on_a_device(stage: Path, emulated_python: Path, tmp_path: Path, m
     with open_device(f"ssh://pi@board{python}") as device:
         assert [device.unavailable(file.runtime) for file in files] == [None, None]
         assert "larq-compute-engine is not installed" in str(device.unavailable("lce"))
-        rows = device.measure(files, BenchmarkInput("noise", images, labels), BenchmarkPlan(warmup=1, runs=2))
+        rows = device.measure(files, BenchmarkInput("noise", images, labels, info), BenchmarkSettings(warmup=1, runs=2))
     for row in rows:
-        assert (row.device, row.environment["machine"], row.top1) == ("ssh://pi@board", "aarch64", 1.0)
+        assert (row.device, row.environment["machine"], row.scores["top1"]) == ("ssh://pi@board", "aarch64", 1.0)
         assert "torch" not in row.environment["versions"]

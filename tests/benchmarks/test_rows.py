@@ -22,6 +22,9 @@ MEASURED_IN_VERSION_1 = (
     '"peak_memory_bytes": 1048576, "file_bytes": 61440, "metadata": {"method": "ste", "num_classes": 10}, '
     '"environment": {"cpu": "Cortex-A72"}, "started_at": "2026-01-31T12:00:00+00:00"}'
 )
+MEASURED_IN_VERSION_2 = MEASURED_IN_VERSION_1.replace('"format_version": 1', '"format_version": 2').replace(
+    '"top1": 0.975, "top1_images": 359', '"task": "classification", "scores": {"top1": 0.975}, "samples": 359'
+)
 
 
 def test_round_trip(make_row: RowFactory) -> None:
@@ -45,6 +48,12 @@ def test_a_row_of_version_1_is_read_as_classification() -> None:
     unmeasured = MEASURED_IN_VERSION_1.replace("0.975", "null").replace("359", "0")
     row = BenchmarkRow.from_json(unmeasured)
     assert (row.task, row.scores, row.samples) == ("classification", {}, 0)
+
+
+def test_a_row_of_version_2_is_read() -> None:
+    """A line as it was written, so that a new version cannot come without a reader of this one."""
+    row = BenchmarkRow.from_json(MEASURED_IN_VERSION_2)
+    assert (row.task, row.scores, row.samples, row.p50_ms) == ("classification", {"top1": 0.975}, 359, 0.6)
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_half_of_the_windows_are_mirrored() -> None:
     for number, bright in ((0.49, 0), (0.5, 1)):
         numbers = [*whole, number]
         box = augmentation.window(64, 64, record, numbers)
-        assert box == (0, 0, 64, 64)
+        assert [*box] == [0, 0, 64, 64]
         stored = torch.from_numpy(np.asarray(resize_image(image, record, box)).copy()).permute(2, 0, 1)[None]
         pixels, _ = augmentation(stored, torch.zeros(1), torch.tensor([numbers]))
         halves = pixels[..., :7].float().mean(), pixels[..., 9:].float().mean()

@@ -89,8 +89,8 @@ def test_a_run_with_an_int8_stem(target: str, runs: dict[tuple[str, str], Path],
     assert report.stem is not None
     loaded = load_run(run)
     dataset = load_dataset("digits", 16)
-    assert report.stem.top1_fp32 == evaluate(loaded.model, dataset, "test", torch.device("cpu")).scores["top1"]
-    assert report.stem.top1 == evaluate_file(path, "test").scores["top1"]
+    assert report.stem.scores_fp32 == evaluate(loaded.model, dataset, "test", torch.device("cpu")).scores
+    assert report.stem.scores == evaluate_file(path, "test").scores
     low, high = loaded.dataset.preprocessing.input_range
     black, white = (float(v) for v in (dataset.arrays("train")[0].min(), dataset.arrays("train")[0].max()))
     assert (low, high) == pytest.approx((black, white))
@@ -176,7 +176,7 @@ def test_float_twin_has_the_topology_and_no_bits(runs: dict[tuple[str, str], Pat
     run = runs["rbnn", "resnet20_1w1a"]
     metadata = TARGETS.load("onnx")().read_metadata(export_run(run, "onnx", check=False).path.read_bytes())
     binary = summarize(str(run))
-    for name, data in float_twin_files(metadata):
+    for name, data in float_twin_files(metadata, "net.onnx"):
         target = TARGETS.load("onnx" if name.endswith(".onnx") else "lce")()
         rows = [r for r in target.describe(data) if r.kind.startswith(("conv", "linear"))]
         assert sum(r.binary_weights for r in rows) == 0

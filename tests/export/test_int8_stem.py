@@ -31,6 +31,7 @@ from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear
 from bnnedge.layers.deploy import deploy
 from bnnedge.methods import METHODS
 from bnnedge.models.resnet_imagenet import BinaryImageNetResNet
+from bnnedge.tasks.classification import Classification
 
 Images = NDArray[np.float32]
 Evaluate = Callable[[g.Graph, Images], dict[str, NDArray[np.float64]]]
@@ -364,18 +365,25 @@ def test_export_says_and_records_what_the_stem_changed(target: str, tmp_path: Pa
     labels = np.arange(64) % 5
     path = tmp_path / f"net{TARGETS.load(target).suffix}"
     report = bnnedge.export(
-        model, torch.from_numpy(images), path, target, verify_images=images, stem="int8", labelled=(images, labels)
+        model,
+        torch.from_numpy(images),
+        path,
+        target,
+        verify_images=images,
+        stem="int8",
+        task=Classification(5),
+        labelled=(images, labels),
     )
     with torch.no_grad():
         expected = (model(torch.from_numpy(images)).argmax(1).numpy() == labels).mean()
-    assert report.stem is not None and report.stem.top1_fp32 == expected and report.stem.top1_images == 64
+    assert report.stem is not None and report.stem.scores_fp32 == {"top1": expected} and report.stem.samples == 64
     recorded = TARGETS.load(target)().read_metadata(path.read_bytes())["stem"]
-    assert recorded["precision"] == "int8" and recorded["top1"] == report.stem.top1
+    assert recorded["precision"] == "int8" and recorded["scores"] == report.stem.scores
     if report.verification is not None:
         assert report.verification.stem is not None
         assert recorded["first_signs_changed"] == report.verification.stem.share == report.stem.first_signs_changed
         assert f"{report.stem.first_signs_changed:.2%} of the first signs differ" in str(report.stem)
-    assert f"{expected:.2%} in fp32 (64 images)" in str(report.stem)
+    assert f"against top-1 {expected:.2%} in fp32 (64 samples)" in str(report.stem)
     assert any(row.int8_weights for row in report.rows)
 
     plain = bnnedge.export(model, torch.from_numpy(images), path, target, check=False)

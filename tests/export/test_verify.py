@@ -14,16 +14,16 @@ from torch import nn
 
 from bnnedge.binarization.binarizer import InputMode
 from bnnedge.errors import VerificationError
-from bnnedge.export import graph as g
 from bnnedge.export import verify as verification
 from bnnedge.export.graph import BinaryConv2d as BinaryNode
 from bnnedge.export.graph import Conv2d, Graph, Linear, Node
 from bnnedge.export.passes import optimize
+from bnnedge.export.replay import rounding_bound
 from bnnedge.export.runtimes import RUNTIMES
 from bnnedge.export.runtimes.runtime import Outputs, VerifyingRuntime
 from bnnedge.export.targets import TARGETS
 from bnnedge.export.trace import trace
-from bnnedge.export.verify import Verification, rounding_bound, verify
+from bnnedge.export.verify import Verification, verify
 from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear
 from bnnedge.layers.deploy import deploy, deployed_layers
 
@@ -198,60 +198,6 @@ def test_outputs_that_no_sign_explains_are_refused(
         check("onnx", net, images)
     where[:] = [False] * IMAGES
     assert check("onnx", net, images).max_output_difference == pytest.approx(1e-3, rel=0.01)
-
-
-def hand_made_graph() -> Graph:
-    """Every family of nodes once, on an image of 3 x 4 x 4 and a batch of 2."""
-    nodes: list[Node] = [
-        g.Conv2d(
-            name="stem", inputs=("x",), output="a", weight=np.ones((5, 3, 3, 3)), bias=np.zeros(5), padding=(1, 1)
-        ),
-        g.Affine(name="norm", inputs=("a",), output="b", multiplier=np.ones(5), bias=np.zeros(5)),
-        g.Binarize(name="sign", inputs=("b",), output="bits"),
-        g.BinaryConv2d(
-            name="binary",
-            inputs=("bits",),
-            output="c",
-            weight=np.ones((5, 5, 3, 3), np.int8),
-            multiplier=np.ones(5),
-            bias=np.zeros(5),
-            padding=(1, 1),
-        ),
-        g.Add(name="sum", inputs=("b", "c"), output="d"),
-        g.MaxPool2d(name="pool", inputs=("d",), output="e", kernel=(2, 2), stride=(2, 2)),
-        g.AvgPool2d(name="average", inputs=("e",), output="f", kernel=(2, 1), stride=(2, 1)),
-        g.Mean(name="mean", inputs=("f",), output="h", axes=(2, 3), keepdims=False),
-        g.Linear(name="head", inputs=("h",), output="i", weight=np.ones((7, 5)), bias=np.zeros(7)),
-        g.Activation(name="softmax", inputs=("i",), output="y", kind="softmax"),
-    ]
-    full, half = (2, 5, 4, 4), (2, 5, 2, 2)
-    shapes: dict[str, tuple[int, ...]] = {
-        "x": (2, 3, 4, 4),
-        "a": full,
-        "b": full,
-        "bits": full,
-        "c": full,
-        "d": full,
-        "e": half,
-    }
-    shapes |= {"f": (2, 5, 1, 2), "h": (2, 5), "i": (2, 7), "y": (2, 7)}
-    tensors = {name: g.TensorSpec(shape, "bits" if name == "bits" else "float32") for name, shape in shapes.items()}
-    return Graph(("x",), ("y",), nodes, tensors).validate()
-
-
-def test_the_rounding_bound_of_a_hand_made_graph() -> None:
-    """The bound is what lets an error pass: its n and its value are worked out by hand here.
-
-    stem 3 * 3 * 3 = 27, norm 2, sign 0, binary 5 * 3 * 3 = 45, sum 2, max-pool 0, average of 2, mean of 1 * 2, head 5,
-    softmax of 7 with a quotient of two: 27 + 2 + 45 + 2 + 2 + 2 + 5 + 9 = 94, and 8 sqrt(94) = 77.56287... .
-    """
-    graph = hand_made_graph()
-    summands = {node.name: node.summands(graph.shapes(node)) for node in graph.nodes}
-    assert summands == {
-        "stem": 27, "norm": 2, "sign": 0, "binary": 45, "sum": 2, "pool": 0, "average": 2, "mean": 2, "head": 5,
-        "softmax": 9,
-    }  # fmt: skip
-    assert rounding_bound(graph) == pytest.approx(77.5628777 / 16777216, rel=1e-8)
 
 
 @pytest.mark.parametrize("target", list(TARGETS))

@@ -21,7 +21,7 @@ from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLayer, BinaryLinear
 from bnnedge.layers.convert import convert_to_binary
 from bnnedge.layers.deploy import deploy, deployed_layers
 from bnnedge.methods import METHODS
-from bnnedge.methods.method import Method, Plan
+from bnnedge.methods.method import Method, PhaseSize
 from bnnedge.train.load import load_run
 from bnnedge.train.start import start_run
 
@@ -116,8 +116,8 @@ def test_a_training_step_moves_the_weights(method: str, make: Any) -> None:
     made = attached(layer, method, {})
     torch.manual_seed(1)
     made.start_phase(model, 0)
-    plan = Plan(epochs=4, steps_per_epoch=1, train_images=len(x))
-    own = made.make_optimizer(model, plan)
+    size = PhaseSize(epochs=4, steps_per_epoch=1, train_images=len(x))
+    own = made.make_optimizer(model, size)
     claimed = set() if own is None else {id(p) for group in own.param_groups for p in group["params"]}
     rest = [p for p in model.parameters() if id(p) not in claimed]
     optimizers = [torch.optim.SGD(rest, lr=0.1)] + ([] if own is None else [own])

@@ -15,7 +15,7 @@ from bnnedge.config import RunConfig
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLinear, binary_layers
 from bnnedge.methods.bmd import Bmd, BmdBinarizer, BmdOptions
-from bnnedge.methods.method import Plan
+from bnnedge.methods.method import PhaseSize
 from bnnedge.train.start import start_run
 from tests.methods.slow_dense import Adam, Array, TwoLayers, example, gradients, sgn
 from tests.methods.test_registry import EPOCHS, NETWORKS, check_resume
@@ -54,7 +54,7 @@ def test_trajectory(variant: Any, options: dict[str, Any]) -> None:
     negative = {n: np.zeros_like(w) for n, w in dual.items()}
     method.start_phase(model, 0)
     epochs, steps = 5, 3
-    assert method.make_optimizer(model, Plan(epochs, steps, 18)) is None  # type: ignore[func-returns-value]
+    assert method.make_optimizer(model, PhaseSize(epochs, steps, 18)) is None  # type: ignore[func-returns-value]
     optimizer, slow, slow_negative = torch.optim.Adam(model.parameters(), lr=0.1), Adam(0.1), Adam(0.1)
     x, target = example()
     surrogate = {"approx_sign": lambda v: np.maximum(2 - 2 * np.abs(v), 0)}.get(
@@ -137,7 +137,7 @@ def test_beta_at_the_start_of_epochs(options: dict[str, Any], epochs: int, expec
     method = Bmd(BmdOptions(**options))
     model = nn.Sequential(BinaryLinear(2, 2))
     method.attach(model)
-    method.make_optimizer(model, Plan(epochs, 10, 100))
+    method.make_optimizer(model, PhaseSize(epochs, 10, 100))
     for epoch, beta in expected.items():
         method.start_epoch(model, epoch, epochs)
         assert math.isclose(model[0].binarizer.beta, beta, rel_tol=1e-12)  # type: ignore[union-attr, arg-type]
@@ -153,7 +153,7 @@ def test_frozen_weights_stay_bit_identical(variant: Any) -> None:
     model = nn.Sequential(BinaryLinear(33, 31), nn.BatchNorm1d(31))
     method.attach(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
-    method.make_optimizer(model, Plan(2, 5, 100))
+    method.make_optimizer(model, PhaseSize(2, 5, 100))
     for epoch in (0, 1):
         method.start_epoch(model, epoch, 2)
         held = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -188,7 +188,7 @@ def test_distance_is_that_of_the_weight_in_training(variant: Any) -> None:
 
 
 def test_a_loop_that_counts_steps_must_make_the_plan_known() -> None:
-    with pytest.raises(ConfigError, match=r"call make_optimizer\(model, plan\) first"):
+    with pytest.raises(ConfigError, match=r"call make_optimizer\(model, size\) first"):
         Bmd(BmdOptions(beta_interval=3)).start_epoch(nn.Sequential(BinaryLinear(2, 2)), 0, 1)
 
 

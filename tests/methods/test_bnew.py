@@ -14,7 +14,7 @@ from torch import nn
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear, binary_layers
 from bnnedge.methods.bnew import Bnew, BnewOptions, rho_of_epoch
-from bnnedge.methods.method import Plan
+from bnnedge.methods.method import PhaseSize
 from tests.methods.slow_dense import Adam, Array, TwoLayers, example, gradients, sgn
 
 
@@ -72,7 +72,7 @@ def test_trajectory_through_all_phases(regularizer: str, placement: str, a32: bo
         method.start_phase(model, index)
         trainable = [p for p in model.parameters() if p.requires_grad]
         optimizer, slow = torch.optim.Adam(trainable, lr=0.1) if trainable else None, Adam(0.1)
-        method.make_optimizer(model, Plan(epochs, 2, 12))
+        method.make_optimizer(model, PhaseSize(epochs, 2, 12))
         for epoch in range(epochs):
             method.start_epoch(model, epoch, epochs)
             for _ in range(2):
@@ -116,7 +116,7 @@ def test_trajectory_through_all_phases(regularizer: str, placement: str, a32: bo
 
 
 def test_the_schedule_of_rho() -> None:
-    """E = 10 and rho_0 = 1e-3: the first two epochs share a value."""
+    """The first two of E = 10 epochs share a value; rho_0 is 1e-3."""
     expected = [1e-4, 1e-4, 2e-4, 3e-4, 4e-4, 5e-4, 6e-4, 7e-4, 8e-4, 9e-4]
     np.testing.assert_allclose([rho_of_epoch(e, 10, 1e-3) for e in range(10)], expected, rtol=1e-15)
     assert rho_of_epoch(9, 10, 5.0) == 1.0
@@ -128,7 +128,7 @@ def test_rho_left_out_is_the_published_one_at_the_published_length() -> None:
     model = nn.Sequential(layer)
     method.attach(model)
     method.start_phase(model, 0)
-    method.make_optimizer(model, Plan(epochs=1000, steps_per_epoch=352, train_images=45_000))
+    method.make_optimizer(model, PhaseSize(epochs=1000, steps_per_epoch=352, train_images=45_000))
     method.start_epoch(model, 500, 1000)
     model.double()
     with torch.no_grad():
@@ -139,7 +139,7 @@ def test_rho_left_out_is_the_published_one_at_the_published_length() -> None:
 
 @pytest.mark.parametrize("freeze_at", ["sign", "scaled_sign"])
 def test_frozen_weights_never_move(freeze_at: Any) -> None:
-    """A hundred Adam steps with the momentum and gradients of the time before; then once more, as after a resume."""
+    """Adam takes a hundred steps with momentum and gradients from before the freezing, then again as after a resume."""
     method = Bnew(BnewOptions(phases=(2,), freeze_epochs=1, freeze_at=freeze_at, rho=1e-3))
     layer, norm = BinaryConv2d(3, 33, 3), nn.BatchNorm2d(33)
     model = nn.Sequential(layer, norm)
@@ -181,7 +181,7 @@ def test_phases(options: dict[str, Any], epochs: int, expected: list[tuple[str, 
 
 
 def test_epochs_frozen_by_default() -> None:
-    """Published: frozen at the end of epoch 980 of 1000, counted from 0, so 981 to 999 are trained frozen."""
+    """As published, weights freeze at the end of epoch 980 of 1000, counted from 0; 981 to 999 are trained frozen."""
     assert Bnew(BnewOptions(phases=(1, 2))).frozen_epochs(1000) == 19
     assert [Bnew(BnewOptions(phases=(2,))).frozen_epochs(epochs) for epochs in (1, 2, 3, 105, 106)] == [0, 1, 1, 1, 2]
     assert Bnew(BnewOptions()).frozen_epochs(1000) == 0

@@ -16,7 +16,7 @@ from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryLinear, binary_layers
 from bnnedge.methods.bop import Bop, BopOptimizer, BopOptions
 from bnnedge.methods.bop2 import Bop2Options
-from bnnedge.methods.method import Plan
+from bnnedge.methods.method import PhaseSize
 from bnnedge.train.start import start_run
 from tests.methods.slow_dense import Array, TwoLayers, example, gradients, sgn
 from tests.methods.test_registry import EPOCHS, NETWORKS, check_resume
@@ -53,8 +53,8 @@ def test_trajectory(options: dict[str, Any]) -> None:
     w: dict[str, Array] = {n: sgn(layer.weight.detach().numpy()) for n, layer in binary_layers(model).items()}
     m = {n: np.zeros_like(v) for n, v in w.items()}
     method.start_phase(model, 0)
-    plan = Plan(epochs=4, steps_per_epoch=3, train_images=18)
-    optimizer = method.make_optimizer(model, plan)
+    size = PhaseSize(epochs=4, steps_per_epoch=3, train_images=18)
+    optimizer = method.make_optimizer(model, size)
     x, target = example()
     surrogate = {"approx_sign": lambda v: np.maximum(2 - 2 * np.abs(v), 0)}.get(
         options.get("surrogate", ""), lambda v: (np.abs(v) <= 1).astype(float)
@@ -91,7 +91,7 @@ def test_trajectory(options: dict[str, Any]) -> None:
 
 
 def test_ties_zeros_and_groups() -> None:
-    """Exact in binary floating point; two groups with values of their own."""
+    """All values are exact in binary floating point, and two groups have values of their own."""
     tau = 0.25
     above, below = math.nextafter(tau, 1), math.nextafter(tau, 0)
     weights = [1.0, 1.0, 1.0, -1.0, -1.0, -1.0, 1.0, 1.0, -1.0, -1.0]
@@ -139,7 +139,7 @@ def test_the_weights_have_no_copy() -> None:
     method = Bop(BopOptions())
     method.attach(model)
     method.start_phase(model, 0)
-    optimizer = method.make_optimizer(model, Plan(1, 1, 1))
+    optimizer = method.make_optimizer(model, PhaseSize(1, 1, 1))
     assert optimizer is method.optimizer
     saved: list[torch.Tensor] = []
 
@@ -218,5 +218,5 @@ def test_published_values_stand_where_the_user_says_nothing() -> None:
 
 def test_a_loop_without_the_method_s_optimizer_is_told() -> None:
     method = Bop(BopOptions())
-    with pytest.raises(ConfigError, match=r"call make_optimizer\(model, plan\) first"):
+    with pytest.raises(ConfigError, match=r"call make_optimizer\(model, size\) first"):
         method.before_step(nn.Sequential(BinaryLinear(3, 2)))

@@ -14,14 +14,14 @@ from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import binary_layers
 from bnnedge.methods import bop2
 from bnnedge.methods.bop2 import Bop2, Bop2Optimizer, Bop2Options, Variant
-from bnnedge.methods.method import Plan
+from bnnedge.methods.method import PhaseSize
 from tests.methods.slow_dense import Array, TwoLayers, example, gradients, sgn
 
 
 def slow_step(
     w: Array, m: Array, v: Array, g: Array, *, threshold: float, gamma: float, sigma: float, unbiased: bool
 ) -> int:
-    """In place; returns the number of flips."""
+    """One step from the formulas alone, in place; returns the number of flips."""
     flips = 0
     for index in np.ndindex(*w.shape):
         m[index] = (1 - gamma) * m[index] + gamma * g[index]
@@ -58,7 +58,7 @@ def test_trajectory(variant: Variant, options: dict[str, Any]) -> None:
     w: dict[str, Array] = {n: sgn(layer.weight.detach().numpy()) for n, layer in binary_layers(model).items()}
     m, v = ({n: np.zeros_like(a) for n, a in w.items()} for _ in range(2))
     method.start_phase(model, 0)
-    optimizer = method.make_optimizer(model, Plan(epochs=4, steps_per_epoch=3, train_images=18))
+    optimizer = method.make_optimizer(model, PhaseSize(epochs=4, steps_per_epoch=3, train_images=18))
     x, target = example()
     x[:, 4] = 0.0
     x[3:, 4] = -1.0  # some gradients of the first layer are exactly 0 with three images of each sign
@@ -112,7 +112,7 @@ def test_ties_zeros_and_groups() -> None:
 
 
 def test_the_first_step_flips_half_of_the_weights_with_the_published_values() -> None:
-    """Biased: abs(u) = gamma / sqrt(sigma) = 3.2e-6; above tau = 1e-6, below tau = 1e-5. Unbiased: 1, above both."""
+    """In the first step abs(u) is gamma / sqrt(sigma) = 3.2e-6 if biased, between the two tau, and 1 if unbiased."""
     random = torch.Generator().manual_seed(0)
     cases: list[tuple[Variant, float, bool]] = [
         ("biased", 1e-6, True),

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bnnedge.binarization.sign import sign
+from bnnedge.binarization.standardize import standardize, standardized_sign
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLinear
-from bnnedge.methods import rbnn
-from bnnedge.methods.rbnn import Rbnn, RbnnBinarizer, RbnnOptions, kronecker_factors, standardize, surrogate_schedule
+from bnnedge.methods.rbnn import Rbnn, RbnnBinarizer, RbnnOptions, kronecker_factors, surrogate_schedule
 
 Array = NDArray[np.float64]
 
@@ -288,7 +288,7 @@ def test_trajectory(rule: Literal["paper", "authors"], a32: bool) -> None:
 
 
 def ddp_rotation(rank: int, folder: str) -> None:
-    """One of two replicas: same weights and rotations from rank 0, different data and random state."""
+    """Run one of two replicas, which share rank 0's weights and rotations but have other data and random numbers."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     torch.manual_seed(rank)
     torch.set_num_threads(1)
@@ -358,7 +358,7 @@ def test_constant_samples_give_plus_one_and_finite_gradients() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 0.3, -7e5, 1e-9])
 def test_constant_rows_become_0_with_zero_gradient(value: float) -> None:
-    """Also where the mean of many equal numbers is rounded; the row beside them is as ever."""
+    """So do those whose mean is rounded. The row between them is standardized as usual."""
     x = torch.full((3, 1001), value)
     x[1] = torch.linspace(1, 2, 1001)
     x.requires_grad_()
@@ -378,7 +378,10 @@ def test_dense_layers_and_filters_that_are_too_small() -> None:
 
 
 def test_alpha_starts_at_the_mean_magnitude_of_the_framework_s_own_initialization() -> None:
-    """Uniform in +-1 / sqrt(n), n = 36 weights in a filter; the mean of 40,000 filters within five deviations."""
+    """That initialization is uniform between -1 and 1 over sqrt(n) for filters of n = 36 weights.
+
+    The mean over 40,000 filters must be within five standard deviations of its expectation.
+    """
     layer = BinaryConv2d(4, 40_000, 3)
     nn.init.constant_(layer.weight, 7.0)  # a network's own initialization plays no part
     binarizer = RbnnBinarizer(layer, RbnnOptions())
@@ -397,7 +400,7 @@ def test_bad_options(bad: dict[str, object]) -> None:
 
 
 def test_memory_format_and_autocast_change_no_sign() -> None:
-    """Signs of channels-last tensors and under autocast are those of the plain evaluation."""
+    """The signs of channels-last tensors, and those under autocast, are the signs of the plain evaluation."""
     layer, binarizer = make(RbnnOptions())
     layer.float()
     x = torch.randn(3, 4, 6, 5)
@@ -417,10 +420,10 @@ def test_memory_format_and_autocast_change_no_sign() -> None:
 
 
 def test_channels_last_activations_stay_in_one_compiled_graph() -> None:
-    """``out=`` in that format splits it, and Inductor fails at the sizes of the pieces."""
+    """An argument ``out=`` in that format would split the graph, and Inductor fails at the sizes of its pieces."""
     torch._dynamo.reset()
     x = torch.randn(3, 5, 4, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
-    compiled = torch.compile(rbnn.standardized_sign, fullgraph=True, backend="aot_eager")
-    found = [torch.autograd.grad(f(x, 1.0).pow(3).sum(), x)[0] for f in (rbnn.standardized_sign, compiled)]
+    compiled = torch.compile(standardized_sign, fullgraph=True, backend="aot_eager")
+    found = [torch.autograd.grad(f(x, 1.0).pow(3).sum(), x)[0] for f in (standardized_sign, compiled)]
     assert torch.equal(*found)
     torch._dynamo.reset()

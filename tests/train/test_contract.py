@@ -19,7 +19,7 @@ from bnnedge.errors import CheckpointError, ConfigError
 from bnnedge.files import write_atomically
 from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLayer, binary_layers
 from bnnedge.methods import METHODS
-from bnnedge.methods.method import Method, Phase, Plan, share_epochs
+from bnnedge.methods.method import Method, Phase, PhaseSize, share_epochs
 from bnnedge.train import loop
 from bnnedge.train.assemble import make_state
 from bnnedge.train.assign import check_claims, make_optimizers
@@ -77,8 +77,8 @@ class Toy(Method[ToyOptions]):
                 for layer in binary_layers(model).values():
                     layer.weight.mul_(0.5)  # once: a resume must not halve them again
 
-    def make_optimizer(self, model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
-        self.calls.append(f"make_optimizer {plan.epochs}x{plan.steps_per_epoch} of {plan.train_images}")
+    def make_optimizer(self, model: nn.Module, size: PhaseSize) -> torch.optim.Optimizer:
+        self.calls.append(f"make_optimizer {size.epochs}x{size.steps_per_epoch} of {size.train_images}")
         return torch.optim.SGD([layer.weight for layer in binary_layers(model).values()], lr=0.3, momentum=0.9)
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:

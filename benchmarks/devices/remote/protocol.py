@@ -42,7 +42,7 @@ class Terminal:
     term: str
     """Its kind, as the variable TERM has it."""
     width: int
-    """In characters."""
+    """Its width in characters."""
 
 
 @dataclass(frozen=True)

@@ -137,9 +137,6 @@ def _function(
     return helper.make_function(DOMAIN, op_type, inputs, outputs, body, opsets, list(attributes))
 
 
-# ---- Signs ----
-
-
 def _signs() -> list[NodeProto]:
     return [
         _constant("zero", value_float=0.0),
@@ -152,7 +149,7 @@ def _signs() -> list[NodeProto]:
 
 def _table() -> list[NodeProto]:
     """``table`` int8 [256, 8]: byte -> its eight signs, and the constants that unpacking needs."""
-    # Computed, not stored: every function has its own.
+    # The table is computed, since a stored one would stand in every function of the file.
     return [
         _constant("first_byte", value_int=0),
         _constant("end_byte", value_int=256),
@@ -204,13 +201,13 @@ def _packed(values: str, limit: str, output: str) -> list[NodeProto]:
         helper.make_node("Add", ["count", "spare"], ["all_count"]),
         _constant("bits_of_byte", value_ints=[8]),
         helper.make_node("Div", ["all_count", "bits_of_byte"], ["byte_count"]),
-        # Not by Concat: ONNX Runtime would put -1 for what it does not know, see _unpacked.
+        # The shape is not built by Concat: ONNX Runtime would put -1 for an unknown size, see _unpacked.
         _constant("byte_place", value_ints=[0, 0, 0, 1, 0]),
         _constant("bit_place", value_ints=[0, 0, 0, 0, 8]),
         helper.make_node("Mul", ["byte_place", "byte_count"], ["byte_shape"]),
         helper.make_node("Add", ["byte_shape", "bit_place"], ["by_byte"]),
         helper.make_node("Reshape", ["all_bits", "by_byte"], ["bit_bytes"]),
-        # A matrix, not a vector: with a vector ONNX Runtime multiplies row by row.
+        # The second operand is a matrix of one column; with a vector ONNX Runtime multiplies row by row.
         _constant("bit_values", value=numpy_helper.from_array(2 ** np.arange(8, dtype=np.float32)[:, None])),
         helper.make_node("MatMul", ["bit_bytes", "bit_values"], ["byte_values"]),
         _constant("last_axis", value_ints=[4]),
@@ -232,9 +229,6 @@ def _max_pool() -> list[NodeProto]:
         _constant("limit", value_float=0.0),
         *_packed("pooled_nhwc", "limit", "Q"),
     ]
-
-
-# ---- Convolutions ----
 
 
 def _sums(signs: str) -> list[NodeProto]:
@@ -286,7 +280,7 @@ def _compare() -> list[NodeProto]:
 
 
 def _scale_and(steps: list[str]) -> list[NodeProto]:
-    """Y, and Q with the step ``Sign``: the scaled ``sums`` through ``steps``."""
+    """The nodes that compute Y, the scaled ``sums`` after ``steps``, and with the step ``Sign`` also Q."""
     makers: dict[str, Callable[[str, str], list[NodeProto]]] = {
         "Add": lambda y, to: [helper.make_node("Add", [y, "residual"], [to])],
         "PRelu": lambda y, to: [
@@ -303,7 +297,9 @@ def _scale_and(steps: list[str]) -> list[NodeProto]:
     values = ["biased", *(f"after_{step}" for step in floats)]
     values[-1] = "Y"
     nodes = [
-        helper.make_node("Mul", ["multiplier", "sums"], ["scaled"]),  # in this order, see _scale
+        helper.make_node(
+            "Mul", ["multiplier", "sums"], ["scaled"]
+        ),  # the multiplier comes first for the reason given in _scale
         helper.make_node("Add", ["scaled", "bias"], [values[0]]),
     ]
     for step, before, after in zip(floats, values, values[1:], strict=False):
@@ -311,15 +307,13 @@ def _scale_and(steps: list[str]) -> list[NodeProto]:
     return nodes + (_packed("Y", "limit", "Q") if "Sign" in steps else [])
 
 
-# ---- Stems ----
-
 CODES_SUFFIX = "Codes"
 UNSIGNED_ZERO = 128
-"""Added to signed 8-bit codes and weights where they are stored as unsigned ones."""
+"""What is added to signed 8-bit codes and weights where they are stored as unsigned bytes."""
 
 
 def with_codes(stem: FunctionProto) -> FunctionProto:
-    """A function of another name whose one output is the codes of the image, uint8 [N, C, H, W]."""
+    """The first part of a stem's function under another name; its one output is the codes of the image, uint8 NCHW."""
     quantizing = [node for node in stem.node if node.op_type in (SPACE_TO_DEPTH, "QuantizeLinear")]
     return _function(stem.name + CODES_SUFFIX, list(stem.input), ["entered"], quantizing, list(stem.attribute))
 
@@ -334,7 +328,7 @@ def _stem(op_type: str) -> FunctionProto:
     conv = helper.make_node("QLinearConv", ["entered", *operands], ["convolved"])
     body = [
         helper.make_node("QuantizeLinear", [image, "x_scale", "x_zero_point"], ["entered"]),
-        # Unsigned: with signed weights ONNX Runtime's kernels for x86 without VNNI add pairs of products in 16 bits.
+        # The weights are unsigned: with signed ones ONNX Runtime's kernels for x86 without VNNI saturate at 16 bits.
         _constant("w_zero_point", value=numpy_helper.from_array(np.array(UNSIGNED_ZERO, np.uint8))),
         _constant("middle", value=numpy_helper.from_array(np.array(UNSIGNED_ZERO, np.int32))),
         helper.make_node("Cast", ["W"], ["wide"], to=TensorProto.INT32),
@@ -358,9 +352,6 @@ def _stem(op_type: str) -> FunctionProto:
     inputs = ["X", *parameters, *(["limit"] if signs else [])]
     attributes = {**_STEM_ATTRIBUTES, **(_STEM_POOL_ATTRIBUTES if pools else {})}
     return _function(op_type, inputs, ["Y", "Q"] if signs else ["Y"], body, attributes)
-
-
-# ---- Nodes ----
 
 
 def _constant(output: str, **value: Any) -> NodeProto:

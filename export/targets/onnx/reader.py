@@ -26,11 +26,11 @@ SCALE_SUFFIX = "/scale"
 NHWC_SUFFIX = "/nhwc"
 """Ends the name of a float32 tensor in NHWC."""
 BITS_SUFFIX = "/bits"
-"""Ends the name of a tensor of packed signs, in NHWC too."""
+"""Ends the name of a tensor of packed signs, which is in NHWC."""
 
 _INT8_PARAMETERS = {"QLinearConv": (3, 4, 8)}
 _STEM_PARAMETERS = (3, 4, 7)
-"""Inputs with the weight, its scale and the bias."""
+"""Positions of the inputs that hold the weight, its scale and the bias."""
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -43,7 +43,7 @@ def load_model(data: bytes) -> ModelProto:
     except (DecodeError, UnicodeDecodeError, onnx.checker.ValidationError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ExportError(f"not a complete ONNX file ({reason}); export it again") from error
-    if not all(isinstance(text, str) for text in _texts(model)):  # protobuf gives bytes that are no text as bytes
+    if not all(isinstance(text, str) for text in _texts(model)):  # protobuf returns a name as bytes if it is not text
         raise ExportError("not a complete ONNX file (a name in it is not text); export it again")
     defined = {(function.domain, function.name) for function in model.functions}
     for node in model.graph.node:
@@ -76,7 +76,7 @@ def binary_nodes(model: ModelProto) -> list[NodeProto]:
 
 
 def input_channels(node: NodeProto) -> int:
-    """C, all groups together, of what a binary convolution reads."""
+    """The number of input channels of a binary convolution, all groups together."""
     channels: int = attribute(node, "channels")[0]
     group: int = next((a.i for a in node.attribute if a.name == "group"), 1)
     return channels * group
@@ -95,7 +95,7 @@ def describe_model(model: ModelProto) -> list[LayerRow]:
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     rows: list[LayerRow] = []
     for node in model.graph.node:
-        # What a layer computes of comes first.
+        # The first input is the data; constants behind it are the layer's parameters.
         constants = (initializers[name] for name in node.input[1:] if name in initializers)
         row = _row(node, [tensor for tensor in constants if tensor.dims], shapes)
         if row is not None and rows and row.name == rows[-1].name:
@@ -110,7 +110,7 @@ def _row(node: NodeProto, parameters: list[TensorProto], shapes: Shapes) -> Laye
     if kind is None:
         return None
     int8 = node.op_type in _INT8_PARAMETERS or functions.is_stem(node.op_type)
-    if int8:  # weight, its scale and the bias; the rest says what the codes mean
+    if int8:  # the weight, its scale and the bias are parameters; the other constants say what the codes mean
         kept = [node.input[i] for i in _INT8_PARAMETERS.get(node.op_type, _STEM_PARAMETERS)]
         parameters = [tensor for tensor in parameters if tensor.name in kept]
     binary = node.domain == functions.DOMAIN and not int8
@@ -147,7 +147,7 @@ def _row(node: NodeProto, parameters: list[TensorProto], shapes: Shapes) -> Laye
 
 
 def _convolved_shape(node: NodeProto, weight: TensorProto, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """[O, OH, OW] of a stem's convolution, before its pool."""
+    """The output shape [O, OH, OW] of a stem's convolution, before its max-pool."""
     fold = 2 if node.op_type.startswith(functions.SPACE_TO_DEPTH) else 1
     strides, pads = attribute(node, "strides"), attribute(node, "pads")
     room = [size // fold + pads[i] + pads[i + 2] - weight.dims[2 + i] for i, size in enumerate(shape[1:])]
@@ -190,7 +190,7 @@ def _shapes(model: ModelProto) -> Shapes:
 
 
 def _shape(shapes: Shapes, tensor: str, node: NodeProto) -> tuple[int, ...]:
-    """[C, H, W] or [C] of a tensor of the file; of packed signs the first is the number of bytes."""
+    """The shape [C, H, W] or [C] of a tensor of the file. For packed signs C is the number of bytes of a pixel."""
     shape = shapes.get(tensor, (0,))
     if 0 in shape:
         raise ExportError(f"{node.name}: the ONNX file does not tell the shape of {tensor!r}")

@@ -30,7 +30,7 @@ from bnnedge.export.targets.onnx.reader import BIT_LAYOUT_KEY, BITS_SUFFIX, META
 from bnnedge.kernels.layout import BIT_LAYOUT_VERSION, words_for
 
 IR_VERSION = 8
-"""The oldest that has model-local functions; ONNX Runtime 1.17 reads it."""
+"""The oldest version of the format that has model-local functions; ONNX Runtime 1.17 reads it."""
 
 Form = Literal["plain", "nhwc", "bits"]
 SUFFIX: dict[Form, str] = {"plain": "", "nhwc": NHWC_SUFFIX, "bits": BITS_SUFFIX}
@@ -118,7 +118,7 @@ class OnnxWriter:
         return output
 
     def written(self, tensor: str, form: Form) -> str:
-        """The name in the file of ``tensor`` in ``form``, which is there from now on."""
+        """Declare that the file holds ``tensor`` in ``form`` and return its name there."""
         name = self._forms[tensor, form] = tensor + SUFFIX[form]
         return name
 
@@ -126,7 +126,7 @@ class OnnxWriter:
         return (self._source(tensor, form), form) in self._forms
 
     def read(self, tensor: str, form: Form) -> str:
-        """The name in the file of ``tensor`` in ``form``, converted if need be."""
+        """The name in the file of ``tensor`` in ``form``; it is converted if the file has it in another form only."""
         if self.has(tensor, form):
             return self._forms[self._source(tensor, form), form]
         if form == "bits":
@@ -186,7 +186,7 @@ class OnnxWriter:
         return self.shared("scalar", value, np.float32)
 
     def alias(self, node: g.Node) -> None:
-        """Let the float forms of ``node``'s output be those of its input."""
+        """Use the float forms of ``node``'s input as those of its output."""
         self._aliases[node.output] = self._source(node.inputs[0], "plain")
 
     def layout(self, node: g.Node) -> Form:
@@ -217,7 +217,7 @@ class OnnxWriter:
         return tensor if form == "bits" else self._aliases.get(tensor, tensor)
 
     def _value_info(self, tensor: str, form: Form) -> ValueInfoProto:
-        """Name, type and shape of a tensor of the file; own operators need it, as shapes do not go through them."""
+        """Name, type and shape of a tensor of the file. Shape inference does not know the outputs of our operators."""
         shape: list[str | int] = ["N", *self.graph.tensors[tensor].shape[1:]]
         if form != "plain":
             shape = [shape[axis] for axis in _TO_NHWC]

@@ -1,4 +1,4 @@
-"""How each node that reads packed bits is written: Larq Compute Engine's operators.
+"""How each node that reads packed bits is written, in Larq Compute Engine's operators.
 
 ``LceBconv2d`` counts differing bits p, so the integer sum is s = K - 2 p. It knows VALID and SAME windows only, and its
 zero-padding only for a float result. PyTorch's symmetric zero-padding is written in one of these ways:
@@ -32,7 +32,7 @@ BIT_FORMS = Forms[Lowering]("lce", " of packed bits")
 
 
 def bconv2d_options(channels: int, stride: g.Pair, dilation: g.Pair, padding: int, pad_values: int = 0) -> bytes:
-    """``custom_options`` of LceBconv2d without activation; SAME ``padding`` is with ``pad_values``, 0 or +1."""
+    """``custom_options`` of LceBconv2d without an activation. ``pad_values`` is what SAME ``padding`` adds, 0 or +1."""
     return _flexbuffer(
         channels_in=channels,
         dilation_height_factor=dilation[0],
@@ -57,7 +57,7 @@ def bmaxpool2d_options(kernel: g.Pair, stride: g.Pair, padding: int) -> bytes:
 
 
 def _flexbuffer(**values: int) -> bytes:
-    # Keys lie in the blob as they come, here as LCE's converter writes them.
+    # The keys keep their order in the bytes; it is that of LCE's converter.
     from flatbuffers import flexbuffers
 
     builder = flexbuffers.Builder()
@@ -71,7 +71,7 @@ def _flexbuffer(**values: int) -> bytes:
 def _max_pool2d(node: g.MaxPool2d, low: Lowering) -> None:
     height, width = low.shape(node.inputs[0])[2:]
     windows = Windows.of(node.name, (height, width), node.kernel, node.stride, node.padding)
-    # All bits 1 is -1 in every channel, which never wins. Its spare bits vanish in the AND with a real pixel.
+    # A padding word of ones is -1 in every channel, which never wins. The AND with a pixel clears its spare bits.
     source, padding = low.windowed(node, low.source(node), windows, -1)
     low.writer.custom(
         "LceBMaxPool2d", [source], low.target(node), bmaxpool2d_options(node.kernel, node.stride, padding)
@@ -104,7 +104,7 @@ def _binary_conv2d(node: g.BinaryConv2d, low: Lowering) -> None:
     elif as_float or conv_windows(node, low).is_padded:
         write = _signs_in_float if as_float else _floats
         shape = nhwc(low.shape(node.output))
-        # s - t is exact, and x - x is +0, so the sign of zero cannot turn a bit.
+        # s - t is exact in float32, and equal numbers give +0, which is taken for +1 as it must be.
         difference = low.temporary(node, "above_threshold", shape)
         write(node, low, np.ones(len(threshold)), -threshold.astype(np.float64), difference)
         low.writer.custom("LceQuantize", [difference], low.target(node))
@@ -115,7 +115,7 @@ def _binary_conv2d(node: g.BinaryConv2d, low: Lowering) -> None:
 
 
 def _reachable(threshold: NDArray[np.int32], fan_in: int) -> NDArray[np.int64]:
-    """Thresholds beyond [-K, K + 1] decide as its ends do, and stay exact in float32."""
+    """Thresholds clipped to [-K, K + 1], beyond which they decide alike, so that float32 holds them."""
     return np.clip(threshold.astype(np.int64), -fan_in, fan_in + 1)
 
 
@@ -157,7 +157,7 @@ def _same_is_safe(windows: Windows, group_channels: int) -> bool:
 
 
 def _correction(node: g.BinaryConv2d, low: Lowering, windows: Windows, multiplier: NDArray[np.float64]) -> int:
-    """What pixels of +1 around the image added to the result, negated: a tensor that broadcasts to [N, OH, OW, O]."""
+    """The negated contribution of the padding pixels +1 to the result, in a shape that broadcasts to [N, OH, OW, O]."""
     row_kinds, row_index = _distinct_windows(windows.rows)
     column_kinds, column_index = _distinct_windows(windows.columns)
     taps = node.weight.sum(axis=1, dtype=np.float64)  # [O, kh, kw]
@@ -166,7 +166,7 @@ def _correction(node: g.BinaryConv2d, low: Lowering, windows: Windows, multiplie
     correction = low.parameter(node, "padding_correction", table[None])
     for axis, index in ((1, row_index), (2, column_index)):
         kinds = low.writer.shape(correction)[axis]
-        if kinds in (1, len(index)):  # it broadcasts, or is in order already
+        if kinds in (1, len(index)):  # one kind broadcasts; as many kinds as windows are in order
             continue
         shape = list(low.writer.shape(correction))
         shape[axis] = len(index)
@@ -176,7 +176,10 @@ def _correction(node: g.BinaryConv2d, low: Lowering, windows: Windows, multiplie
 
 
 def _distinct_windows(window: Window) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-    """(masks [kinds, kernel] of the taps inside the image, kind of each window), kinds in order of appearance."""
+    """The distinct masks [kinds, kernel] of the taps inside the image, and which of them each window has.
+
+    Kinds are numbered in the order in which they first appear.
+    """
     masks = window.inside()
     kinds: dict[bytes, int] = {}
     index = [kinds.setdefault(mask.tobytes(), len(kinds)) for mask in masks]
@@ -187,9 +190,12 @@ def _distinct_windows(window: Window) -> tuple[NDArray[np.float64], NDArray[np.i
 def _signs_in_float(
     node: g.BinaryConv2d, low: Lowering, multiplier: NDArray[np.float64], bias: NDArray[np.float64], target: int
 ) -> None:
-    """As ``_floats`` by a float convolution; with filters of +-1 its sums are exact whatever their order."""
+    """``s * multiplier + bias`` by a float convolution of the unpacked signs.
+
+    Its sums of +-1 are exact in any order.
+    """
     signs = low.dequantized(node, node.inputs[0])
     sums = low.temporary(node, "sums", low.writer.shape(target))
-    # Without a bias the interpreter's depthwise kernel crashes.
+    # A bias of zeros is given, since LCE's depthwise kernel crashes without one.
     convolve(node, low, signs, node.weight.astype(np.float64), np.zeros(len(multiplier)), sums)
     affine(node, low, sums, multiplier, bias, target)

@@ -80,7 +80,7 @@ def _quantized_conv2d(node: g.QuantizedConv2d, low: Lowering) -> None:
     source, quantization = low.numbers(node), low.spec(node.inputs[0]).quantization
     assert quantization is not None
     edges = np.array([(0, 0), *node.edges, (0, 0)], np.int32)
-    if edges.any():  # XNNPACK takes the PAD into the convolution
+    if edges.any():  # XNNPACK fuses the PAD into the convolution
         source = low.pad(node, source, edges)
     weight = low.writer.constant(f"{node.name}/weight", np.ascontiguousarray(node.weight.transpose(0, 2, 3, 1)))
     low.writer.quantize(weight, node.weight_scale)
@@ -102,7 +102,7 @@ def _linear(node: g.Linear, low: Lowering) -> None:
 
 
 def per_channel(values: NDArray[np.float64], rank: int) -> NDArray[np.float64]:
-    """[C] in a shape that broadcasts along axis 1 of a graph tensor of ``rank``, as it is stored."""
+    """``values`` [C] in a shape that broadcasts along axis 1 of a stored tensor of ``rank``."""
     return values if rank in (2, 4) else values.reshape(-1, *[1] * (rank - 2))
 
 
@@ -155,7 +155,7 @@ def _clip(node: g.Clip, low: Lowering) -> None:
 def _p_relu(node: g.PRelu, low: Lowering) -> None:
     rank = len(low.shape(node.inputs[0]))
     slope = per_channel(node.slope, rank)
-    # PRELU wants the rank of its input, less the batch dimension.
+    # The slope of PRELU has the rank of the input less the batch dimension.
     slope = slope.reshape(*[1] * (rank - 1 - slope.ndim), *slope.shape)
     low.writer.builtin("PRELU", [low.numbers(node), low.parameter(node, "slope", slope)], low.target(node))
 
@@ -207,7 +207,7 @@ def _pool(node: g.MaxPool2d | g.AvgPool2d, low: Lowering, operator: str, padding
     height, width = low.shape(node.inputs[0])[2:]
     windows = Windows.of(node.name, (height, width), node.kernel, node.stride, padding)
     quantization = low.spec(node.inputs[0]).quantization
-    # PAD fills with the code of 0. Where that is the lowest, it is the faster way to say so: XNNPACK knows no PADV2.
+    # PAD fills with the code of 0. Where that is the lowest code, PAD is faster than PADV2, which XNNPACK lacks.
     is_zero_lowest = quantization is not None and quantization.zero_point == g.LOWEST_CODE
     lowest = None if is_zero_lowest else LOWEST if quantization is None else g.LOWEST_CODE
     source, code = low.windowed(node, low.numbers(node), windows, lowest)

@@ -1,4 +1,4 @@
-"""A graph on its way into a TFLite file: which tensor of the file a tensor of the graph is, and common operators.
+"""The state of writing a graph to TFLite: which tensor of the file holds which of the graph, and common operators.
 
 Tensors of rank 4 live as NHWC, all others as in the graph. Only PyTorch's row-major reshapes between maps and vectors
 care about the difference. Every operator works for any batch size after ``resize_tensor_input``.
@@ -24,12 +24,12 @@ FUSED = {(0.0, math.inf): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO_
 _ACTIVATION_CODES = {"RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}
 _ELEMENTS: dict[g.Dtype, ElementType] = {"float32": "float32", "bits": "int32", "int8": "int8"}
 NHWC_AXIS = (0, 3, 1, 2)
-"""Where axis i of an NCHW tensor is in NHWC."""
+"""Axis i of an NCHW tensor is axis ``NHWC_AXIS[i]`` of the same tensor in NHWC."""
 LOWEST = float(np.finfo(np.float32).min)
 
 
 class Lowering:
-    """A graph on its way into a ``TfliteWriter``."""
+    """A graph while its nodes are written to a ``TfliteWriter``."""
 
     def __init__(self, graph: g.Graph) -> None:
         self.graph = graph
@@ -39,7 +39,7 @@ class Lowering:
         """Dense layers whose input is a flattened NHWC map: layer name to (C, H, W)."""
         self.tensors: dict[str, int] = {}
         self.fused: set[str] = set()
-        """Names of nodes that the operator before them does already."""
+        """Names of the nodes that are fused into the operator before them."""
         for name in graph.inputs:
             self.tensors[name] = self.writer.tensor(name, self.stored_shape(name))
 
@@ -56,11 +56,11 @@ class Lowering:
         return (*shape[:-1], words_for(shape[-1])) if self.spec(tensor).dtype == "bits" else shape
 
     def source(self, node: g.Node, index: int = 0) -> int:
-        """The tensor of the file that an input of ``node`` is; of ``bits`` it is the packed words."""
+        """The tensor of the file that holds an input of ``node``; a ``bits`` tensor is held as packed words."""
         return self.tensors[node.inputs[index]]
 
     def numbers(self, node: g.Node, index: int = 0) -> int:
-        """As ``source``, but of ``bits`` the float32 numbers -1 and +1."""
+        """As ``source``, but a ``bits`` tensor is unpacked to the float32 numbers -1 and +1."""
         tensor = node.inputs[index]
         return self.dequantized(node, tensor) if self.spec(tensor).dtype == "bits" else self.tensors[tensor]
 
@@ -70,7 +70,7 @@ class Lowering:
         return self.writer.custom("LceDequantize", [self.tensors[tensor]], target)
 
     def output(self, tensor: str) -> int:
-        """The tensor of the file that a graph output is: of ``bits`` the float32 numbers."""
+        """The tensor of the file that holds a graph output; a ``bits`` tensor is unpacked to float32 numbers."""
         producer = self.graph.producer(tensor)
         if self.spec(tensor).dtype != "bits" or producer is None:
             return self.tensors[tensor]
@@ -123,7 +123,10 @@ class Lowering:
     def windowed(
         self, node: g.Node, source: int, windows: Windows, value: float | int | None = None
     ) -> tuple[int, int]:
-        """(tensor, padding code) that give PyTorch's windows; outside is 0, or ``value`` if SAME cannot say it."""
+        """The tensor and the padding code that give PyTorch's windows.
+
+        Outside pixels are 0, or ``value`` where the tensor is padded by an operator of its own.
+        """
         if windows.is_padded and windows.is_same:
             return source, SAME
         if windows.is_padded:

@@ -10,8 +10,9 @@ from bnnedge.export.graph import Graph
 from bnnedge.export.targets.target import LayerRow, Target
 from bnnedge.export.targets.tflite.bit_forms import BIT_FORMS
 from bnnedge.export.targets.tflite.float_forms import FLOAT_FORMS
+from bnnedge.export.targets.tflite.layers import describe_model
 from bnnedge.export.targets.tflite.lowering import Lowering
-from bnnedge.export.targets.tflite.reader import METADATA_NAME, REASONS_NAME, describe_model, metadata_of, parse_model
+from bnnedge.export.targets.tflite.reader import METADATA_NAME, REASONS_NAME, metadata_of, parse_model
 
 
 class LceTarget(Target):

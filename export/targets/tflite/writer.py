@@ -20,7 +20,7 @@ from bnnedge.errors import MissingDependencyError
 ElementType = Literal["float32", "int32", "int8"]
 ALIGNMENT = 16
 ABSENT = -1
-"""Index of an optional input that is not there."""
+"""The index that stands for an optional input that is left out."""
 
 _OPTIONS = {
     "ADD": "AddOptions",
@@ -80,7 +80,7 @@ def serialize(model: Any) -> bytes:
 @lru_cache(maxsize=1)
 def _aligned_buffer_class() -> Any:
     class AlignedBuffer(schema().BufferT):  # type: ignore[misc]
-        """The generated class aligns its bytes to 1."""
+        """A buffer whose bytes are aligned; the generated class aligns them to 1 byte."""
 
         def Pack(self, builder: Any) -> int:  # noqa: N802, the generated code calls it
             vector = None
@@ -110,7 +110,7 @@ def _element(values: NDArray[Any]) -> ElementType:
 
 
 class TfliteWriter:
-    """One subgraph while it grows. Tensors are referred to by index; operators run in the order they are added."""
+    """A file of one subgraph while it is written. Tensors are known by index; operators run in the order of adding."""
 
     def __init__(self) -> None:
         self._schema = schema()
@@ -140,7 +140,7 @@ class TfliteWriter:
         self._tensors[target].quantization = self._tensors[source].quantization
 
     def literal(self, values: NDArray[Any]) -> int:
-        """A constant tensor that nobody looks for by name (axes, paddings, shapes); equal ones are shared."""
+        """A constant tensor without a meaningful name, such as axes, paddings and shapes; equal ones are shared."""
         key = (str(values.dtype), values.shape, values.tobytes())
         if key not in self._literals:
             self._literals[key] = self.constant(f"literal/{len(self._literals)}", values)

@@ -8,7 +8,7 @@
 #include "../tflite/flexbuffer.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  // A block that ends where the bytes do.
+  // The bytes are copied to a block of exactly their size.
   const std::unique_ptr<uint8_t[]> blob(new uint8_t[size]);
   if (size > 0) std::memcpy(blob.get(), data, size);
   const bnnedge::tflite::FlexMap options(blob.get(), static_cast<int64_t>(size));

@@ -2,7 +2,7 @@
 // line, stay inside its buffers, fill every output, and give the same bits again and with every kernel. ("reference" is
 // left out: it alone does not look at spare bits, which a hostile file may set.)
 //
-// Mutations keep to what decides about claims and shapes most of the time: option blobs, shapes, types, indices.
+// Most mutations change the bytes that decide about claims and shapes: option blobs, shapes, types, indices.
 #include <algorithm>
 #include <string>
 #include <utility>
@@ -51,7 +51,7 @@ class Plugin {
   Delegate* delegate_;
 };
 
-// Where two results differ, or an empty string.
+// Says where two results differ; empty if they do not.
 std::string Difference(const Outputs& a, const Outputs& b) {
   if (a.size() != b.size()) return "in the number of outputs";
   for (size_t i = 0; i < a.size(); ++i) {
@@ -110,7 +110,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const auto found = Run(data, size, kernel, (hash >> 8) % 8 == 0 ? 3 : 1, (hash >> 12) % 2 == 0);
     if (found.runs.empty()) return 0;
     const auto wanted = Run(data, size, other, 1, false);
-    // Not every kernel has a part for float convolutions.
+    // Not every kernel has float convolutions.
     if (found.claimed_nodes != wanted.claimed_nodes) return 0;
     for (size_t i = 0; i < std::min(found.runs.size(), wanted.runs.size()); ++i) {
       const std::string difference = Difference(found.runs[i], wanted.runs[i]);

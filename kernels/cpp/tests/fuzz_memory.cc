@@ -1,5 +1,5 @@
-// Memory is short in a fuzzing process: what asks for more than this in one piece, as an absurd size does, gets
-// std::bad_alloc at once. The address sanitizer's own operator new would end the process instead.
+// Memory is short in a fuzzing process: an allocation of more than this, as of an absurd size, throws std::bad_alloc at
+// once. The address sanitizer's own operator new would end the process instead.
 #include <cstddef>
 #include <cstdlib>
 #include <new>

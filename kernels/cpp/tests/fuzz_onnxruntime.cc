@@ -31,7 +31,7 @@ using bnnedge::ort::HostTensor;
 constexpr int64_t kMostTensorBytes = 64 * 1024;
 constexpr int64_t kMostItems = 16;
 
-// Reads zeros beyond the end.
+// Reads the fuzzer's input, and zeros behind its end.
 class Reader {
  public:
   Reader(const uint8_t* data, size_t size) : data_(data), end_(data + size) {}
@@ -88,7 +88,7 @@ HostAttribute ReadAttribute(Reader* reader) {
   return attribute;
 }
 
-// False if the tensor is one that no process could hold.
+// Returns false if no process could hold the tensor.
 bool Fill(const std::vector<uint8_t>& pattern, HostTensor* tensor) {
   const int64_t bytes = tensor->Bytes(kMostTensorBytes);
   if (bytes < 0) return false;
@@ -147,7 +147,7 @@ void CheckMessage(const std::string& error) {
   if (!bnnedge::IsOneLine(error + "\n")) Found("a failure says '" + error + "'");
 }
 
-// What the case gives: the outputs of each run, without data where it failed.
+// The outputs of each run of the case, without data where the run failed.
 std::vector<std::vector<HostTensor>> Run(const Case& c, const char* kernel_name) {
   setenv("BNNEDGE_KERNEL", kernel_name, 1);
   const HostKernel kernel(c.op, c.node, kMostTensorBytes);

@@ -1,4 +1,5 @@
-// What the kernels' test programs share: numbers, counted failures, and memory that ends at an unreadable page.
+// The parts that the kernels' test programs share: random numbers, counted failures, and memory that ends at an
+// unreadable page.
 #pragma once
 
 #include <sys/mman.h>

@@ -13,7 +13,7 @@ extern "C" bnnedge::ort::Status* RegisterCustomOps(bnnedge::ort::SessionOptions*
 
 namespace bnnedge::ort {
 
-// What the interface only names.
+// The types that the interface names only.
 struct Status {
   std::string message;
 };
@@ -31,7 +31,7 @@ struct Value {
 };
 struct KernelInfo {
   HostNode node;
-  std::vector<Value> values;  // of the node's inputs
+  std::vector<Value> values;  // the node's inputs
 };
 struct KernelContext {
   std::vector<HostTensor> inputs;
@@ -90,7 +90,7 @@ Api MakeApi() {
   api.release_status = [](Status* status) { delete status; };
 
   api.create_custom_op_domain = [](const char*, OpDomain** out) -> Status* {
-    static OpDomain domain;  // as long as the library, which keeps it
+    static OpDomain domain;  // lives as long as the library, which keeps a pointer to it
     domain_made = *out = &domain;
     return nullptr;
   };

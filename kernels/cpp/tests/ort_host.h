@@ -1,6 +1,6 @@
 // A small ONNX Runtime for tests: the table of functions that a custom operator library meets, and nodes with any
-// attributes and tensors, far from what the real one lets through. Only data is always there: a tensor holds as many
-// bytes as its shape says, in a block of its own.
+// attributes and tensors, most of which the real one rejects. Data is always there: a tensor holds as many bytes as
+// its shape says, in a block of its own.
 #pragma once
 
 #include <cstdint>
@@ -22,9 +22,9 @@ struct HostTensor {
   std::vector<std::string> names;  // of unknown sizes, for shape inference; empty: none
   std::shared_ptr<void> data;
 
-  // -1 if a size is below 0 or all together exceed `most`.
+  // The bytes of the tensor, or -1 if a size is below 0 or the bytes exceed `most`.
   int64_t Bytes(int64_t most) const;
-  // Gives it data, all zero bytes.
+  // Gives the tensor data of zero bytes.
   void Allocate(int64_t bytes);
 };
 

@@ -39,7 +39,7 @@ class File {
 };
 
 struct Span {
-  size_t at = 0, count = 0;  // of elements
+  size_t at = 0, count = 0;  // offset, and number of elements
 };
 
 class Table {
@@ -67,7 +67,7 @@ class Table {
     if (field == 0) return {};
     const size_t at = file_->Follow(field);
     const size_t count = file_->Read<uint32_t>(at);
-    // The real interpreter's verifier wants aligned vectors too.
+    // The real interpreter's verifier demands aligned vectors too.
     if (at % 4 != 0) throw Refused("a vector is not aligned");
     if (element_bytes == 8 && (at + 4) % 8 != 0) throw Refused("a vector is not aligned");
     file_->Need(at + 4, count * element_bytes);
@@ -85,14 +85,14 @@ class Table {
     for (size_t i = 0; i < span.count; ++i) tables.emplace_back(file_, file_->Follow(span.at + 4 * i));
     return tables;
   }
-  // Ends at the first NUL, as it does for those who read it as a C string.
+  // The text ends at the first NUL, since the interpreter reads it as a C string.
   std::string Text(size_t slot) const {
     const Span span = Vector(slot, 1);
     const std::string text(reinterpret_cast<const char*>(file_->At(span.at)), span.count);
     return text.c_str();
   }
   const File& file() const { return *file_; }
-  // Where a scalar of the file lies; 0 if it is left out.
+  // The offset of a scalar in the file; 0 if it is left out.
   size_t Place(size_t slot) const { return Field(slot); }
 
  private:
@@ -112,7 +112,7 @@ class Table {
 constexpr int kCustom = 32;
 constexpr int kArenaRw = 2;
 
-// Number and bytes in the C interface of each of the schema's tensor types.
+// The number and the bytes of each of the schema's tensor types in the C interface.
 struct TypeRow {
   int type;
   int64_t bytes;
@@ -126,7 +126,7 @@ int64_t ElementBytesOf(int type) {
   return 0;
 }
 
-// -1 if the real interpreter would not compute it.
+// The bytes of a tensor, or -1 if the real interpreter would not compute them.
 int64_t BytesOf(int type, const std::vector<int32_t>& shape) {
   int64_t bytes = ElementBytesOf(type);
   for (const int32_t size : shape) {
@@ -136,7 +136,7 @@ int64_t BytesOf(int type, const std::vector<int32_t>& shape) {
   return bytes;
 }
 
-// Slots of an operator's option table in the order in which the C structs have them, and how wide they are there.
+// The slots of an operator's option table, in the order of the fields of the C structs, and the widths of these.
 struct OptionRow {
   int builtin;
   std::vector<std::pair<size_t, size_t>> slots;  // slot, bytes in the file
@@ -352,7 +352,7 @@ struct Host::Implementation {
         values.push_back(value);
       }
       if (builtin == 3 || builtin == 17) values[0] += 1;  // the C interface counts paddings from 1
-      values.resize(8);                                   // what a later struct may have appended
+      values.resize(8);                                   // room for fields that later structs may append
       node->builtin_data.reset(std::malloc(values.size() * sizeof(int32_t)));
       std::memcpy(node->builtin_data.get(), values.data(), values.size() * sizeof(int32_t));
       node->node.builtin_data = node->builtin_data.get();
@@ -378,7 +378,8 @@ struct Host::Implementation {
     return kOk;
   }
 
-  // Claimed and other nodes alternate in subsets, as large as the order of data allows: the real interpreter's rule.
+  // By the real interpreter's rule, subsets of claimed nodes and of others alternate, each as large as the order of
+  // data allows.
   Status Replace(const Registration& registration, const IntArray* claimed_nodes, Delegate* delegate) {
     const std::vector<int32_t> listed = ItemsOf(claimed_nodes);
     const std::set<int32_t> claimed(listed.begin(), listed.end());
@@ -539,7 +540,7 @@ struct Host::Implementation {
       auto* const values = static_cast<float*>(tensor.data);
       for (size_t i = 0; i < tensor.bytes / sizeof(float); ++i) {
         const uint32_t bits = next();
-        // Small integers, zeros of both signs and halves among them; now and then any bits at all.
+        // Most values are small integers, halves, or zeros of both signs; some are arbitrary bits.
         values[i] = static_cast<float>(static_cast<int32_t>(bits % 9) - 4) * ((bits >> 8) % 3 == 0 ? 0.5f : 1.0f);
         if ((bits >> 16) % 7 == 0) values[i] = -0.0f;
         if ((bits >> 20) % 64 == 0) std::memcpy(&values[i], &bits, sizeof(bits));
@@ -647,12 +648,12 @@ std::vector<std::pair<size_t, size_t>> Host::Structure(const uint8_t* data, size
       add_vector(op, 1, 4);
       add_vector(op, 2, 4);
       add_vector(op, 5, 1);
-      add_vector(op, 5, 1);  // twice: most of what there is to find is in here
+      add_vector(op, 5, 1);  // twice, because most faults are found here
       const Table options = op.Child(4);
       for (size_t slot = 0; options && slot < 5; ++slot) add(options.Place(slot), 1);
     }
   } catch (const Refused&) {
-    // What was found so far is as good.
+    // The places that were found so far will do.
   }
   return places;
 }

@@ -16,7 +16,7 @@
 
 namespace bnnedge::tflite {
 
-// The file is one that the real interpreter does not load either.
+// Thrown for a file that the real interpreter does not load either.
 class Refused : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -30,26 +30,27 @@ class Host {
   Host(const Host&) = delete;
   Host& operator=(const Host&) = delete;
 
-  // Each returns whether it succeeded; if not, `error()` is what the delegate or this interpreter had to say.
+  // Each returns whether it succeeded; if not, `error()` is the message of the delegate or of this interpreter.
   bool Apply(Delegate* delegate);
   bool AllocateTensors();
   bool Invoke();
-  // Sets the first axis of all inputs, to be followed by AllocateTensors.
+  // Sets the first axis of all inputs. AllocateTensors must follow.
   bool ResizeBatch(int batch);
 
-  // Fills inputs by `seed`.
+  // Fills the inputs with values that depend on `seed` alone.
   void FillInputs(uint32_t seed);
   void FillOutputs(unsigned char poison);
-  // Type and bytes of each output of the model.
+  // The type and the bytes of each output of the model.
   std::vector<std::pair<int, std::vector<unsigned char>>> Outputs() const;
 
-  // Places (offset, bytes) in a file that hold shapes, types, indices and options, not weights; empty for no file.
+  // The places (offset, bytes) of a file that hold shapes, types, indices and options, but no weights. There are none
+  // if the bytes are no such file.
   static std::vector<std::pair<size_t, size_t>> Structure(const uint8_t* file, size_t size);
 
   const std::string& error() const { return error_; }
-  // Nodes that run on the delegate.
+  // The number of nodes that run on the delegate.
   int DelegateNodes() const;
-  // And those of the file that they stand for.
+  // The number of nodes of the file that these replace.
   int ClaimedNodes() const;
 
  private:

@@ -161,12 +161,12 @@ bool AnyIn(const std::vector<int32_t>& items, const std::unordered_set<int32_t>&
 // and operators between them have even ones.
 class Levels {
  public:
-  void Write(const GraphNode& node_of_graph) {
-    const bool is_ours = node_of_graph.kind == Kind::kOurs;
+  void Write(const GraphNode& entry) {
+    const bool is_ours = entry.kind == Kind::kOurs;
     int level = is_ours ? 1 : 0;
-    for (const int32_t input : node_of_graph.inputs) level = std::max(level, Of(input));
+    for (const int32_t input : entry.inputs) level = std::max(level, Of(input));
     if (level % 2 != (is_ours ? 1 : 0)) ++level;
-    for (const int32_t output : node_of_graph.outputs) of_[output] = level;
+    for (const int32_t output : entry.outputs) of_[output] = level;
   }
 
   // Whether an operator with such inputs can join the partition that writes one of them, without making it wait for
@@ -203,21 +203,21 @@ std::vector<GraphNode> GraphNodes(Context* context, bool multiplies) {
     if (context->get_node_and_registration(context, index, &node, &registration) != kOk) {
       throw ModelError("node " + std::to_string(index) + " cannot be read");
     }
-    GraphNode node_of_graph{index, Kind::kOther, Items(node->inputs), Items(node->outputs)};
+    GraphNode entry{index, Kind::kOther, Items(node->inputs), Items(node->outputs)};
     if (IsLceOp(registration->custom_name) || of_stems.count(index) != 0) {
-      node_of_graph.kind = Kind::kOurs;
+      entry.kind = Kind::kOurs;
     } else if (IsGlue(graph, *node, registration->builtin_code, multiplies)) {
       const bool gathers = registration->builtin_code == static_cast<int>(Builtin::kGather);
-      if (levels.Join(node_of_graph.inputs)) {
-        node_of_graph.kind = Kind::kOurs;
-      } else if (gathers && (IsConstant(graph.At(node->inputs, 0)) || AnyIn(node_of_graph.inputs, tables))) {
-        node_of_graph.kind = Kind::kTable;
-        tables.insert(node_of_graph.outputs.begin(), node_of_graph.outputs.end());
+      if (levels.Join(entry.inputs)) {
+        entry.kind = Kind::kOurs;
+      } else if (gathers && (IsConstant(graph.At(node->inputs, 0)) || AnyIn(entry.inputs, tables))) {
+        entry.kind = Kind::kTable;
+        tables.insert(entry.outputs.begin(), entry.outputs.end());
       }
     }
     // A table is computed before the first inference, so that nothing waits for it.
-    if (node_of_graph.kind != Kind::kTable) levels.Write(node_of_graph);
-    graph_nodes.push_back(std::move(node_of_graph));
+    if (entry.kind != Kind::kTable) levels.Write(entry);
+    graph_nodes.push_back(std::move(entry));
   }
   return graph_nodes;
 }
@@ -231,11 +231,11 @@ std::vector<int32_t> ClaimedNodes(Context* context, const std::string& kernel) {
   const std::vector<GraphNode> graph_nodes = GraphNodes(context, multiplies);
   std::unordered_set<int32_t> needed;
   std::vector<int32_t> claimed;
-  for (auto node_of_graph = graph_nodes.rbegin(); node_of_graph != graph_nodes.rend(); ++node_of_graph) {
-    const bool serves = node_of_graph->kind == Kind::kTable && AnyIn(node_of_graph->outputs, needed);
-    if (node_of_graph->kind != Kind::kOurs && !serves) continue;
-    claimed.push_back(node_of_graph->index);
-    needed.insert(node_of_graph->inputs.begin(), node_of_graph->inputs.end());
+  for (auto entry = graph_nodes.rbegin(); entry != graph_nodes.rend(); ++entry) {
+    const bool serves = entry->kind == Kind::kTable && AnyIn(entry->outputs, needed);
+    if (entry->kind != Kind::kOurs && !serves) continue;
+    claimed.push_back(entry->index);
+    needed.insert(entry->inputs.begin(), entry->inputs.end());
   }
   return {claimed.rbegin(), claimed.rend()};
 }

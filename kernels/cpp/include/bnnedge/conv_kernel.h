@@ -1,5 +1,6 @@
-// What an instruction set supplies to Conv: one table a file, listed in select.cc. conv.cc and its parts do everything
-// that is the same for all instruction sets: checks, border classes, the image with its borders, groups, threads.
+// The functions that an instruction set supplies to Conv: one table a file, listed in select.cc. conv.cc and its parts
+// do everything that is the same for all instruction sets: checks, border classes, the image with its borders, groups,
+// threads.
 //
 // A convolution is cut into strips. A strip is all output pixels of one row of one image x one block of output channels
 // of one group. A kernel computes, for pixel i < pixels and channel c < channels of a strip,

@@ -1,6 +1,6 @@
-// What an instruction set supplies to pack signs into words and to unpack them: one table a file, listed in select.cc.
-// A value is packed as bit 1 where it is below a limit. The comparison is one of numbers, never of sign bits, so that
-// -0.0 and NaN give 0, as bnnedge/layout.h wants.
+// The functions of an instruction set that pack signs into words and unpack them: one table a file, listed in
+// select.cc. A value is packed as bit 1 where it is below a limit. The comparison is one of numbers, never of sign
+// bits, so that -0.0 and NaN give 0, as bnnedge/layout.h wants.
 #pragma once
 
 #include <cstdint>

@@ -35,7 +35,7 @@ enum class Arithmetic {
   kFixedPoint,
 };
 
-// What int8 codes mean.
+// The meaning of int8 codes: code q stands for (q - zero_point) * scale.
 struct Quantization {
   float scale;         // finite, above 0
   int32_t zero_point;  // [-128, 127]

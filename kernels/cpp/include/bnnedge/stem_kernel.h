@@ -1,6 +1,6 @@
-// What an instruction set supplies to Stem: one table a file, listed in select.cc. stem.cc does everything that is the
-// same for all of them: checks, filters of folded images, borders, the order of rows, threads. Channels of rows of
-// codes are padded to whole blocks of 16.
+// The functions that an instruction set supplies to Stem: one table a file, listed in select.cc. stem.cc does
+// everything that is the same for all of them: checks, filters of folded images, borders, the order of rows, threads.
+// Channels of rows of codes are padded to whole blocks of 16.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
 // Stands before the compiler's header of this name in builds with BNNEDGE_EMULATE: AVX-512 and AMX in plain C++, so
-// that kernels written with them can be tested on any x86-64 CPU. Most is SIMDe's (Debian: libsimde-dev); here is what
-// its release 0.7.4 lacks and the kernels use. Lane by lane, as Intel's Intrinsics Guide has it.
+// that kernels written with them can be tested on any x86-64 CPU. Most of it is SIMDe's (Debian: libsimde-dev). This
+// file adds what the kernels use and release 0.7.4 lacks, lane by lane, as Intel's Intrinsics Guide describes it.
 #pragma once
 
 #define SIMDE_ENABLE_NATIVE_ALIASES
@@ -44,7 +44,7 @@ Vector From(const std::array<T, kLanes>& lanes) {
   return vector;
 }
 
-// The vector of what `lane`(i) gives.
+// The vector whose lane i is lane(i).
 template <typename Vector, typename T, typename Lane>
 Vector Each(const Lane& lane) {
   std::array<T, sizeof(Vector) / sizeof(T)> lanes;
