@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from bnnedge.data.dataset import load_dataset_as
 from bnnedge.export.api import ExportReport, check_stem, export
 from bnnedge.export.targets import TARGETS
+from bnnedge.export.targets.target import Target
 from bnnedge.train.load import load_run
 
 VERIFY_IMAGES = 256
@@ -22,15 +24,15 @@ def export_run(
 ) -> ExportReport:
     """Write the network of ``run`` to ``output`` (default: RUN/MODEL with the target's ending).
 
-    ``stem`` as for ``export``; for an int8 stem the report has both accuracies on the test split.
+    ``stem`` is as for ``export``; for an int8 stem the report has the scores of file and checkpoint on the test split.
 
     Raises as ``load_run`` and ``export`` do; an existing file stays until the new one is verified.
     """
-    suffix = TARGETS.load(target).suffix
+    written: type[Target] = TARGETS.load(target)
     check_stem(stem)
     loaded = load_run(run)
     info = loaded.dataset
-    record = info.preprocessing
+    record = replace(info.preprocessing, layout=written.layout)
     name = loaded.config.model.rpartition(":")[2]
     folder = run if run.is_dir() else run.parent
     inputs = calibration = labelled = None
@@ -45,12 +47,16 @@ def export_run(
     return export(
         loaded.model,
         torch.zeros(2, *record.input_shape),
-        output or folder / f"{name}{suffix}",
+        output or folder / f"{name}{written.suffix}",
         target,
         verify_images=inputs,
         check=check,
         task=info.make_task(),
-        metadata={"method": loaded.config.method, "model": loaded.config.model, **info.to_metadata()},
+        metadata={
+            "method": loaded.config.method,
+            "model": loaded.config.model,
+            **replace(info, preprocessing=record).to_metadata(),
+        },
         stem=stem,
         calibration=calibration,
         input_range=record.input_range,

@@ -124,7 +124,8 @@ def test_a_damaged_description_is_one_line(
         assert any(word in error for word in words.split("|")), error
 
 
-def test_the_record_says_how_the_file_s_input_is_laid_out(file: Path) -> None:
-    metadata = read_file(file).metadata
-    assert metadata["preprocessing"]["layout"] == "NCHW"
+@pytest.mark.parametrize(("target", "layout"), [("onnx", "NCHW"), ("lce", "NHWC")])
+def test_the_record_says_how_the_file_s_input_is_laid_out(file: Path, target: str, layout: str) -> None:
+    metadata = read_file(export_run(file.parent, target, check=False).path).metadata
+    assert metadata["preprocessing"]["layout"] == layout
     assert (metadata["dataset"], metadata["classes"]) == ("digits", list("0123456789"))

@@ -47,7 +47,8 @@ class Preprocessing:
     """None: the whole image is resized. Otherwise its central part with the network's aspect ratio is, as large as
     fits into the image times this number: 0.875 is what 224 of 256 pixels leave."""
     layout: Literal["NCHW", "NHWC"] = "NCHW"
-    """Order of the axes of the input; a batch of images comes first."""
+    """The order of the axes in which a file takes a batch of images. ``normalize`` always works on NCHW, and the
+    runtimes of ``bnnedge/export/runtimes`` put the axes in the file's order."""
 
     def __post_init__(self) -> None:
         for name in ("channels", "height", "width"):

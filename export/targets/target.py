@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from bnnedge.errors import ExportError
 from bnnedge.export.graph import Graph
@@ -44,6 +44,8 @@ class Target(ABC):
 
     suffix: ClassVar[str]
     """File name ending, with the dot."""
+    layout: ClassVar[Literal["NCHW", "NHWC"]]
+    """The order of the axes in which the file takes images."""
     runtimes: ClassVar[tuple[str, ...]]
     """Names in RUNTIMES that can run the file, fastest first."""
     judges: ClassVar[tuple[str, ...]]

@@ -25,6 +25,7 @@ class OnnxTarget(Target):
     """
 
     suffix: ClassVar[str] = ".onnx"
+    layout = "NCHW"
     runtimes: ClassVar[tuple[str, ...]] = ("onnxruntime+bnnedge", "onnxruntime")
     judges: ClassVar[tuple[str, ...]] = ("onnxruntime",)
     passes: ClassVar[tuple[Pass, ...]] = (fuse_blocks, fuse_stem)

@@ -24,6 +24,7 @@ class LceTarget(Target):
     """
 
     suffix: ClassVar[str] = ".tflite"
+    layout = "NHWC"
     runtimes: ClassVar[tuple[str, ...]] = ("litert+bnnedge", "lce", "litert")
     judges: ClassVar[tuple[str, ...]] = ("lce",)
 
