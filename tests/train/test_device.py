@@ -35,6 +35,8 @@ from bnnedge.train.step import train_step
 Config = Callable[..., RunConfig]
 
 BN_FREE = """
+from torch import nn
+
 from bnnedge.layers.binary_layers import BinaryConv2d
 
 
