@@ -30,12 +30,12 @@ EPOCHS = 3
 
 
 def load_stripes(data_root: Path | None = None) -> Source:
-    """Noisy grey pictures of 12 x 12 bytes with stripes that run across (class 0) or down (class 1)."""
+    """Noisy grey images of 12 x 12 bytes with stripes that run across (class 0) or down (class 1)."""
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 2, 400)
     across = np.where(np.arange(12) % 4 < 2, 60, 200)[None, :, None].repeat(12, 2)
-    pictures = np.where(labels[:, None, None] == 0, across, across.transpose(0, 2, 1))
-    noisy = np.clip(pictures + generator.normal(0, 60, pictures.shape), 0, 255).astype(np.uint8)
+    images = np.where(labels[:, None, None] == 0, across, across.transpose(0, 2, 1))
+    noisy = np.clip(images + generator.normal(0, 60, images.shape), 0, 255).astype(np.uint8)
     images, targets = torch.from_numpy(noisy[:, None]), torch.from_numpy(labels)
     return Source(
         name="stripes",
@@ -50,7 +50,7 @@ def load_stripes(data_root: Path | None = None) -> Source:
 
 
 def main(folder: Path) -> float:
-    """Write ``folder/stripes.onnx``, and return the share of test pictures for which the file is right."""
+    """Write ``folder/stripes.onnx``, and return the share of test images for which the file is right."""
     torch.manual_seed(0)
     dataset = prepare(load_stripes())
     network = nn.Sequential(
@@ -81,7 +81,7 @@ def main(folder: Path) -> float:
     example = torch.zeros(1, *dataset.info.preprocessing.input_shape)
     bnnedge.export(model.eval(), example, path, target="onnx", metadata=dataset.info.to_metadata())
 
-    # From here on only the file is used: it knows how a stored picture becomes its input, and its classes.
+    # From here on only the file is used: it knows how a stored image becomes its input, and its classes.
     file = read_file(path)
     info = DatasetInfo.from_metadata(file.metadata)
     assert info is not None

@@ -37,7 +37,7 @@ def network() -> nn.Module:
 
 
 def main(folder: Path) -> float:
-    """Train on handwritten digits, write ``folder/own.onnx``, and return the share of test pictures that are right."""
+    """Train on handwritten digits, write ``folder/own.onnx``, and return the share of test images that are right."""
     torch.manual_seed(0)
     digits = load_dataset("digits", image_size=(8, 8))
     model = bnnedge.binarize(network(), method="ste")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -37,11 +36,17 @@ class OnnxRuntime(Engine):
         value = np.ascontiguousarray(x.transpose(2, 0, 1)[None])
         if self.integers:
             value = np.clip(value * 32 + 128, 0, 255).astype(np.uint8)
+        output = np.empty((1, shape.out_channels, shape.out_height, shape.out_width), value.dtype)
+        values = [ort.OrtValue.ortvalue_from_numpy(array) for array in (value, output)]
         binding = session.io_binding()
-        binding.bind_ortvalue_input("x", ort.OrtValue.ortvalue_from_numpy(value))
-        out_shape = (1, shape.out_channels, shape.out_height, shape.out_width)
-        binding.bind_ortvalue_output("y", ort.OrtValue.ortvalue_from_numpy(np.empty(out_shape, value.dtype)))
-        return Prepared(partial(session.run_with_iobinding, binding), calls)
+        binding.bind_ortvalue_input("x", values[0])
+        binding.bind_ortvalue_output("y", values[1])
+
+        def run() -> None:
+            assert values  # The binding does not keep the values, which own the memory that it reads and writes.
+            session.run_with_iobinding(binding)
+
+        return Prepared(run, calls)
 
     def _model(self, shape: ConvShape, calls: int) -> bytes:
         from onnx import TensorProto, helper, numpy_helper

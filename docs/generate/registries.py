@@ -48,7 +48,7 @@ DATASETS_INTRODUCTION = """\
 
 Choose one with `bnnedge train --dataset NAME`. `digits` is a part of scikit-learn; the files of all others must lie in
 the folder that `--data-root` or the environment variable `BNNEDGE_DATA` names, unpacked as they are published. Nothing
-is ever downloaded. How to use your own pictures is explained in [Use your own data](../how-to/own-data.md).
+is ever downloaded. How to use your own images is explained in [Use your own data](../how-to/own-data.md).
 
 Each data set has three splits. Training sees the first; the second, validation, picks the best epoch; the third,
 test, is measured once at the end and never decides anything. `--validation-split` and `--validate-on` change that, and
@@ -113,18 +113,18 @@ def networks() -> str:
 
 
 def datasets() -> str:
-    """Every data set, and what pictures can be changed by."""
+    """Every data set, and what images can be changed by."""
     parts = [DATASETS_INTRODUCTION]
     for name in DATASETS:
         load = DATASETS.load(name)
         module = inspect.getmodule(load)
         parts += [f"## {name}", "", _docstring(module), "", _docstring(load), ""]
-    parts += ["## Preprocessings", "", "How a stored picture becomes the network's input: `--preprocess NAME`.", ""]
+    parts += ["## Preprocessings", "", "How a stored image becomes the network's input: `--preprocess NAME`.", ""]
     parts += _sentences(PREPROCESSINGS)
     parts += [
         "## Augmentations",
         "",
-        "Random changes of training pictures: `--augment NAME`; `own` is the data set's, ",
+        "Random changes of training images: `--augment NAME`; `own` is the data set's, ",
     ]
     parts += ["`none` changes nothing.", "", *_sentences(AUGMENTATIONS)]
     return "\n".join(parts)
