@@ -18,8 +18,8 @@ from torch import nn
 
 import bnnedge
 from bnnedge.data.augmentation import Flip
-from bnnedge.data.dataset import prepare
 from bnnedge.data.info import DatasetInfo
+from bnnedge.data.prepare import prepare
 from bnnedge.data.samples import MemorySamples
 from bnnedge.data.source import Source, own_validation
 from bnnedge.export.runtimes import RUNTIMES
@@ -34,8 +34,8 @@ def load_stripes(data_root: Path | None = None) -> Source:
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 2, 400)
     across = np.where(np.arange(12) % 4 < 2, 60, 200)[None, :, None].repeat(12, 2)
-    images = np.where(labels[:, None, None] == 0, across, across.transpose(0, 2, 1))
-    noisy = np.clip(images + generator.normal(0, 60, images.shape), 0, 255).astype(np.uint8)
+    stripes = np.where(labels[:, None, None] == 0, across, across.transpose(0, 2, 1))
+    noisy = np.clip(stripes + generator.normal(0, 60, stripes.shape), 0, 255).astype(np.uint8)
     images, targets = torch.from_numpy(noisy[:, None]), torch.from_numpy(labels)
     return Source(
         name="stripes",

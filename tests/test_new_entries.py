@@ -12,7 +12,7 @@ import pytest
 from bnnedge.benchmarks.rows import read_rows
 from bnnedge.cli import main
 from bnnedge.data import PREPROCESSINGS
-from bnnedge.data.dataset import load_dataset
+from bnnedge.data.prepare import load_dataset
 from bnnedge.models import MODELS
 from bnnedge.tasks import TASKS
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bnnedge.data.dataset import Split, load_dataset_as
+from bnnedge.data.dataset import Split
+from bnnedge.data.prepare import load_dataset_as
 from bnnedge.tasks.measured import Measured
 from bnnedge.train.device import find_device
 from bnnedge.train.load import load_run

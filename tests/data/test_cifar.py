@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from bnnedge.data.cifar10 import LAYOUT as CIFAR10
 from bnnedge.data.cifar100 import LAYOUT as CIFAR100
-from bnnedge.data.dataset import Dataset, load_dataset
+from bnnedge.data.dataset import Dataset
 from bnnedge.data.files.cifar import IMAGE_BYTES, CifarLayout, _read
+from bnnedge.data.prepare import load_dataset
 from bnnedge.errors import DataError
 
 LAYOUTS = [CIFAR10, CIFAR100]

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from bnnedge.data.augmentation import Augmentation, random_crop, random_flip
-from bnnedge.data.dataset import SPLITS, Dataset, load_dataset, load_dataset_as, prepare
+from bnnedge.data.dataset import SPLITS, Dataset
 from bnnedge.data.images.resize import resize_images
 from bnnedge.data.images.splits import stratified_split
 from bnnedge.data.images.statistics import channel_statistics
 from bnnedge.data.info import DatasetInfo
+from bnnedge.data.prepare import load_dataset, load_dataset_as, prepare
 from bnnedge.data.preprocessing import Preprocessing
 from bnnedge.data.source import source_of_tensors
 from bnnedge.errors import ConfigError, DataError, UnknownNameError

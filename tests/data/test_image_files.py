@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from bnnedge.data.augmentation import AREA, ASPECT, WindowAndFlip, random_window
-from bnnedge.data.dataset import Dataset, load_dataset
+from bnnedge.data.dataset import Dataset
 from bnnedge.data.images.resize import central_box, resize_image
+from bnnedge.data.prepare import load_dataset
 from bnnedge.data.preprocessing import Preprocessing
 from bnnedge.errors import DataError
 

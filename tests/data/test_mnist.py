@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bnnedge.data.dataset import load_dataset
+from bnnedge.data.prepare import load_dataset
 from bnnedge.errors import DataError
 
 SIZES = {"train": 100, "t10k": 30}
