@@ -41,7 +41,7 @@ def network(rng: np.random.Generator) -> tuple[g.Graph, NDArray[np.float32]]:
         inputs=("bits",),
         output="sums",
         weight=rng.choice(np.array([-1, 1], np.int8), (21, 40, 3, 3)),
-        multiplier=rng.choice([0.5, -0.25, 2.0], 21),
+        multiplier=rng.choice(np.array([0.5, -0.25, 2.0]), 21),
         bias=rng.integers(-40, 40, 21) / 8,
         padding=(1, 1),
     )

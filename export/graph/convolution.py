@@ -100,7 +100,7 @@ class Linear(FloatNode):
         return Weights(self.weight, 32), Weights(self.bias, 32)
 
     def macs(self, inputs: Shapes, output: Shape) -> int:
-        return self.weight.shape[1] * math.prod(output[1:])
+        return int(self.weight.shape[1]) * math.prod(output[1:])
 
     def summands(self, inputs: Shapes) -> int:
-        return self.weight.shape[1]
+        return int(self.weight.shape[1])

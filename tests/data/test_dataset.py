@@ -273,7 +273,7 @@ def test_images_that_are_not_square() -> None:
 def test_a_preprocessing_by_name(name: str, lowest: float, highest: float) -> None:
     dataset = load_dataset("digits", 8, preprocess=name)
     images, _ = dataset.arrays("test")
-    assert (images.min(), images.max()) == (lowest, highest) == dataset.info.preprocessing.input_range
+    assert (float(images.min()), float(images.max())) == (lowest, highest) == dataset.info.preprocessing.input_range
 
 
 def test_preprocessings_that_do_not_fit() -> None:
@@ -333,7 +333,7 @@ def test_a_data_set_is_made_again_as_it_was_described(digits: Dataset) -> None:
     info = load_dataset("digits", 8, preprocess="symmetric", validation_split=0.2).info
     again = load_dataset_as(info)
     assert again.info == info
-    assert (again.arrays("test")[0].min(), again.size("val")) == (-1.0, 287)
+    assert (float(again.arrays("test")[0].min()), again.size("val")) == (-1.0, 287)
     own = digits.info.preprocessing
     old = {
         "name": "digits",

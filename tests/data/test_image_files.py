@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from bnnedge.data.augmentation import AREA, ASPECT, WindowAndFlip, random_window
@@ -57,7 +59,7 @@ def write_imagenet(folder: Path) -> Path:
     return folder
 
 
-def raw(dataset: Dataset, split: str) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def raw(dataset: Dataset, split: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """Pixels [N, 3, H, W] from 0 to 255, and labels."""
     images, labels = dataset.arrays(split)  # type: ignore[arg-type]
     mean, std = (np.reshape(v, (1, 3, 1, 1)) for v in (dataset.info.preprocessing.mean, dataset.info.preprocessing.std))

@@ -94,11 +94,11 @@ class Case:
         count = self.sums.shape[-1]
         spread = max(1.0, float(np.abs(self.sums).max()))
         # Quarters make halves that int8 has to round away from zero, and values beyond its range.
-        multiplier = self.rng.choice([-0.75, -0.5, 0.25, 0.5, 1.25], count) * max(1.0, 64 / spread)
+        multiplier = self.rng.choice(np.array([-0.75, -0.5, 0.25, 0.5, 1.25]), count) * max(1.0, 64 / spread)
         if kind != "int8":
             multiplier = self.rng.standard_normal(count)
         middle = self.products if doubled else 0
-        limit = self.rng.integers(-8, 9, count) + middle
+        limit = np.asarray(self.rng.integers(-8, 9, count) + middle)
         limit[:: max(1, count // 3)] = self.rng.choice([INT32.min, INT32.max, middle])
         return OutputTransform(
             kind="float" if kind == "nchw" else kind,
@@ -106,7 +106,7 @@ class Case:
             nchw=kind == "nchw",
             clamp=(middle - 3, middle + 5) if clamps else (INT32.min, INT32.max),
             multiplier=multiplier.astype(np.float32),
-            bias=self.rng.choice([0, 0.5, -3.25, 100.0], count).astype(np.float32),
+            bias=self.rng.choice(np.array([0, 0.5, -3.25, 100.0]), count).astype(np.float32),
             threshold=limit.astype(np.int32),
         )
 
@@ -289,7 +289,8 @@ def test_asymmetric_padding(kernel: str) -> None:
             constant_values=pad_value,
         )
         weights = unpack(case.filters, 40).astype(np.int32)
-        windows = np.lib.stride_tricks.sliding_window_view(signs, (3, 3), (1, 2))[:, ::2, ::2]  # type: ignore[call-overload]
+        view: Any = np.lib.stride_tricks.sliding_window_view  # its types differ between versions of NumPy
+        windows = view(signs, (3, 3), (1, 2))[:, ::2, ::2]
         expected = np.einsum("nyxchw,ohwc->nyxo", windows, weights)
         conv = Conv(params, case.filters, kernel=kernel)
         assert np.array_equal(conv(case.words), expected)

@@ -79,7 +79,7 @@ class Stem:
         if self.edges is not None:
             source = pad("padded", source, self.edges)
         weight = rng.integers(-127, 128, (self.outputs, *self.kernel, channels)).astype(np.int8)
-        scales = 2.0 ** -rng.integers(3, 12, self.outputs)
+        scales = np.exp2(-rng.integers(3, 12, self.outputs).astype(np.float64))
         scales[::3] = rng.uniform(1e-3, 0.1, len(scales[::3]))
         scales[1::5] *= 100
         filters = writer.constant("weight", weight)

@@ -19,7 +19,7 @@ from tests.methods.slow_dense import Adam, Array, TwoLayers, example, gradients,
 
 
 def approx(v: Array) -> Array:
-    return np.maximum(2 - 2 * np.abs(v), 0)
+    return np.asarray(np.maximum(2 - 2 * np.abs(v), 0))
 
 
 def slow_cosine(w: Array, rho: float) -> Array:

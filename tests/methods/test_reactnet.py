@@ -18,7 +18,7 @@ from tests.methods.slow_dense import Adam, Array, TwoLayers, example, gradients,
 
 
 def approx(v: Array) -> Array:
-    return np.maximum(2 - 2 * np.abs(v), 0)
+    return np.asarray(np.maximum(2 - 2 * np.abs(v), 0))
 
 
 def test_trajectory_through_both_steps() -> None:

@@ -43,7 +43,8 @@ def mma_m16n8k256(a: NDArray[np.uint32], b: NDArray[np.uint32], c: NDArray[np.in
         left[..., group if i in (0, 2) else group + 8, thread if i < 2 else thread + 4] = a[..., i]
     for i in range(2):
         right[..., group, thread if i == 0 else thread + 4] = b[..., i]
-    both = popcount(left[..., :, None, :] & right[..., None, :, :]).sum(-1)
+    common: NDArray[np.uint32] = np.bitwise_and(left[..., :, None, :], right[..., None, :, :], dtype=np.uint32)
+    both = popcount(common).sum(-1)
     added = [both[..., group if i < 2 else group + 8, 2 * thread + (i & 1)] for i in range(4)]
     new: NDArray[np.int64] = c + np.stack(added, axis=-1)
     return new
@@ -61,7 +62,7 @@ def run_assembly(text: str, a: NDArray[np.uint32], b: NDArray[np.uint32], c: NDA
     return c
 
 
-class Tensor(np.ndarray):  # type: ignore[type-arg]
+class Tensor(np.ndarray[Any, Any]):
     """An array with the methods that Gluon has and NumPy has not."""
 
     type = SimpleNamespace(layout=None)
