@@ -12,7 +12,7 @@ from bnnedge.errors import MissingDependencyError
 from bnnedge.export.runtimes import RUNTIMES
 from bnnedge.kernels import native, plugins
 
-OPTIONAL_PACKAGES = ("larq-compute-engine", "tensorflow", "triton", "torchvision", "wandb", "optuna")
+OPTIONAL_PACKAGES = ("larq-compute-engine", "tensorflow", "triton")
 
 
 def doctor() -> list[tuple[str, str]]:

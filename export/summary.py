@@ -17,7 +17,9 @@ from bnnedge.export.targets import TARGETS
 from bnnedge.export.targets.target import LayerRow, read_file
 from bnnedge.export.trace import trace
 from bnnedge.layers.deploy import deploy
-from bnnedge.models.create import create_model
+from bnnedge.models import MODELS
+from bnnedge.models.create import check_model_name, create_model
+from bnnedge.models.network import Network
 from bnnedge.train.load import load_run
 
 
@@ -50,10 +52,18 @@ def graph_rows(graph: Graph) -> list[LayerRow]:
     return rows
 
 
-def summarize(source: str, *, num_classes: int = 10, in_channels: int = 3, image_size: int = 32) -> list[LayerRow]:
+def summarize(
+    source: str,
+    *,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    image_size: int | tuple[int, ...] | None = None,
+) -> list[LayerRow]:
     """The rows of an exported file (read from the file), a run folder or checkpoint, or a model by name.
 
-    A model is shown in its deploy form, as ``ste`` trains it; the three sizes are for a model only.
+    A model is shown in its deploy form, as ``ste`` trains it. Number of classes, channels and pixels (height and width,
+    or one number for both) are for a model alone; None is what its record says, and for a model from a user's file 10
+    classes, 3 channels and 32 pixels.
     """
     path = Path(source)
     if path.suffix in [TARGETS.load(name).suffix for name in TARGETS]:
@@ -62,8 +72,17 @@ def summarize(source: str, *, num_classes: int = 10, in_channels: int = 3, image
         loaded = load_run(path)
         info = loaded.dataset
         return _model_rows(loaded.model, info.preprocessing.input_shape)
-    model = create_model(source, num_classes=num_classes, in_channels=in_channels, image_size=image_size)
-    return _model_rows(model, (in_channels, image_size, image_size))
+    check_model_name(source)
+    usual = (10, 3, 32, 32)
+    if ".py:" not in source:
+        record: Network = MODELS.load(source)
+        usual = (record.classes, record.channels, record.height, record.width)
+    height, width = usual[2:]
+    if image_size is not None:
+        height, width = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[-1])
+    channels = in_channels or usual[1]
+    model = create_model(source, num_classes=num_classes or usual[0], in_channels=channels, image_size=(height, width))
+    return _model_rows(model, (channels, height, width))
 
 
 def _model_rows(model: nn.Module, shape: tuple[int, ...]) -> list[LayerRow]:

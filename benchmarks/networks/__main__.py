@@ -18,8 +18,9 @@ from bnnedge.benchmarks.report.table import machine_line, short
 from bnnedge.benchmarks.rows import BenchmarkRow, append_rows, check_appendable
 from bnnedge.errors import BnnedgeError
 from bnnedge.export.api import check_stem
+from bnnedge.models import MODELS
 from bnnedge.models.create import check_model_name
-from bnnedge.models.resnet import IMAGENET_FORM_FROM
+from bnnedge.models.network import Network
 
 
 def main(
@@ -54,7 +55,7 @@ def main(
             check_appendable(json)
         for name, size in product(names, image_sizes or [32, 224]):
             missing: list[str] = []
-            classes = num_classes or (1000 if size >= IMAGENET_FORM_FROM else 10)
+            classes = num_classes or _usual_classes(name, size)
             rows = measure(name, size, classes, settings, missing.append, notes, stem == "int8")
             if json is not None:
                 append_rows(json, rows)
@@ -95,6 +96,14 @@ def table(name: str, rows: Sequence[BenchmarkRow], missing: Sequence[str]) -> Ta
         kib = f"{row.file_bytes / 1024:.0f}"
         result.add_row(file, row.runtime, *times, *multiples, kib, end_section=i == len(ours) - 1)
     return result
+
+
+def _usual_classes(name: str, size: int) -> int:
+    """The number of classes that the network is made for at this image size; 10 for a user's own."""
+    if ".py:" in name:
+        return 10
+    record: Network = MODELS.load(name)
+    return record.form((size, size)).classes
 
 
 if __name__ == "__main__":

@@ -18,16 +18,26 @@ def summary(
             autocompletion=complete_names("models"),
         ),
     ],
-    num_classes: Annotated[int, typer.Option(min=1, help="Number of classes, for a model name.")] = 10,
-    in_channels: Annotated[int, typer.Option(min=1, help="Channels of the input images, for a model name.")] = 3,
+    num_classes: Annotated[
+        int | None, typer.Option(min=1, help="Number of classes, for a model name. [default: the model's]")
+    ] = None,
+    in_channels: Annotated[
+        int | None, typer.Option(min=1, help="Channels of the input images, for a model name. [default: the model's]")
+    ] = None,
     image_size: Annotated[
-        int, typer.Option(min=1, help="Height and width of the input images in pixels, for a model name.")
-    ] = 32,
+        str | None,
+        typer.Option(
+            metavar="PIXELS|HEIGHTxWIDTH",
+            help="Size of the input images, for a model name. [default: the model's]",
+        ),
+    ] = None,
 ) -> None:
     """Show each layer's shapes, parameters by bit width, memory and multiply-accumulates."""
     from rich.console import Console
 
+    from bnnedge.config import RunConfig
     from bnnedge.export.summary import summarize, summary_table
 
-    rows = summarize(source, num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+    size = None if image_size is None else RunConfig.from_dict({"image_size": image_size}).image_size
+    rows = summarize(source, num_classes=num_classes, in_channels=in_channels, image_size=size)
     Console().print(summary_table(rows, source))

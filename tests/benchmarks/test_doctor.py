@@ -11,7 +11,7 @@ def test_everything_is_accounted_for() -> None:
     found = dict(doctor())
     assert {f"runtime {name}" for name in RUNTIMES} <= set(found)
     assert all(found.values())
-    assert "not installed" in found["package optuna"] or found["package optuna"][0].isdigit()
+    assert "not installed" in found["package tensorflow"] or found["package tensorflow"][0].isdigit()
 
 
 @pytest.mark.skipif(not native.available(), reason="native kernels were not built")
