@@ -306,16 +306,16 @@ def test_a_peer_that_fails_is_left_out(network: NetworkForms) -> None:
 
 def test_rest_comes_before_each_contender_with_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pause and then an untimed run come before each timed one; only the timed ones are given back."""
-    monkeypatch.setattr(networks_measure, "REST_S", 0.01)
+    monkeypatch.setattr(networks_measure, "REST_S", 0.2)  # longer than a busy machine delays a call
     monkeypatch.setattr(networks_measure, "WAKE_S", 0.0)
     sessions = [Constant(IMAGES), Constant(IMAGES)]
     opened = [(deployment_of(session), cast(Session, session)) for session in sessions]
     measured = timed(opened, IMAGES, BenchmarkSettings(threads=2, warmup=0, runs=3), None)
-    assert len(measured) == 2 and all(len(seconds) == 3 and np.median(seconds) < 9e-3 for seconds in measured)
+    assert len(measured) == 2 and all(len(seconds) == 3 and np.median(seconds) < 0.15 for seconds in measured)
     order = sorted((at, i) for i, session in enumerate(sessions) for at in session.invoked_ns)
     assert [i for _, i in order] == [0, 0, 1, 1] * 3
     gaps = np.diff([at for at, _ in order])
-    assert (gaps[1::2] >= 9e6).all()
+    assert (gaps[1::2] >= 0.19e9).all()
 
     monkeypatch.setattr(networks_measure, "WAKE_S", 0.02)
     awake = Constant(IMAGES)
