@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
 
 from bnnedge.errors import ConfigError
 from bnnedge.kernels.gpu import bmma_gemm, compile_gate
@@ -23,8 +23,21 @@ QUICK = [(case, target) for case, target in ALL if case.quick and target == case
 COMMITTED = Path(__file__).parents[3] / "benchmarks" / "results" / "gpu_compile.md"
 
 
+OLD_TRITON = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
+"""Triton 3.7, the newest that some registries have for Python 3.13, compiles 8-bit products for compute capability 10.0
+without the tensor core's own instructions; 3.9 uses them."""
+
+
 def named(pairs: list[tuple[CompileCase, int]]) -> list[Any]:
-    return [pytest.param(case, target, id=f"{case.name}-sm{target}") for case, target in pairs]
+    return [
+        pytest.param(
+            case,
+            target,
+            id=f"{case.name}-sm{target}",
+            marks=[pytest.mark.skipif(OLD_TRITON and target >= 100, reason="Triton is older than 3.9")],
+        )
+        for case, target in pairs
+    ]
 
 
 @pytest.mark.parametrize(("case", "target"), named(QUICK))
