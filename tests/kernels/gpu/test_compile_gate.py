@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-triton = pytest.importorskip("triton")
+pytest.importorskip("triton")
 
 from bnnedge.errors import ConfigError
 from bnnedge.kernels.gpu import bmma_gemm, compile_gate
@@ -23,7 +24,7 @@ QUICK = [(case, target) for case, target in ALL if case.quick and target == case
 COMMITTED = Path(__file__).parents[3] / "benchmarks" / "results" / "gpu_compile.md"
 
 
-OLD_TRITON = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
+OLD_TRITON = tuple(map(int, version("triton").split(".")[:2])) < (3, 9)
 """Triton 3.7, the newest that some registries have for Python 3.13, compiles 8-bit products for compute capability 10.0
 without the tensor core's own instructions; 3.9 uses them."""
 
