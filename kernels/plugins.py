@@ -31,7 +31,7 @@ atexit.register(_RESOURCES.close)
 @cache
 def library_path(name: str) -> Path:
     """Full path of plug-in ``name``. Raises ``MissingDependencyError`` if it was not built."""
-    path = _RESOURCES.enter_context(as_file(files("bnnedge").joinpath("lib", name + _SUFFIX)))
+    path = _RESOURCES.enter_context(as_file(files("bnnedge") / "lib" / (name + _SUFFIX)))
     if not path.is_file():
         raise MissingDependencyError(f"plug-in {name} was not built: install a C++17 compiler and reinstall bnnedge")
     return path

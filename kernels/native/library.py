@@ -64,7 +64,7 @@ def load_library() -> ctypes.CDLL:
 
     Raises ``MissingDependencyError`` if it was not built, cannot be loaded, or is of another version than this package.
     """
-    with as_file(files("bnnedge").joinpath("lib", LIBRARY_NAME)) as path:
+    with as_file(files("bnnedge") / "lib" / LIBRARY_NAME) as path:
         if not path.is_file():
             raise MissingDependencyError(
                 "native kernels were not built: install a C++17 compiler and reinstall bnnedge"
