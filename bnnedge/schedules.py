@@ -20,12 +20,12 @@ from collections.abc import Sequence
 
 
 def cosine(t: float, total: float, start: float, end: float = 0.0) -> float:
-    """From ``start`` at 0 to ``end`` at ``total``, where it stays."""
+    """A cosine from ``start`` at 0 to ``end`` at ``total``; afterwards the value stays."""
     return end + (start - end) * (1 + math.cos(math.pi * min(t / total, 1.0))) / 2
 
 
 def polynomial(t: float, total: float, start: float, end: float = 0.0, power: float = 1.0) -> float:
-    """From ``start`` at 0 to ``end`` at ``total``, where it stays; it may rise or fall."""
+    """A power law from ``start`` at 0 to ``end`` at ``total``, rising or falling; afterwards the value stays."""
     return (start - end) * math.pow(1 - min(t, total) / total, power) + end
 
 

@@ -57,7 +57,7 @@ class Window:
         return self.output == -(-self.size // self.stride) and self.padding == self.same_edge
 
     def inside(self) -> NDArray[np.bool_]:
-        """Which taps of which window fall on the image, shape [output, kernel]."""
+        """A mask [output, kernel] of the taps that fall on the image, for each window."""
         starts = np.arange(self.output) * self.stride - self.padding
         taps = starts[:, None] + np.arange(self.kernel) * self.dilation
         return (taps >= 0) & (taps < self.size)

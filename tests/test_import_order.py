@@ -159,7 +159,7 @@ def back_edges(module: str, path: Path, source: str) -> list[str]:
 
 @pytest.mark.parametrize("folder", TABLES)
 def test_every_module_has_one_place(folder: str) -> None:
-    """Also that no place is left of a module that is gone."""
+    """Every module has a place, and no place is left of a module that is gone."""
     below = [(name.removeprefix(f"{folder}."), path) for name, path in source_files() if name.startswith(f"{folder}.")]
     own = {"__init__"} & set(RANKS[folder])
     assert {name.split(".")[0] for name, _ in below} == set(RANKS[folder]) - own, f"put right the table of {folder}"

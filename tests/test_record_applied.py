@@ -55,7 +55,7 @@ def with_record(file: Path, path: Path, change: Callable[[dict[str, Any]], None]
 
 
 def scores(file: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, float]]:
-    """As ``evaluate``, ``bench`` and an agent behind a pipe (in place of ssh) measure them, in this order."""
+    """The scores that ``evaluate``, ``bench`` and an agent behind a pipe (in place of ssh) measure, in this order."""
     shell = "import subprocess, sys; sys.exit(subprocess.call(['/bin/sh', '-c', sys.argv[-1]]))"
     monkeypatch.setenv("BNNEDGE_SSH", shlex.join([sys.executable, "-c", shell]))
     device = f"ssh://somewhere{sys.executable}"

@@ -79,7 +79,7 @@ class Setting:
 
     @property
     def row(self) -> tuple[str, str]:
-        """Its two columns in the help."""
+        """The two columns of the option in the help."""
         shown = self.flag.replace("/", " / ")
         return (shown if self.is_switch else f"{shown} {self.placeholder}"), self.help
 

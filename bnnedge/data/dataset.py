@@ -116,7 +116,7 @@ class Dataset:
         return inputs.numpy(), targets.numpy()
 
     def raw_arrays(self, split: Split, most: int | None = None) -> tuple[NDArray[Any], NDArray[Any]]:
-        """As ``arrays``, with stored pixels, for a reader that normalises them by itself, and stored targets."""
+        """Stored pixels and targets of the samples that ``arrays`` gives, for a reader that normalises by itself."""
         pixels, targets = self._samples(split).read(self._evenly(split, most))
         return pixels.numpy(), targets.numpy()
 

@@ -41,7 +41,7 @@ class DatasetInfo:
         return task
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON and checkpoints hold it; an exported file holds these entries in its metadata."""
+        """Plain values, which JSON and checkpoints can hold; the metadata of an exported file has the same entries."""
         return {**plain(self), "preprocessing": self.preprocessing.to_dict()}
 
     @classmethod

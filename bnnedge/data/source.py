@@ -33,7 +33,7 @@ class Source:
     task: str = "classification"
     """What the targets are made for, a name in ``TASKS``."""
     validation: Indices = field(default_factory=lambda: np.empty(0, np.int64))
-    """Which of ``train`` are held out for validation unless the user says otherwise."""
+    """Places in ``train`` of the samples that are held out for validation, unless the user chooses a share."""
     split_seed: int = 0
     """Fixes which samples are held out if the user names a share, whatever the run's seed."""
     scale: float = 255.0
@@ -43,7 +43,7 @@ class Source:
     crop: float | None = None
     """See ``Preprocessing.crop``."""
     augmentation: Augmentation | None = None
-    """How training images are changed, unless the user says otherwise."""
+    """The random changes of training images, unless the user chooses others."""
 
 
 def own_validation(targets: Sequence[int] | Indices, share: float, seed: int) -> Indices:

@@ -1,4 +1,4 @@
-"""From resolved settings and a data set to the state in which training begins."""
+"""The state in which training begins, made from resolved settings and a data set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which optimizer updates which parameter; every trainable parameter belongs to exactly one."""
+"""The assignment of parameters to optimizers; every trainable parameter belongs to exactly one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bnnedge.errors import ConfigError
 from bnnedge.methods.method import Method, Phase, PhaseSize
 
 Optimizers = dict[str, torch.optim.Optimizer]
-"""By name: ``method``, if the method has an optimizer of its own, and ``run`` for the parameters that it leaves."""
+"""Optimizers by name: ``method``, if the method has one of its own, and ``run`` for all other parameters."""
 
 
 def make_optimizers(

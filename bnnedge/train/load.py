@@ -24,7 +24,7 @@ class LoadedRun:
     """A trained network, ready to be evaluated or exported."""
 
     model: nn.Module
-    """On the CPU, in eval mode, in its training form; ``bnnedge.layers.deploy.deploy`` gives the deploy form."""
+    """The network on the CPU, in eval mode and in its training form, of which ``deploy`` makes the deploy form."""
     method: Method[Any]
     config: RunConfig
     dataset: DatasetInfo

@@ -35,7 +35,7 @@ def _make(batch: Batch, group: Group, accumulate: int) -> Parts:
 
 
 def to_device(parts: Parts, device: torch.device) -> Parts:
-    """On a GPU images are NHWC in memory (channels_last), as its convolutions want them."""
+    """Move parts to the device. On a GPU images become NHWC in memory (channels_last), which its convolutions need."""
     if device.type != "cuda":
         return [(x.to(device), y.to(device)) for x, y in parts]
     moved = [(x.to(device, non_blocking=True), y.to(device, non_blocking=True)) for x, y in parts]

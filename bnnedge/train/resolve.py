@@ -1,4 +1,4 @@
-"""From the user's settings to those of a run: names checked, defaults filled in, the data set chosen."""
+"""The settings of a run, made from the user's: names are checked, defaults filled in, and the data set is chosen."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ SMALLEST_MULTIPLIER, LARGEST_MULTIPLIER = 2.0**-16, 256.0
 """Bounds of a multiplier of ``QuantizedConv2d``. With the lower one every accumulator that is not saturated is below
 2^24; XNNPACK accepts multipliers below the upper one."""
 FEW_CHANNELS = 4
-"""With at most so many input channels, a convolution of stride 2 runs faster behind ``SpaceToDepth``."""
+"""The most input channels with which a convolution of stride 2 runs faster behind ``SpaceToDepth``."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From a model to the export graph: ``torch.export`` of the deploy form, one handler per ATen operator.
+"""The way from a model to the export graph: ``torch.export`` of the deploy form, one handler per ATen operator.
 
 The handlers stand in one file a family; importing a family registers its handlers.
 """

@@ -242,7 +242,7 @@ def bconv2d(c: ConvCall) -> None:
 
 
 def operand_kind(device: torch.device) -> dict[str, bool]:
-    """Which 8-bit operands a device multiplies fast, as constants of both kernels; in the interpreter int8."""
+    """The 8-bit operands that a device multiplies fast, as constants of both kernels; the interpreter takes int8."""
     if device.type != "cuda":
         return {"FP8": False, "ASM": False}
     return {"FP8": torch.cuda.get_device_capability(device) in FP8_CAPABILITIES, "ASM": True}

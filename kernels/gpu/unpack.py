@@ -1,4 +1,4 @@
-"""From bits back to floats: +-1 operands of the dense backward pass, and the mask applied to a gradient."""
+"""Kernels that turn bits into floats: +-1 operands of the dense backward pass, and a masked gradient."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def test_kernels_against_their_definition(build: Path, run: Run, core: str) -> N
 
 @pytest.mark.slow
 def test_python_tests_of_the_kernels(stage: Path, emulated_python: Path, run: Run) -> None:
-    """Those that need no torch: geometry, transforms, packing and pooling of every kernel."""
+    """The tests that need no torch run there: geometry, transforms, packing and pooling of every kernel."""
     tests = REPOSITORY / "tests" / "kernels"
     pytest_alone = ["-c", os.devnull, "--rootdir", str(tests), "--noconftest", "-p", "no:cacheprovider"]
     arguments = [*pytest_alone, "--import-mode=importlib", "-q", "-x", *(str(tests / name) for name in KERNEL_TESTS)]

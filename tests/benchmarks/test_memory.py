@@ -84,7 +84,7 @@ def test_it_is_the_peak_and_that_of_this_file_alone(tmp_path: Path, earlier: int
 @linux_only
 @pytest.mark.parametrize("runtime", list(RUNTIMES))
 def test_every_runtime(runtime: str) -> None:
-    """Of a file of 4 MiB, as the kernel's counters are not exact, and may fall behind those of the baseline."""
+    """The file has 4 MiB, since the kernel's counters are not exact, and may fall behind those of the baseline."""
     if why := RUNTIMES.load(runtime).unavailable():
         pytest.skip(why)
     weight = np.ones((2**14, 64))

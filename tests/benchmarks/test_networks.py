@@ -377,7 +377,7 @@ def test_table(make_row: Callable[..., BenchmarkRow]) -> None:
 
 @pytest.mark.parametrize("columns", [80, 60])
 def test_table_shows_whole_numbers(make_row: Callable[..., BenchmarkRow], columns: int) -> None:
-    """In 80 columns each row is one line, though every name and number is as long as they get."""
+    """A table of 80 columns has one line a row, though every name and number is as long as they get."""
     times = {"p20_ms": 101.23, "p50_ms": 987.65, "p80_ms": 1234.5}
     rows = [
         make_row(file=f"{name}.tflite", runtime=runtime, **times, file_bytes=45_654 * 1024)

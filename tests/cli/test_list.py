@@ -32,7 +32,7 @@ def test_verbose_lists_say_what_each_is(kind: str, capsys: Capture) -> None:
 
 
 def test_an_entry_that_describes_itself_is_listed_in_its_own_words(capsys: Capture) -> None:
-    """As networks do, whose records know more than a docstring."""
+    """An entry may print its own lines, as networks do, whose records know more than a docstring."""
     assert main(["list", "models", "-v"]) == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     for name in MODELS:

@@ -125,7 +125,7 @@ def test_methods_run_with_their_own_options_and_log_their_metrics(
 
 
 def test_a_teacher_is_a_run_or_a_checkpoint(tmp_path: Path) -> None:
-    """Both teach the same, and something."""
+    """Both ways give the same student, which has learnt something from its teacher."""
     assert main(train("--epochs", "1", "--batch-size", "512", "--out", "teacher")) == 0
     results: list[str] = []
     for name in ("teacher", "teacher/best.ckpt", None):

@@ -1,4 +1,4 @@
-"""Both published forms of both CIFAR sets, on small files written byte by byte in the published formats."""
+"""The readers of both CIFAR sets in both published forms, tested on small files that are written byte by byte."""
 
 from __future__ import annotations
 

@@ -229,7 +229,7 @@ def test_resize_of_one_side_and_by_the_nearest_pixel() -> None:
 
 
 def test_a_crop_in_memory_is_the_central_part_with_the_network_s_aspect() -> None:
-    """Of 8 x 16 pixels, three quarters of the largest 1:2 window are 6 x 12; of the largest square, 6 x 6."""
+    """Three quarters of the largest 1:2 window in 8 x 16 pixels are 6 x 12; of the largest square they are 6 x 6."""
     images = torch.arange(128, dtype=torch.float32).view(1, 1, 8, 16)
     assert torch.equal(resize_images(images, record(6, 12, crop=0.75)), images[:, :, 1:7, 2:14])
     assert torch.equal(resize_images(images, record(6, 6, crop=0.75)), images[:, :, 1:7, 5:11])
@@ -329,7 +329,7 @@ def test_targets_that_are_images_move_along() -> None:
 
 
 def test_a_data_set_is_made_again_as_it_was_described(digits: Dataset) -> None:
-    """With another mean than the data set's own, as a checkpoint or file may hold it, and with old descriptions."""
+    """A checkpoint or a file may name another mean than the data set's own, or hold a description of the old form."""
     info = load_dataset("digits", 8, preprocess="symmetric", validation_split=0.2).info
     again = load_dataset_as(info)
     assert again.info == info

@@ -30,7 +30,7 @@ def write_image(path: Path, width: int, height: int, red: int, green: int) -> No
 
 
 def write_tiny(root: Path) -> Path:
-    """As the archive unpacks: val in one folder, its classes in a table."""
+    """Write the folder that the archive unpacks to: the images of val in one folder, their classes in a table."""
     folder = root / "tiny-imagenet-200"
     lines = []
     for wnid, red in zip(WNIDS, SHADES, strict=True):
@@ -174,7 +174,7 @@ def test_half_of_the_windows_are_mirrored() -> None:
 
 
 def test_windows_have_the_aspect_of_the_network_s_input() -> None:
-    """For an input twice as wide as high, windows are from 3/2 to 8/3 as wide as high."""
+    """Windows for an input that is twice as wide as high are from 3/2 to 8/3 as wide as high."""
     random = np.random.RandomState(1)
     for _ in range(50):
         left, upper, right, lower = random_window(900, 600, random.rand(WindowAndFlip.numbers).tolist(), shape=2.0)

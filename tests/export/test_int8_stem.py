@@ -338,7 +338,7 @@ def test_the_checkpoint_must_compute_the_stem_that_was_quantized() -> None:
 
 
 def test_files_hold_standard_operators(tmp_path: Path) -> None:
-    """In the ONNX file as the body of one operator."""
+    """The body of the one operator that holds the stem in the ONNX file."""
     model, images = trained("folded")
     graph = optimize(trace(deploy(model), torch.from_numpy(images[:2])), Calibration(images))
     onnx_file = onnx.load_from_string(TARGETS.load("onnx")().write(graph))

@@ -191,7 +191,7 @@ def test_windows(kernel: str, window: Pair, pad_value: int, kind: str) -> None:
     ("groups", "group_channels", "group_outputs"), [(2, 32, 33), (3, 64, 5), (2, 96, 64), (5, 32, 1)]
 )
 def test_groups(kernel: str, groups: int, group_channels: int, group_outputs: int, kind: str) -> None:
-    """Also groups whose bits share words with other groups."""
+    """The bits of some groups share words with other groups."""
     case = Case(
         groups, (2, 5, 4, groups * group_channels), groups * group_outputs, (3, 2), padding=(1, 1), groups=groups
     )
@@ -249,7 +249,7 @@ def test_other_sizes(kernel: str) -> None:
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("channels", [1, 33, 64])
 def test_float_inputs_are_packed_first(kernel: str, channels: int, threads: int) -> None:
-    """Also of other sizes, of fewer pixels than threads, and between packed inputs."""
+    """One convolution takes images of other sizes, with fewer pixels than threads, and between packed inputs."""
     case = Case(0, (1, 5, 6, channels), 40, (3, 3), padding=(1, 1))
     conv = Conv(native.to_params(case.geometry), case.filters, kernel=kernel, threads=threads)
     for shape in ((1, 5, 6, channels), (3, 2, 9, channels), (1, 1, 1, channels), (1, 5, 6, channels)):

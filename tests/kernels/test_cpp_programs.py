@@ -53,7 +53,7 @@ def build(name: str, *targets: str, compiler: str | None = None, **options: str)
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the kernels are for x86-64")
 @pytest.mark.skipif(not SIMDE.exists(), reason=f"{SIMDE} not found: apt-get install libsimde-dev")
 def test_avx512_and_amx_kernels_on_any_cpu() -> None:
-    """In plain C++: so a machine without their instructions tests them too."""
+    """The instructions are emulated in plain C++, so that a machine without them tests these kernels too."""
     programs = build("emulated", "conv_kernel_test", "stem_test", EMULATE="ON")
     assert re.search(r"avx512: [1-9]\d* cases, 0 failed", run(programs / "conv_kernel_test", "avx512"))
     stems = run(programs / "stem_test")

@@ -85,7 +85,7 @@ def largest(model: Model) -> float:
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("name", sorted(set(MODELS) - MIXED - set(REFERENCE_REFUSES)))
 def test_binary_models_equal_the_reference_kernel(name: str, threads: int) -> None:
-    """In stock LiteRT, with XNNPACK as it comes."""
+    """The files run in stock LiteRT with its own XNNPACK delegate."""
     data, x, _ = load(name)
     np.testing.assert_array_equal(run(data, x, threads), run_in_lce(data, x, "reference"))
 

@@ -175,7 +175,7 @@ def test_dilation(op_type: str, dilations: list[int], pads: list[int]) -> None:
     [(64, 2, 64), (64, 2, 6), (96, 3, 99), (6, 2, 4), (66, 2, 70), (5, 5, 5), (40, 40, 80), (130, 2, 66)],
 )
 def test_groups(op_type: str, channels: int, group: int, outputs: int) -> None:
-    """Also those whose channels do not fill whole words."""
+    """The channels of some do not fill whole words."""
     assert_equals_stock(Layer(op_type, channels, outputs, group=group, strides=[1, 2]), (1, 6, 7), (3, 4, 4), (1, 6, 7))
 
 
@@ -430,7 +430,7 @@ json.dump(said, open("said.json", "w"))
 
 @pytest.mark.parametrize("functions", [True, False])
 def test_hostile_files_are_refused(functions: bool, tmp_path: Path) -> None:
-    """In a process of its own: a crash would be seen, and the process goes on after each error."""
+    """The files are opened in a process of its own: a crash would be seen, and it goes on after each error."""
     names = ["good first", *HOSTILE, "good last"]
     for name in names:
         model = Layer().model()

@@ -82,7 +82,7 @@ def test_the_loss_is_cross_entropy() -> None:
 
 @pytest.mark.parametrize("shape", [(4, 3, 5), (4, 3, 5, 2, 6)])
 def test_averages_run_over_the_class_axis(shape: tuple[int, ...]) -> None:
-    """Also for maps [S, N, C, H, W], where the last axis is no class axis."""
+    """The class axis of maps [S, N, C, H, W] is not the last one."""
     outputs = torch.randn(shape, dtype=torch.float64)
     task = Classification(5)
     assert torch.equal(task.average(outputs, "logits"), outputs.mean(0))

@@ -50,9 +50,10 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
 QUICK = ("ste", "rbnn", "bop", "bayesbinn")
 
 TOLERANCE = 1e-9
-"""Of weights, relative to the largest one of a tensor. A sum over a batch has up to 101 x 64 terms, so another order of
-adding changes it by at most 101 x 64 x 2^-53 = 7e-13 of the sum of magnitudes; 26 steps and Adam's division by the root
-of such sums leave a factor 50. A slice that is weighed wrongly moves weights by the learning rate, 1e-2."""
+"""The tolerance of weights, relative to the largest one of a tensor. A sum over a batch has up to 101 x 64 terms, so
+another order of adding changes it by at most 101 x 64 x 2^-53 = 7e-13 of the sum of magnitudes; 26 steps and Adam's
+division by the root of such sums leave a factor 50. A slice that is weighed wrongly moves weights by the learning rate,
+1e-2."""
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +186,7 @@ def test_two_processes_give_the_weights_of_one(net: str, tmp_path: Path, monkeyp
 @pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_three_processes_and_micro_batches_give_the_weights_of_one(net: str, tmp_path: Path) -> None:
-    """Of every method that the quick test leaves out, and with EMA, a teacher and micro-batches."""
+    """The same holds for every method that the quick test leaves out, with an EMA, a teacher and micro-batches."""
     alone(tmp_path / "teacher", settings(net, "float", epochs=1))
     runs = {method: settings(net, method, epochs=3) for method in METHODS if method not in QUICK}
     runs["all"] = settings(net, "bayesbinn", ema=0.9, accumulate=2, teacher=str(tmp_path / "teacher"))

@@ -67,7 +67,7 @@ class Connection:
         return receive(self._from)
 
     def show_errors(self) -> None:
-        """From now on, copy the agent's standard error, which is where progress is drawn, to the one here."""
+        """Begin to copy the agent's standard error, where its progress is drawn, to that of this process."""
         self._errors.show()
 
     def end(self) -> tuple[int, str]:

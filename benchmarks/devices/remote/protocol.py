@@ -40,9 +40,9 @@ class Terminal:
     """The terminal that progress is drawn on."""
 
     term: str
-    """Its kind, as the variable TERM has it."""
+    """The kind of terminal, which is the value of the variable TERM."""
     width: int
-    """Its width in characters."""
+    """The width of the terminal in characters."""
 
 
 @dataclass(frozen=True)

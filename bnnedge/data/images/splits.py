@@ -1,4 +1,4 @@
-"""Which samples are held out for validation."""
+"""The choice of the samples that are held out for validation."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Lowering:
         return self.tensors[node.inputs[index]]
 
     def numbers(self, node: g.Node, index: int = 0) -> int:
-        """As ``source``, but a ``bits`` tensor is unpacked to the float32 numbers -1 and +1."""
+        """The tensor that ``source`` gives; one of ``bits`` is unpacked to the float32 numbers -1 and +1."""
         tensor = node.inputs[index]
         return self.dequantized(node, tensor) if self.spec(tensor).dtype == "bits" else self.tensors[tensor]
 

@@ -78,7 +78,7 @@ class Model:
 
     @cached_property
     def operators(self) -> list[Operator]:
-        """In execution order."""
+        """The operators in execution order."""
         builtin = {v: k for k, v in vars(schema().BuiltinOperator).items() if isinstance(v, int)}
         result = []
         for op in _items(self.subgraph.operators):
@@ -93,7 +93,7 @@ class Model:
 
     @cached_property
     def producers(self) -> dict[int, Operator]:
-        """Which operator writes a tensor."""
+        """The operator that writes each tensor."""
         return {tensor: op for op in self.operators for tensor in op.outputs}
 
     @property

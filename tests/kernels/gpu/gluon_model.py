@@ -173,7 +173,7 @@ class Machine:
         np.add.at(pointer.buffer, at[mask], value[mask])
 
     def language(self) -> SimpleNamespace:
-        """In place of ``triton.experimental.gluon.language``."""
+        """A stand-in for ``triton.experimental.gluon.language``."""
         return SimpleNamespace(
             int32=gl.int32,
             int64=gl.int64,

@@ -1,4 +1,4 @@
-"""Which operators the delegate claims, and into how many partitions they fall."""
+"""The operators that the delegate claims, and the number of partitions that they fall into."""
 
 from __future__ import annotations
 

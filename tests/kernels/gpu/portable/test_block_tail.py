@@ -27,7 +27,7 @@ SHAPES = [(2, 32, 5, 7), (1, 64, 9, 3), (3, 96, 1, 2), (1, 33, 17, 5)]
 
 
 def norm(channels: int, eps: float = 1e-5) -> nn.BatchNorm2d:
-    """With gains of both signs, and running statistics that are no longer the first ones."""
+    """A batch norm with gains of both signs and running statistics that are no longer the initial ones."""
     bn = nn.BatchNorm2d(channels, eps=eps, momentum=0.3)
     for tensor in (bn.weight, bn.bias, bn.running_mean):
         assert tensor is not None

@@ -241,7 +241,7 @@ def test_xnor_gemm(device: torch.device, implementation: dict[str, Any], m: int,
 def test_xnor_gemm_in_floats(
     device: torch.device, implementation: dict[str, Any], dtype: torch.dtype, has_alpha: bool
 ) -> None:
-    """On two tiles of columns, the second with a part of its columns, and a part of one tile's rows."""
+    """The output has two tiles of columns, of which the second is not full, and a part of one tile's rows."""
     k, columns = 33, 66
     a, b = reference.sign_pack(torch.randn(5, k)), reference.sign_pack(torch.randn(columns, k))
     operands = (a.signs, b.signs, k, a.counts, b.counts, torch.randn(columns) if has_alpha else None)
@@ -302,7 +302,7 @@ def test_bconv2d(device: torch.device, implementation: dict[str, Any], name: str
 def test_bconv2d_in_floats(
     device: torch.device, implementation: dict[str, Any], dtype: torch.dtype, has_alpha: bool, bn_sums: bool
 ) -> None:
-    """On two tiles of pixels and two of channels, the second ones not full."""
+    """The output has two tiles of pixels and two of channels; the second ones are not full."""
     g = geometry((2, 5, 7), 33, 65, (1, 1))
     x, weights = operands(g)
     here = (x.signs, weights.signs, g, x.counts, weights.counts, torch.randn(65) if has_alpha else None)
