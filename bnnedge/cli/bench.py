@@ -50,7 +50,7 @@ def bench(
         Path | None, typer.Option("--json", metavar="FILE", help="Append one JSON line per file to this file.")
     ] = None,
 ) -> None:
-    """Measure latency, accuracy, memory and size of exported files, side by side."""
+    """Measure latency, scores, memory and size of exported files, side by side."""
     from rich.console import Console
 
     from bnnedge.benchmarks.bench import bench as measure

@@ -17,7 +17,7 @@ def report(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Picture. [default: RUN/report.png]")
     ] = None,
 ) -> None:
-    """Draw a run's accuracy and loss curves and its files' latency and size, as one PNG."""
+    """Draw a run's curves of scores and loss and its files' latency and size, as one PNG."""
     from bnnedge.benchmarks.report.picture import draw_report
     from bnnedge.benchmarks.rows import read_rows
     from bnnedge.train.run_folder import RunFolder
