@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from bnnedge.cli.registries import complete_names
+from bnnedge.errors import ConfigError
 
 
 def summary(
@@ -38,6 +39,9 @@ def summary(
     from bnnedge.config import RunConfig
     from bnnedge.export.summary import summarize, summary_table
 
-    size = None if image_size is None else RunConfig.from_dict({"image_size": image_size}).image_size
+    try:
+        size = None if image_size is None else RunConfig.from_dict({"image_size": image_size}).image_size
+    except ConfigError as error:
+        raise ConfigError(f"--image-size: {error}") from error
     rows = summarize(source, num_classes=num_classes, in_channels=in_channels, image_size=size)
     Console().print(summary_table(rows, source))

@@ -267,7 +267,7 @@ def _powers(size: int) -> list[int]:
 
 
 @gluon.constexpr_function
-def work_layout(tile: Tile) -> Any:
+def work_layout(tile: Tile):
     """Blocked layout of the work shape: a thread holds all of its warp's tiles, 8 consecutive registers of each."""
     return gl.BlockedLayout(
         [tile.m_tiles, tile.n_pairs, 1, 1, 1, REGISTERS],
@@ -284,27 +284,27 @@ def operand_layout(bases: dict[str, list[list[int]]], rows: int) -> Any:
 
 
 @gluon.constexpr_function
-def result_layout(tile: Tile) -> Any:
+def result_layout(tile: Tile):
     """Linear layout of the result, [rows, columns]."""
     bases = tile.c_bases()
     return gl.DistributedLinearLayout(bases["register"], bases["lane"], bases["warp"], [], [tile.rows, tile.columns])
 
 
 @gluon.constexpr_function
-def shared_layout(words: int) -> Any:
+def shared_layout(words: int):
     """Rows of 16 or 32 words, their 16-byte chunks swizzled so that the 8 rows of an ldmatrix hit different banks."""
     return gl.SwizzledSharedLayout(4, 32 // words, words // 4, [1, 0])
 
 
 @gluon.constexpr_function
-def row_layout(length: int, vector: int, warps: int) -> Any:
+def row_layout(length: int, vector: int, warps: int):
     """Layout of copies: the threads lie along a row of ``length`` elements first, with ``vector`` elements each."""
     across = min(LANES, length // vector)
     return gl.BlockedLayout([1, vector], [LANES // across, across], [warps, 1], [1, 0])
 
 
 @gluon.constexpr_function
-def store_layout(columns: int, kind: Any, warps: int) -> Any:
+def store_layout(columns: int, kind, warps: int):
     """``row_layout`` of an output tile, 16 bytes a thread."""
     return row_layout(columns, 128 // kind.primitive_bitwidth, warps)
 

@@ -32,7 +32,7 @@ from bnnedge.layers.deploy import deploy
 from bnnedge.methods import METHODS
 from bnnedge.models.resnet_imagenet import BinaryImageNetResNet
 from bnnedge.tasks.classification import Classification
-from tests.export.ort_int8 import wrong_int8_convolution
+from tests.stock_onnxruntime import wrong_int8_convolution
 
 Images = NDArray[np.float32]
 Evaluate = Callable[[g.Graph, Images], dict[str, NDArray[np.float64]]]

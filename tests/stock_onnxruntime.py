@@ -1,4 +1,4 @@
-"""Whether ONNX Runtime's own int8 convolution is right on this machine."""
+"""Faults of ONNX Runtime's own kernels, found by probes; tests that compare with them are skipped then."""
 
 from __future__ import annotations
 
@@ -36,3 +36,23 @@ def wrong_int8_convolution() -> str | None:
     if all((session.run(None, {"x": x})[0] == 9).all() for _ in range(8)):
         return None
     return f"ONNX Runtime {onnxruntime.__version__} computes int8 convolutions wrong on this CPU"
+
+
+@cache
+def wrong_prelu() -> str | None:
+    """None, or a sentence that says what is wrong.
+
+    ONNX Runtime 1.23 gives NaN for infinite inputs and zeros of another sign; 1.32 gives the product with the slope.
+    """
+    graph = helper.make_graph(
+        [helper.make_node("PRelu", ["x", "slope"], ["y"])],
+        "infinity",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+        [numpy_helper.from_array(np.array([0.5], np.float32), "slope")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    if session.run(None, {"x": np.array([np.inf], np.float32)})[0][0] == np.inf:
+        return None
+    return f"ONNX Runtime {onnxruntime.__version__} computes PRelu of infinity as NaN"
