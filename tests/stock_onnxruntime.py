@@ -47,12 +47,12 @@ def wrong_prelu() -> str | None:
     graph = helper.make_graph(
         [helper.make_node("PRelu", ["x", "slope"], ["y"])],
         "infinity",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
-        [numpy_helper.from_array(np.array([0.5], np.float32), "slope")],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4, 6])],
+        [numpy_helper.from_array(np.full(6, 0.5, np.float32), "slope")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    if session.run(None, {"x": np.array([np.inf], np.float32)})[0][0] == np.inf:
+    if (session.run(None, {"x": np.full((4, 6), np.inf, np.float32)})[0] == np.inf).all():
         return None
     return f"ONNX Runtime {onnxruntime.__version__} computes PRelu of infinity as NaN"

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from triton.experimental import gluon
@@ -278,7 +277,7 @@ def work_layout(tile: Tile):
 
 
 @gluon.constexpr_function
-def operand_layout(bases: dict[str, list[list[int]]], rows: int) -> Any:
+def operand_layout(bases, rows):
     """Linear layout of one step of an operand, [rows, 16 words]."""
     return gl.DistributedLinearLayout(bases["register"], bases["lane"], bases["warp"], [], [rows, WORDS_PER_STEP])
 
