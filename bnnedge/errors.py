@@ -56,3 +56,12 @@ class InterruptedRunError(BnnedgeError):
 def one_line(error: BaseException, most: int = 200) -> str:
     """The message of another library's error in one line of at most ``most`` characters."""
     return " ".join(str(error).split())[:most]
+
+
+def printable(text: str, most: int = 300) -> str:
+    """Return text from outside in at most ``most`` characters, with control characters escaped.
+
+    A file or a device cannot clear the screen or retitle the terminal through a message that quotes it.
+    """
+    shown = text if len(text) <= most else f"{text[: most - 1]}…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown)
