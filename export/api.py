@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import bnnedge
-from bnnedge.errors import ExportError
+from bnnedge.errors import BnnedgeWarning, ExportError
+from bnnedge.export.constant_signs import constant_signs
 from bnnedge.export.graph import Graph
 from bnnedge.export.passes import optimize
 from bnnedge.export.passes.quantize_stem import Calibration
@@ -29,9 +31,11 @@ from bnnedge.export.targets.target import LayerRow, Target
 from bnnedge.export.trace import trace
 from bnnedge.export.trace.signature import named_inputs
 from bnnedge.export.verify import Agreement, Verification, same_arg_max, verify
+from bnnedge.export.verify_deploy import verify_deploy_form
 from bnnedge.files import write_atomically
 from bnnedge.kernels.layout import BIT_LAYOUT_VERSION
-from bnnedge.layers.deploy import deploy
+from bnnedge.layers.constant_signs import constant_signs_text
+from bnnedge.layers.deploy import deploy, unwrapped
 from bnnedge.tasks.task import Task
 
 VERIFY_IMAGES = 64
@@ -55,6 +59,8 @@ class ExportReport:
     """Why there is no verification."""
     stem: Int8Stem | None = None
     """The effect of an int8 stem; None for a float stem."""
+    constant_signs: Mapping[str, int] = field(default_factory=dict)
+    """The sign of each binary layer whose input has no other, by the layer's name; such a layer learns nothing."""
 
     def table(self) -> Table:
         """A row for every layer with its precision, its bytes and why it is float, and the total against float32."""
@@ -64,7 +70,7 @@ class ExportReport:
             f"{ratio:.1f}x smaller than the float32 weights ({format_bytes(self.float32_bytes)})"
         )
         table = Table(title="exported layers", caption=caption, caption_justify="left")
-        for column in ("layer", "precision", "kind", "bytes", "why float"):
+        for column in ("layer", "precision", "kind", "bytes", "note"):
             table.add_column(column, justify="right" if column == "bytes" else "left", overflow="fold")
         for row in self.rows:
             binary = row.binary_weights > 0
@@ -73,9 +79,16 @@ class ExportReport:
                 "[green]binary[/]" if binary else "int8" if row.int8_weights else "float",
                 row.kind,
                 f"{row.weight_bytes:,}",
-                "" if binary else row.reason,
+                self._note(row),
             )
         return table
+
+    def _note(self, row: LayerRow) -> str:
+        """Why a layer is float, or what is wrong with a binary one."""
+        sign = self.constant_signs.get(row.name)
+        if sign is not None:
+            return f"[yellow]all signs of its input are {sign:+d}[/]"
+        return "" if row.binary_weights else row.reason
 
 
 def export(
@@ -125,18 +138,22 @@ def export(
     check_stem(stem)
     path = Path(path)
     _check_output(path, writer.suffix)
+    model = unwrapped(model)
     deployed = deploy(model)
     inputs = named_inputs(deployed, example_inputs)
     int8 = _calibration(inputs, calibration, input_range) if stem == "int8" else None
     examples = {name: _of_two(example) for name, example in inputs.items()}
     named = isinstance(example_inputs, Mapping)
-    graph = optimize(trace(deployed, examples if named else tuple(examples.values())), int8)
+    traced = trace(deployed, examples if named else tuple(examples.values()))
+    proved = constant_signs(traced)
+    graph = optimize(traced, int8)
     graph.metadata = _described(graph, type(model).__name__, metadata)
     data = writer.write(graph)
     verification, not_verified = None, "verification was turned off"
     if check:
         verify_images = _noise(inputs) if verify_images is None else verify_images
         agreement = agreement or (task.agreement if task else same_arg_max)
+        verify_deploy_form(model, named_inputs(deployed, verify_images))
         verification, not_verified = _verify(writer, deployed, graph, data, verify_images, agreement)
     effect = None
     if stem == "int8":
@@ -145,6 +162,12 @@ def export(
         graph.metadata["stem"] = effect.to_metadata()
         data = writer.write(graph)
     write_atomically(path, data)
+    seen = verification.constant_signs if verification else {}
+    for layer, sign in {**seen, **proved}.items():
+        where = (
+            "" if layer in proved or not verification else f"on the {verification.images} images of the verification"
+        )
+        warnings.warn(constant_signs_text(layer, sign, where), BnnedgeWarning, stacklevel=2)
     return ExportReport(
         path=path,
         file_bytes=len(data),
@@ -153,6 +176,7 @@ def export(
         verification=verification,
         not_verified=not_verified,
         stem=effect,
+        constant_signs={**seen, **proved},
     )
 
 

@@ -1,17 +1,16 @@
 """The checkpoint in float64 with the file's signs forced into its binary layers, and what explains a difference.
 
-Rounding is bounded by ``8 sqrt(n) 2^-24 max|x|``: n float32 operations on the way whose errors are independent and
+Rounding is bounded by ``8 sqrt(n) 2^-24 M``: n float32 operations on the way whose errors are independent and
 mean-free stay below ``lambda sqrt(n) u`` relative to the operands with probability 1 - 2 exp(-lambda^2 / 2), here
 1 - 2e-14 (Higham and Mary 2019, "A new approach to probabilistic rounding error analysis", theorem 2.4). n is the sum
-of ``Node.summands`` over the whole network.
+of ``Node.summands`` over the whole network; M is the size of the operands, see ``magnitudes.py``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from bnnedge.binarization.sign import sign
 from bnnedge.errors import VerificationError
 from bnnedge.export.graph import BinaryConv2d, Graph
+from bnnedge.export.magnitudes import Magnitudes
 from bnnedge.export.runtimes.runtime import Images, Outputs, VerifyingRuntime
 from bnnedge.export.trace.signature import output_tensors
 from bnnedge.export.verify_stem import StemReplay
@@ -46,27 +46,51 @@ def outputs_of(model: nn.Module, graph: Graph, inputs: Mapping[str, Images], dty
 
 
 @contextmanager
-def watched(model: nn.Module, look: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """While this holds, ``look`` gets the name and the pre-activation of every binary layer before it runs."""
-    handles = []
-    for layer, module in deployed_layers(model).items():
-        names = _names_of_calls(layer)
+def watched(model: nn.Module, calls: Sequence[str], look: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """While this holds, ``look`` gets the node's name and the pre-activation of every binary layer before it runs.
 
-        def hook(module: nn.Module, x: tuple[Any, ...], names: Iterator[str] = names) -> None:
-            assert isinstance(module, DeployedLayer)
-            look(next(names), module.preactivation(x[0]))
+    ``calls`` are those of the graph. Raises ``VerificationError`` on leaving if the model made other calls.
+    """
+    counted = Calls(calls)
 
-        handles.append(module.register_forward_pre_hook(hook))
+    def hook(module: nn.Module, x: tuple[Any, ...]) -> None:
+        assert isinstance(module, DeployedLayer)
+        look(counted.next(), module.preactivation(x[0]))
+
+    handles = [layer.register_forward_pre_hook(hook) for layer in deployed_layers(model).values()]
     try:
         yield
+        counted.check_all_made()
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _names_of_calls(layer: str) -> Iterator[str]:
-    """The names of the graph nodes of a layer's first, second, ... call."""
-    return (layer if call == 1 else f"{layer}#{call}" for call in count(1))
+class Calls:
+    """Joins the calls of binary layers, as the model makes them, to the nodes of the graph: the k-th to the k-th.
+
+    A layer's name would not do, since a module may have several, and may be called several times.
+    """
+
+    def __init__(self, nodes: Sequence[str]) -> None:
+        self._nodes, self._made = nodes, 0
+
+    def next(self) -> str:
+        """The node of the call that is made now."""
+        self._made += 1
+        if self._made > len(self._nodes):
+            raise VerificationError(
+                f"the network calls its binary layers more than the {len(self._nodes)} times that were exported; its "
+                "forward pass must not depend on the values of its input"
+            )
+        return self._nodes[self._made - 1]
+
+    def check_all_made(self) -> None:
+        """Raise ``VerificationError`` if a call is missing."""
+        if self._made < len(self._nodes):
+            raise VerificationError(
+                f"{self._nodes[self._made]}: the layer was exported, but the network did not call it"
+            )
 
 
 class Replay:
@@ -81,6 +105,9 @@ class Replay:
         self.max_flip_distance = 0.0
         self.first = ""
         """The binary layer that ran first."""
+        self.compared: set[str] = set()
+        self.tolerances: dict[str, float] = {}
+        """What rounding explains of every output's error, by the output's name."""
 
     @torch.no_grad()
     def run(self, exact: nn.Module, inputs: Mapping[str, Images], behind_stem: StemReplay | None) -> Outputs:
@@ -88,44 +115,51 @@ class Replay:
         missing = [name for name in self.nodes if name not in self.file_signs]
         if missing:
             raise VerificationError(f"{missing[0]}: the file holds no such binary layer")
-        layers = deployed_layers(exact)
-        for name, layer in layers.items():
-            layer.forward = self._forward(name, layer)  # type: ignore[method-assign, assignment]
+        layers = deployed_layers(exact).values()
+        calls = Calls(self.graph.calls)
+        for layer in layers:
+            layer.forward = self._forward(layer, calls)  # type: ignore[method-assign, assignment]
         try:
-            with behind_stem or nullcontext():
-                return outputs_of(exact, self.graph, inputs, torch.float64)
+            with behind_stem or nullcontext(), Magnitudes() as magnitudes:
+                self.magnitudes = magnitudes
+                result = exact(*(torch.from_numpy(values).double() for values in inputs.values()))
         finally:
-            for layer in layers.values():
+            for layer in layers:
                 del layer.forward  # uncovers the method of the class
+        calls.check_all_made()
+        if skipped := [name for name in self.nodes if name not in self.compared]:
+            raise VerificationError(f"{skipped[0]}: the layer of the file was compared with none of the checkpoint's")
+        outputs = dict(zip(self.graph.outputs, output_tensors(result), strict=True))
+        self.tolerances = {name: self.bound * magnitudes.largest(output) for name, output in outputs.items()}
+        return {name: output.numpy() for name, output in outputs.items()}
 
-    def _forward(self, name: str, layer: DeployedLayer) -> Callable[[Tensor], Tensor]:
-        names = _names_of_calls(name)
-
+    def _forward(self, layer: DeployedLayer, calls: Calls) -> Callable[[Tensor], Tensor]:
         def forward(x: Tensor) -> Tensor:
-            node = self.nodes.get(next(names))
-            if node is None:  # computed in float (W1A32)
+            node = self.nodes.get(calls.next())
+            if node is None:  # computed in float (W1A32), or nothing reads the result
                 return layer.transform(layer.integers(layer.binarize(x)), x)
             self.first = self.first or node.name
             file_signs = self.file_signs[node.name]
             forced = torch.from_numpy(file_signs).double().view_as(x)
-            self._compare_signs(node.name, forced, layer.preactivation(x), float(x.abs().max()))
+            value = layer.preactivation(x)
+            self._compare_signs(node.name, forced, value, self.bound * self.magnitudes.largest(value))
             sums = layer.integers(forced)
             self._compare_integers(node, layer, file_signs, sums)
             return layer.transform(sums, x)
 
         return forward
 
-    def _compare_signs(self, name: str, file_signs: Tensor, value: Tensor, largest: float) -> None:
+    def _compare_signs(self, name: str, file_signs: Tensor, value: Tensor, explained: float) -> None:
         turned = value[file_signs != sign(value)].abs()
         self.signs += value.numel()
         self.flips += turned.numel()
         if turned.numel():
             distance = float(turned.max())
             self.max_flip_distance = max(self.max_flip_distance, distance)
-            if not distance <= self.bound * largest:
+            if not distance <= explained:
                 raise VerificationError(
                     f"{name}: the file's sign of {distance:.3g} is wrong in the layer's input "
-                    f"({turned.numel()} of {value.numel()} signs differ); rounding explains {self.bound * largest:.3g}"
+                    f"({turned.numel()} of {value.numel()} signs differ); rounding explains {explained:.3g}"
                 )
 
     def _compare_integers(
@@ -142,3 +176,4 @@ class Replay:
                 f"{node.name}: {different} of {expected.size} integer sums of the file differ from the checkpoint's"
             )
         self.integers += expected.size
+        self.compared.add(node.name)

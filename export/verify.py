@@ -22,7 +22,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -31,8 +31,9 @@ from torch import Tensor, nn
 
 from bnnedge.binarization.sign import sign
 from bnnedge.errors import VerificationError
+from bnnedge.export.constant_signs import constant_in
 from bnnedge.export.graph import Graph
-from bnnedge.export.replay import Replay, Signs, outputs_of, rounding_bound, watched
+from bnnedge.export.replay import Replay, Signs, outputs_of, watched
 from bnnedge.export.runtimes.runtime import Images, Outputs, VerifyingRuntime
 from bnnedge.export.trace.signature import named_inputs
 from bnnedge.export.verify_stem import QuantizedStem, StemReplay
@@ -80,6 +81,8 @@ class Verification:
     """Largest difference of any output between file and checkpoint, each running freely in float32."""
     agreement: float
     """The least agreement of any output, each network running freely; in [0, 1]."""
+    constant_signs: Mapping[str, int] = field(default_factory=dict)
+    """The sign of each binary layer all of whose inputs had it, by the layer's name."""
     stem: StemChange | None = None
     """What an int8 stem changed; None for a float stem."""
 
@@ -124,10 +127,10 @@ def verify(
         stem.check(inputs[graph.input], entered, left)
         behind_stem = StemReplay(stem.values(left), stem.float_values(inputs[graph.input]))
     replay = Replay(graph, data, runtime, signs)
-    tolerances = _compare_replayed(found, replay.run(exact, inputs, behind_stem), rounding_bound(graph))
+    _compare_replayed(found, replay.run(exact, inputs, behind_stem), replay.tolerances)
     free, has_same_signs = _run_freely(model, graph, inputs, signs, behind_stem)
     agreements = []
-    for name, tolerance in tolerances.items():
+    for name, tolerance in replay.tolerances.items():
         unexplained = float(np.abs(found[name] - free[name])[has_same_signs].max(initial=0.0))
         if not unexplained <= 2 * tolerance:
             raise VerificationError(
@@ -146,7 +149,8 @@ def verify(
         max_flip_distance=replay.max_flip_distance,
         max_output_difference=max(float(np.abs(found[name] - free[name]).max()) for name in found),
         agreement=min(agreements),
-        stem=_stem_change(exact, replay.first, signs, inputs) if stem and replay.first else None,
+        constant_signs=constant_in(signs),
+        stem=_stem_change(exact, graph, replay.first, signs, inputs) if stem and replay.first else None,
     )
 
 
@@ -154,18 +158,15 @@ def _called(output: str, found: Outputs) -> str:
     return "the output" if len(found) == 1 else f"output {output}"
 
 
-def _compare_replayed(found: Outputs, replayed: Outputs, bound: float) -> dict[str, float]:
-    """What rounding explains of every output's error; raises ``VerificationError`` where that is too little."""
-    tolerances = {}
+def _compare_replayed(found: Outputs, replayed: Outputs, tolerances: Mapping[str, float]) -> None:
+    """Raise ``VerificationError`` where rounding does not explain an output's error."""
     for name, expected in replayed.items():
-        tolerances[name] = bound * float(np.abs(expected).max())
         error = float(np.abs(found[name] - expected).max())
         if not error <= tolerances[name]:
             raise VerificationError(
                 f"{_called(name, found)} differs by {error:.3g} from the checkpoint's for equal signs; rounding "
                 f"explains {tolerances[name]:.3g}"
             )
-    return tolerances
 
 
 @torch.no_grad()
@@ -182,20 +183,20 @@ def _run_freely(
             equal = (torch.from_numpy(signs[name]).view_as(own) == own).reshape(batch, -1)
             same.logical_and_(equal.all(dim=1))
 
-    with watched(model, compare), behind_stem.again() if behind_stem else nullcontext():
+    with watched(model, graph.calls, compare), behind_stem.again() if behind_stem else nullcontext():
         outputs = outputs_of(model, graph, inputs, torch.float32)
     return outputs, same.numpy()
 
 
 @torch.no_grad()
-def _stem_change(exact: nn.Module, first: str, signs: Signs, inputs: Mapping[str, Images]) -> StemChange:
+def _stem_change(exact: nn.Module, graph: Graph, first: str, signs: Signs, inputs: Mapping[str, Images]) -> StemChange:
     """How many of the signs that enter layer ``first`` the float64 checkpoint with its own stem takes otherwise."""
     own: dict[str, Tensor] = {}
 
     def take(name: str, value: Tensor) -> None:
         own[name] = sign(value)
 
-    with watched(exact, take):
+    with watched(exact, graph.calls, take):
         exact(*(torch.from_numpy(values).double() for values in inputs.values()))
     found = torch.from_numpy(signs[first]).double().view_as(own[first])
     return StemChange(first, int((found != own[first]).sum()), found.numel())

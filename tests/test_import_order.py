@@ -60,11 +60,11 @@ PARTS: dict[str, list[set[str]]] = {
     "benchmarks.report": [{"scores"}, {"table", "run_log"}, {"picture"}],
     "export": [
         {"graph"},
-        {"window"},
+        {"window", "constant_signs"},
         {"trace", "passes", "description"},
         {"targets"},
         {"runtimes"},
-        {"verify_stem"},
+        {"verify_deploy", "verify_stem", "magnitudes"},
         {"replay"},
         {"verify"},
         {"summary", "evaluate"},

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from rich.console import Console
 
 from bnnedge.data.dataset import Split
 from bnnedge.data.prepare import load_dataset_as
+from bnnedge.errors import CheckpointError
 from bnnedge.tasks.measured import Measured
 from bnnedge.train.device import find_device
 from bnnedge.train.load import load_run
@@ -34,5 +36,10 @@ def evaluate_run(
     dataset = load_dataset_as(loaded.dataset, data_root or path_or_none(loaded.config.data_root))
     where = find_device(device)
     tally = evaluate(loaded.model.to(where), dataset, split, where, loaded.method.predict, console=console)
+    if not math.isfinite(tally.loss):
+        raise CheckpointError(
+            f"{run}: the network gives outputs that are NaN or infinite (loss {tally.loss}); its weights are broken, "
+            "train again"
+        )
     runtime = f"pytorch {where.type}"
     return Measured(runtime, loaded.dataset.name, tally.samples, dataset.task, tally.scores, tally.loss)

@@ -77,6 +77,9 @@ def initialize(model: nn.Module, name: str, source: Path) -> None:
     odd = [k for k in {**own, **saved} if k not in fits and ".binarizer." not in f".{k}"]
     if odd:
         raise CheckpointError(f"{path} does not fit model {name}: {', '.join(odd[:3])} missing or of another shape")
+    for key in sorted(fits):
+        if not bool(torch.isfinite(saved[key]).all()):
+            raise CheckpointError(f"{path}: {key} holds NaN or infinity; start from another checkpoint")
     model.load_state_dict({**own, **{k: saved[k] for k in fits}})
 
 

@@ -23,6 +23,7 @@ from bnnedge.files import write_atomically
 from bnnedge.layers.binary_layers import binary_layers
 from bnnedge.progress import TrainingProgress
 from bnnedge.tasks.task import Tally
+from bnnedge.train.constant_signs import warn_of_constant_signs
 from bnnedge.train.global_batch_norm import average_statistics
 from bnnedge.train.learning_rate import learning_rate
 from bnnedge.train.loader import load_parts
@@ -49,6 +50,8 @@ def fit(state: TrainingState, folder: RunFolder) -> None:
             row = _run_epoch(state, progress)
             state.epoch = row["epoch"]
             improved = _note_best(state, row)
+            if state.epoch == 1 and group.is_main:
+                warn_of_constant_signs(state.model, state.dataset, state.device)
             group.main_only(partial(_record, state, folder, board, row, improved))
             progress.line(_describe(row, state))
 
@@ -95,6 +98,7 @@ def _run_epoch(state: TrainingState, progress: TrainingProgress) -> dict[str, An
     train = _train_steps(state, progress)
     train_s = time.perf_counter() - started
     chosen_on = _evaluate_choice(state, lr)
+    _check_weights(state, lr)
     layers = _layer_metrics(state, before)
     kinds = dict.fromkeys(kind for numbers in layers.values() for kind in numbers)
     return {
@@ -177,6 +181,16 @@ def _finite(loss: float, what: str, epoch: int, where: str, lr: float) -> float:
             f"{what} is {loss} in epoch {epoch} at {where} with learning rate {lr:.3g}; a lower --lr may help"
         )
     return loss
+
+
+def _check_weights(state: TrainingState, lr: float) -> None:
+    """Raise ``DivergenceError`` for weights that are not finite: behind a sign, the loss may not show it."""
+    for name, parameter in state.model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise DivergenceError(
+                f"{name} holds NaN or infinity after epoch {state.epoch + 1} with learning rate {lr:.3g}; a lower --lr "
+                "may help"
+            )
 
 
 def _write_events(board: SummaryWriter, row: dict[str, Any]) -> None:

@@ -26,6 +26,8 @@ class Graph:
     nodes: list[Node]
     tensors: dict[str, TensorSpec]
     metadata: dict[str, Any] = field(default_factory=dict)
+    calls: tuple[str, ...] = ()
+    """For every call of a binary layer, in the order in which the model makes them, the name of its node as traced."""
 
     @property
     def input(self) -> str:

@@ -59,6 +59,7 @@ def _binary_conv2d(t: Tracer, node: fx.Node, args: list[Any]) -> None:
         t.emit(node, g.BinaryConv2d, [x], weight=signs, multiplier=np.ones(len(weight)), **fields)
     else:
         t.emit(node, g.Conv2d, [x], weight=array(weight), reason=W1A32, **fields)
+    t.calls.append(t.nodes[-1].name)
 
 
 def _check_dense_input(t: Tracer, node: fx.Node, x: str) -> None:
@@ -74,6 +75,7 @@ def _binary_linear(t: Tracer, node: fx.Node, args: list[Any]) -> None:
     if t.tensors[x].dtype != "bits":
         bias = np.zeros(len(weight))
         t.emit(node, g.Linear, [x], is_layer=True, weight=array(weight), bias=bias, reason=W1A32)
+        t.calls.append(t.nodes[-1].name)
         return
     outputs, inputs = weight.shape
     batch, name = t.shape(x)[0], t.path(node)
@@ -87,6 +89,7 @@ def _binary_linear(t: Tracer, node: fx.Node, args: list[Any]) -> None:
         multiplier=np.ones(outputs),
         bias=np.zeros(outputs),
     )
+    t.calls.append(t.nodes[-1].name)
     t.emit(node, g.Reshape, [y], shape=(outputs,))
 
 

@@ -72,9 +72,12 @@ class Tracer:
         self.inputs = inputs
         self.outputs = output_names(program.call_spec.out_spec)
         self.values: dict[fx.Node, Any] = {}
+        self.held: dict[fx.Node, str] = {}
+        """What the model calls the parameter or buffer behind a node."""
         self.nodes: list[g.Node] = []
         self.tensors: dict[str, g.TensorSpec] = {}
         self.names: set[str] = set()
+        self.calls: list[str] = []
         for name in set(self.inputs) & set(self.outputs):
             raise ExportError(f"an input and an output of the model are both called {name!r}; rename one")
 
@@ -93,27 +96,42 @@ class Tracer:
             if node.op == "placeholder":
                 if node.name in held:
                     self.values[node] = constants[held[node.name]].detach()
+                    self.held[node] = held[node.name]
                 else:
                     self.bind(node, next(inputs), "float32")
             elif node.op == "call_function":
                 self.call(node)
             elif node.op == "output":
                 outputs = self.results(node.args[0])
-        return g.Graph(self.inputs, outputs, self.nodes, self.tensors).validate()
+        return g.Graph(self.inputs, outputs, self.nodes, self.tensors, calls=tuple(self.calls)).validate()
 
     def call(self, node: fx.Node) -> None:
         """Evaluate an operator on constants, or hand it to its handler."""
-        args = [fx.node.map_arg(a, lambda n: self.values[n]) for a in self._positional(node)]
         sources = [self.values[n] for n in node.all_input_nodes]
         if sources and all(isinstance(s, Tensor) for s in sources):
-            self.values[node] = node.target(*args)  # type: ignore[operator]
+            known = fx.node.map_arg((node.args, node.kwargs), lambda n: self.values[n])
+            self.values[node] = node.target(*known[0], **known[1])  # type: ignore
             return
+        self._check_finite(node)
+        args = [fx.node.map_arg(a, lambda n: self.values[n]) for a in self._positional(node)]
         handler = HANDLERS.get(str(node.target))
         if handler is None:
             raise ExportError(
                 f"{self.path(node) or 'model'}: operator {node.target} has no counterpart in the export graph"
             )
         handler(self, node, args)
+
+    def _check_finite(self, node: fx.Node) -> None:
+        """Raise ``ExportError`` for a constant that is NaN or infinite, which a sign behind it would hide."""
+        for source in node.all_input_nodes:
+            value = self.values[source]
+            if isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                odd = int((~torch.isfinite(value)).sum())
+                what = self.held.get(source) or f"a constant of {node.target}"
+                raise ExportError(
+                    f"{self.path(node) or 'model'}: {what} is NaN or infinite in {odd} of {value.numel()} values; "
+                    "train again, from a checkpoint in which it is finite"
+                )
 
     def results(self, nodes: Sequence[fx.Node]) -> tuple[str, ...]:
         """The tensors that the model returns, under the names of its outputs."""

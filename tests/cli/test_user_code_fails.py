@@ -84,7 +84,7 @@ def test_warnings_are_lines_and_those_of_libraries_are_not_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     def warn(_: str) -> None:
-        for _ in range(2):
+        for _repeated in (1, 2):
             warnings.warn("two\nlines \x1b[2J", BnnedgeWarning, stacklevel=1)
         warnings.warn("of a library", UserWarning, stacklevel=1)
         raise KeyboardInterrupt

@@ -162,13 +162,19 @@ class OnnxWriter:
         self._append("Slice", unpack, inputs, self.written(tensor, "nhwc"), {})
 
     def parameter(self, node: g.Node, role: str, value: NDArray[Any]) -> str:
-        """A constant that belongs to ``node``: float64 goes to float32, integers stay as they are."""
+        """A constant that belongs to ``node``: float64 goes to float32, integers stay as they are.
+
+        Weights are stored once for all calls of a layer.
+        """
         if value.dtype.kind == "f":
             with np.errstate(over="ignore"):
                 value = value.astype(np.float32)
             if not np.isfinite(value).all():
                 raise ExportError(f"{node.name}: {role} has a value that is not finite in float32")
-        name = self._new_name(f"{node.name}.{role}")
+        key = (f"{role} {value.dtype} {value.shape}", value.tobytes())
+        if role == "weight" and key in self._shared:
+            return self._shared[key]
+        name = self._shared[key] = self._new_name(f"{node.name}.{role}")
         self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
         return name
 
