@@ -53,6 +53,10 @@ class InterruptedRunError(BnnedgeError):
     exit_code = 130
 
 
+class BnnedgeWarning(UserWarning):
+    """Something that is probably not what the user wants; nothing is changed by it."""
+
+
 def one_line(error: BaseException, most: int = 200) -> str:
     """The message of another library's error in one line of at most ``most`` characters."""
     return " ".join(str(error).split())[:most]
