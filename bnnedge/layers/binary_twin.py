@@ -40,7 +40,7 @@ def why_not_binary(layer: nn.Module) -> str | None:
 
 
 def binary_twin(layer: nn.Module) -> BinaryLayer:
-    """A binary layer that takes over all that ``layer`` holds: its parameters themselves, its mode, hooks and attributes.
+    """A binary layer that takes over all that ``layer`` holds: the parameters themselves, mode, hooks, attributes.
 
     The parameters stay frozen where they are frozen, shared where they are shared, and of their dtype and device.
 

@@ -12,9 +12,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils import _pytree as pytree
 
 INF = math.inf
+TINY = math.ulp(0.0)
+"""The least positive number, a lower bound of values that are above 0."""
 
 
 class Bounds(NamedTuple):
@@ -43,10 +46,15 @@ def hull(several: Sequence[Bounds]) -> Bounds:
 
 def bounds_of_constant(tensor: Tensor, learnt: bool) -> Bounds:
     """The least and the largest value of a parameter, a buffer or a constant."""
-    if tensor.is_complex() or tensor.is_meta or not 0 < tensor.numel() or type(tensor).__name__.startswith("Uninit"):
+    if tensor.is_complex() or tensor.is_meta or not tensor.numel() > 0 or type(tensor).__name__.startswith("Uninit"):
         return Bounds()
     low, high = (float(v) for v in torch.aminmax(tensor.detach().float()))
     return Bounds() if math.isnan(low) else Bounds(low, high, learnt)
+
+
+def is_uninitialized(tensor: Tensor) -> bool:
+    """Whether a tensor of a lazy layer has no shape yet."""
+    return isinstance(tensor, UninitializedParameter | UninitializedBuffer)
 
 
 def canonical(name: str) -> str:
@@ -63,11 +71,17 @@ def bounds_of(
     ``operation`` is the canonical name; ``label`` is how a message calls the operation.
     """
     given = [b for b in pytree.tree_leaves((args, kwargs), is_leaf=_is_bounds) if _is_bounds(b)]
-    low, high = _interval(operation, call, args, kwargs, given)
-    if math.isnan(low) or math.isnan(high):
-        low, high = -INF, INF
-    found = _from(given, low, high)
+    found = _from(given, *_interval(operation, call, args, kwargs, given))
+    if found.learnt and found.one_sign:
+        free = pytree.tree_map(_forget_learnt, (args, kwargs), is_leaf=_is_bounds)
+        given = [_forget_learnt(b) for b in given]
+        always = _from(given, *_interval(operation, call, *free, given))
+        found = always if always.one_sign else found
     return found._replace(source=label) if found.one_sign and not found.source else found
+
+
+def _forget_learnt(value: Any) -> Any:
+    return Bounds() if isinstance(value, Bounds) and value.learnt else value
 
 
 def _is_bounds(value: Any) -> bool:
@@ -75,6 +89,8 @@ def _is_bounds(value: Any) -> bool:
 
 
 def _from(several: Sequence[Bounds], low: float, high: float) -> Bounds:
+    if math.isnan(low) or math.isnan(high):
+        low, high = -INF, INF
     found = Bounds(low, high, any(b.learnt for b in several))
     sources = [b.source for b in several if b.source]
     return found._replace(source=sources[0]) if sources and found.one_sign else found
@@ -89,7 +105,8 @@ def _interval(
         return -INF, INF
     x = given[0]
     if operation in _MONOTONE:
-        return _apply(call, args, kwargs)
+        low, high = _apply(call, args, kwargs)
+        return (max(low, TINY), high) if operation in _POSITIVE else (low, high)
     if operation in _ARITHMETIC:
         return _arithmetic(operation, args, kwargs)
     if operation in _KEEPS_NONNEGATIVE:
@@ -172,11 +189,11 @@ _OTHER_NAMES = {
     "negative": "neg",
 }
 _FIXED = {
-    "softmax": (0.0, 1.0),
-    "safesoftmax": (0.0, 1.0),
-    "softmin": (0.0, 1.0),
+    "softmax": (TINY, 1.0),
+    "safesoftmax": (TINY, 1.0),
+    "softmin": (TINY, 1.0),
     "gumbelsoftmax": (0.0, 1.0),
-    "logsigmoid": (-INF, -math.ulp(0.0)),
+    "logsigmoid": (-INF, -TINY),
     "bernoulli": (0.0, 1.0),
     "rand": (0.0, 1.0),
     "randlike": (0.0, 1.0),
@@ -187,26 +204,54 @@ _FIXED = {
     "newones": (1.0, 1.0),
     "ones": (1.0, 1.0),
 }
-_MONOTONE = set(
-    "relu relu6 hardtanh clamp clampmin clampmax sigmoid hardsigmoid exp exp2 expm1 softplus softsign tanh erf atan asinh "
-    "sinh log1p log elu selu celu leakyrelu softshrink hardshrink tanhshrink floor ceil round trunc sign".split()
-)
-_KEEPS_NONNEGATIVE = set("prelu rrelu rreluwithnoise gelu silu swish mish hardswish lppool2d lppool1d".split())
-_MAGNITUDES = set(
-    "abs absolute square sqrt cosh norm linalgvectornorm linalgnorm var std count nonzero logicalnot eq ne lt le gt ge".split()
-)
-_ARITHMETIC = set("add iadd radd sub isub rsub mul div idiv neg maximum minimum".split())
-_PADS = set("pad constantpadnd zeropad1d zeropad2d zeropad3d".split())
-_ADDS_ZEROS = set(
-    "avgpool1d avgpool2d avgpool3d dropout dropout1d dropout2d dropout3d featuredropout nativedropout maxunpool2d".split()
-)
-_KEEPS = set(
-    "identity view unsafeview reshape flatten unflatten permute transpose swapaxes t contiguous clone detach alias to "
-    "tocopy float double half bfloat16 type expand expandas repeat repeatinterleave tile getitem select slice narrow chunk "
-    "split splitwithsizes unsafesplit unbind squeeze unsqueeze mean amax amin max min median channelshuffle "
-    "nativechannelshuffle pixelshuffle pixelunshuffle roll flip movedim gather index indexselect cat concat concatenate "
-    "hstack vstack stack where upsample interpolate sort topk asstrided unfold im2col".split()
-)
+_MONOTONE = {
+    *("relu", "relu6", "hardtanh", "clamp", "clampmin", "clampmax", "sigmoid", "hardsigmoid", "exp", "exp2"),
+    *("expm1", "softplus", "softsign", "tanh", "erf", "atan", "asinh", "sinh", "log1p", "log", "elu", "selu"),
+    *("celu", "leakyrelu", "softshrink", "hardshrink", "tanhshrink", "floor", "ceil", "round", "trunc", "sign"),
+}
+_POSITIVE = {"exp", "exp2", "sigmoid", "softplus"}
+_KEEPS_NONNEGATIVE = {
+    *("prelu", "rrelu", "rreluwithnoise", "gelu", "silu", "swish", "mish", "hardswish", "lppool2d", "lppool1d"),
+}
+_MAGNITUDES = {
+    *("abs", "absolute", "square", "sqrt", "cosh", "norm", "linalgvectornorm", "linalgnorm", "var", "std"),
+    *("count", "nonzero", "logicalnot", "eq", "ne", "lt", "le", "gt", "ge"),
+}
+_ARITHMETIC = {
+    "add",
+    "iadd",
+    "radd",
+    "sub",
+    "isub",
+    "rsub",
+    "mul",
+    "div",
+    "idiv",
+    "neg",
+    "maximum",
+    "minimum",
+}
+_PADS = {
+    "pad",
+    "constantpadnd",
+    "zeropad1d",
+    "zeropad2d",
+    "zeropad3d",
+}
+_ADDS_ZEROS = {
+    *("avgpool1d", "avgpool2d", "avgpool3d", "dropout", "dropout1d", "dropout2d", "dropout3d"),
+    *("featuredropout", "nativedropout", "maxunpool2d"),
+}
+_KEEPS = {
+    *("identity", "view", "unsafeview", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes"),
+    *("t", "contiguous", "clone", "detach", "alias", "to", "tocopy", "float", "double", "half", "bfloat16"),
+    *("type", "expand", "expandas", "repeat", "repeatinterleave", "tile", "getitem", "select", "slice"),
+    *("narrow", "chunk", "split", "splitwithsizes", "unsafesplit", "unbind", "squeeze", "unsqueeze", "mean"),
+    *("amax", "amin", "max", "min", "median", "channelshuffle", "nativechannelshuffle", "pixelshuffle"),
+    *("pixelunshuffle", "roll", "flip", "movedim", "gather", "index", "indexselect", "cat", "concat"),
+    *("concatenate", "hstack", "vstack", "stack", "where", "upsample", "interpolate", "sort", "topk"),
+    *("asstrided", "unfold", "im2col"),
+}
 _KEEPING_POOLS = (
     "maxpool",
     "adaptivemaxpool",

@@ -14,7 +14,7 @@ from bnnedge.layers.binary_twin import binary_twin, why_not_binary
 from bnnedge.layers.conversion import Conversion, KeptLayer
 from bnnedge.layers.find_flow import copied, find_flow
 from bnnedge.layers.flow import Flow, kind_of, layers_with_weights
-from bnnedge.layers.run_flow import Example, call_with, random_state_kept
+from bnnedge.layers.run_flow import Example, call_with
 
 Predicate = Callable[[str, nn.Module], bool]
 FIRST = "it sees the network's input"
@@ -81,8 +81,7 @@ def _initialize_lazy_layers(model: nn.Module, example: Example | None) -> None:
     if example is None or not any(isinstance(m, nn.modules.lazy.LazyModuleMixin) for m in model.modules()):
         return
     modes = {m: m.training for m in model.modules()}
-    with random_state_kept():
-        call_with(model.eval(), example)
+    call_with(model.eval(), example)
     for module, training in modes.items():
         module.training = training
 
@@ -142,9 +141,7 @@ def _replace(model: nn.Module, chosen: list[str]) -> None:
             model.set_submodule(name, twins[id(child)])
 
 
-def _warnings(
-    kept: tuple[KeptLayer, ...], flow: Flow | None, failures: list[str], by_default: bool
-) -> tuple[str, ...]:
+def _warnings(kept: tuple[KeptLayer, ...], flow: Flow | None, failures: list[str], by_default: bool) -> tuple[str, ...]:
     found = []
     if flow is None and by_default:
         found.append(
@@ -156,5 +153,5 @@ def _warnings(
     odd = [layer for layer in kept if layer.reason not in USUAL]
     if odd:
         named = "; ".join(f"{layer.name} ({layer.kind}): {layer.reason}" for layer in odd)
-        found.append(f"{len(odd)} layer{'s' * (len(odd) > 1)} with weights stay float for another reason than their place: {named}")
+        found.append(f"these layers stay float, and not because they are the first or the last: {named}")
     return tuple(found)

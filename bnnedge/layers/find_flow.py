@@ -6,6 +6,10 @@ import copy
 from collections.abc import Callable
 
 from torch import nn
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import UninitializedBuffer
+from torch.optim.swa_utils import AveragedModel
 
 from bnnedge.errors import ConfigError, one_line
 from bnnedge.layers.flow import Flow
@@ -28,7 +32,8 @@ def find_flow(model: nn.Module, example: Example | None = None) -> tuple[Flow | 
         for training in (True, False):
             try:
                 with random_state_kept():
-                    found.append(way(without_hooks(copied(model)).train(training)))
+                    network, prefix = _inner(without_hooks(copied(model)).train(training))
+                    found.append(way(network).below(prefix))
             except UntraceableError as error:
                 reasons.append(f"{words}: {error}")
             except Exception as error:  # the user's own code can raise anything
@@ -37,6 +42,15 @@ def find_flow(model: nn.Module, example: Example | None = None) -> tuple[Flow | 
             return found[0] if len(found) == 1 else found[0].join(found[1]), failures
         failures.append(reasons[-1])
     return None, failures
+
+
+def _inner(model: nn.Module) -> tuple[nn.Module, str]:
+    """The network inside of PyTorch's own wrappers, such as ``torch.compile``'s, and the prefix of its paths."""
+    prefix = ""
+    while isinstance(model, OptimizedModule | nn.DataParallel | DistributedDataParallel | AveragedModel):
+        name = "_orig_mod" if isinstance(model, OptimizedModule) else "module"
+        model, prefix = model.get_submodule(name), f"{prefix}{name}."
+    return model, prefix
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -56,6 +70,9 @@ def copied(model: nn.Module) -> nn.Module:
                 memo[id(value)] = value.detach().clone()
             else:
                 with_history.append(f"{path}.{name}".lstrip("."))
+        for buffer in module._buffers.values():
+            if isinstance(buffer, UninitializedBuffer):  # it has no __deepcopy__ of its own
+                memo[id(buffer)] = UninitializedBuffer(buffer.requires_grad, buffer.device, buffer.dtype)
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:  # objects of any kind may be attributes of a module

@@ -3,22 +3,22 @@
 A layer with weights is *first* if the network's input reaches it through no other layer with weights, and *last* if its
 result reaches an output through none. What lies between, such as norms, activations, pools and sums, passes data on.
 
-The flow is found either by one run on example inputs, in which every operator of PyTorch is seen, or by symbolic tracing
-(``torch.fx``) of a copy. Both look at the network in training mode and in eval mode, since some have further outputs
-in one of them.
+The flow is found either by a run on example inputs, in which every operator of PyTorch is seen, or by symbolic
+tracing (``torch.fx``) of a copy. Both look at the network in training mode and in eval mode, since some networks have
+further outputs in one of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from bnnedge.layers.bounds import Bounds, hull
+from bnnedge.layers.bounds import Bounds, bounds_of_constant, hull
 
 NETWORK_INPUT = ""
 """Stands for the input of the network among names of layers."""
@@ -69,9 +69,23 @@ class Flow:
         """The bounds of the layer's input over all calls."""
         return hull(self.bounds.get(layer, []))
 
+    def below(self, prefix: str) -> Flow:
+        """The same flow where the network is a part of another one, whose paths begin with ``prefix``."""
+
+        def moved(names: Iterable[str]) -> frozenset[str]:
+            return frozenset(name and prefix + name for name in names)
+
+        sees = {prefix + name: moved(seen) for name, seen in self.sees.items()}
+        bounds = {prefix + name: several for name, several in self.bounds.items()}
+        weights = {prefix + name: operation for name, operation in self.weights.items()}
+        return Flow(self.how, sees, bounds, moved(self.outputs), weights)
+
     def join(self, other: Flow) -> Flow:
         """What either of two flows through the same network says."""
-        sees = {name: self.sees.get(name, frozenset()) | other.sees.get(name, frozenset()) for name in self.sees | other.sees}
+        sees = {
+            name: self.sees.get(name, frozenset()) | other.sees.get(name, frozenset())
+            for name in self.sees | other.sees
+        }
         bounds = {name: self.bounds.get(name, []) + other.bounds.get(name, []) for name in self.bounds | other.bounds}
         return Flow(self.how, sees, bounds, self.outputs | other.outputs, self.weights | other.weights)
 
@@ -120,6 +134,4 @@ def pass_on(values: Iterable[Value], bounds: Bounds) -> Value:
 
 def constant(tensor: torch.Tensor, name: str | None) -> Value:
     """A parameter called ``name``, or a buffer or constant."""
-    from bnnedge.layers.bounds import bounds_of_constant
-
     return Value(bounds_of_constant(tensor, learnt=name is not None and tensor.requires_grad), weight=name)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bnnedge.layers.bounds import Bounds, bounds_of, canonical
+from bnnedge.layers.bounds import Bounds, bounds_of, canonical, is_uninitialized
 from bnnedge.layers.flow import (
     NETWORK_INPUT,
     WEIGHT_OPERATIONS,
@@ -30,7 +30,7 @@ Example = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 
 
 def run_flow(model: nn.Module, example: Example) -> Flow:
-    """The flow through ``model`` on ``example``, whose forward runs and may change it; whatever that raises is raised."""
+    """The flow through ``model`` on ``example``. Its forward runs and may change it; what that raises is raised."""
     recorder = _Recorder(model)
     inputs = pytree.tree_map_only(Tensor, lambda t: t.detach().clone(), example)
     for tensor in _tensors(inputs):
@@ -72,7 +72,7 @@ def _tensors(result: Any, depth: int = 4) -> list[Tensor]:
 
 
 class _Recorder(TorchDispatchMode):
-    """Knows the ``Value`` of each tensor by its memory, so that views and changes in place need no rule of their own."""
+    """Knows the ``Value`` of each tensor by its memory, so that views and changes in place need no rules."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -81,7 +81,9 @@ class _Recorder(TorchDispatchMode):
         self.alive: list[Tensor] = []  # Memory that is freed could be given to another tensor.
         self.modules: list[str] = []
         self.layer_depth = 0
-        self.parameters = {p.untyped_storage().data_ptr(): n for n, p in model.named_parameters() if _has_memory(p)}
+        self.parameters = {
+            p.untyped_storage().data_ptr(): n for n, p in model.named_parameters() if not is_uninitialized(p)
+        }
 
     def value(self, tensor: Tensor) -> Value:
         """What is known of ``tensor``; one that no operator made is a parameter or a constant."""
@@ -154,10 +156,6 @@ class _Recorder(TorchDispatchMode):
 
         yield module.register_forward_pre_hook(enter, with_kwargs=True)
         yield module.register_forward_hook(leave, with_kwargs=True)
-
-
-def _has_memory(tensor: Tensor) -> bool:
-    return not isinstance(tensor, nn.UninitializedParameter)
 
 
 def _bounded(arguments: Any, bounds: dict[int, Bounds]) -> Any:

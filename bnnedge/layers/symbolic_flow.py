@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from bnnedge.layers.bounds import Bounds, bounds_of, canonical
-from bnnedge.layers.flow import WEIGHT_OPERATIONS, NETWORK_INPUT, Flow, Value, constant, has_weights, kind_of, pass_on
+from bnnedge.layers.flow import NETWORK_INPUT, WEIGHT_OPERATIONS, Flow, Value, constant, has_weights, kind_of, pass_on
 
 MOST_PATHS = 16
 """The number of ways through the conditions of a network that are followed."""
@@ -101,7 +101,19 @@ def _walk(model: nn.Module, graph: fx.Graph) -> Flow:
             values[node] = flow.call(str(node.target), inputs)
         else:
             values[node] = _operate(model, node, inputs, values, flow)
+            if _is_in_place(model, node):
+                values[node.all_input_nodes[0]] = values[node]
     return flow
+
+
+def _is_in_place(model: nn.Module, node: fx.Node) -> bool:
+    """Whether an operation overwrites its first argument."""
+    if not node.all_input_nodes or node.all_input_nodes[0] is not node.args[0]:
+        return False
+    if node.op == "call_module":
+        return bool(getattr(model.get_submodule(str(node.target)), "inplace", False))
+    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+    return bool(node.kwargs.get("inplace", False)) or (name.endswith("_") and not name.endswith("__"))
 
 
 def _attribute(model: nn.Module, path: str) -> Value:
@@ -112,9 +124,7 @@ def _attribute(model: nn.Module, path: str) -> Value:
     return constant(found, path if isinstance(found, nn.Parameter) else None)
 
 
-def _operate(
-    model: nn.Module, node: fx.Node, inputs: list[Value], values: dict[fx.Node, Value], flow: Flow
-) -> Value:
+def _operate(model: nn.Module, node: fx.Node, inputs: list[Value], values: dict[fx.Node, Value], flow: Flow) -> Value:
     """The result of an activation, a pool, a sum or any other operation without a layer."""
     call, operation, label = _operation(model, node)
     if operation in _GIVES_NO_DATA or (operation == "getattr" and node.args[1] in _FACTS):

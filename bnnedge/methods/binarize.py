@@ -48,9 +48,9 @@ def binarize(
     """A copy of ``module`` whose Conv2d and Linear layers train as binary layers under ``method``.
 
     ``predicate(name, layer) -> bool`` chooses among these layers. By default all become binary but the first and the
-    last ones in the flow of data, and those that forward never calls. ``example_inputs``, a tensor, a tuple of them or a
-    mapping by the names of forward's arguments, lets a run find the flow where symbolic tracing cannot, and gives lazy
-    layers their shapes. Layers that are binary already stay as they are, also those with ``binary_input=False``.
+    last ones in the flow of data, and those that forward never calls. ``example_inputs``, a tensor, a tuple of them or
+    a mapping by the names of forward's arguments, lets a run find the flow where symbolic tracing cannot, and gives
+    lazy layers their shapes. Layers that are binary already stay as they are, also those with ``binary_input=False``.
     ``options`` are the method's own.
 
     Frozen parameters stay frozen, modules in eval mode stay in it, dtypes and devices stay, and the layers keep their
