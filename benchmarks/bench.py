@@ -40,6 +40,7 @@ def bench(
     device: str = "local",
     data_root: Path | None = None,
     images: int | None = None,
+    trust_code: bool = False,
     console: Console | None = None,
 ) -> list[BenchmarkRow]:
     """Measure exported files against each other; one row a file, in order.
@@ -60,6 +61,7 @@ def bench(
         device: as ``open_device`` takes it. Files and data sets are read here, also for a device elsewhere.
         data_root: the folder of the data sets.
         images: number of samples of the test split, evenly spaced, or None: as many as 1 GiB holds.
+        trust_code: build the float32 twin also where that runs a Python file which the measured file names.
         console: where progress and notes go; the standard error if left out.
 
     Raises a ``BnnedgeError`` for a file that is missing, damaged or of an unknown kind, a device or runtime that is
@@ -72,7 +74,7 @@ def bench(
     with open_device(device) as machine:
         models = [read_model_file(Path(file), runtime, machine) for file in files]
         if baseline:
-            models += float_twins(models[0], machine)
+            models += float_twins(models[0], machine, trust_code)
         _check_same_input(models)
         if json_path is not None:
             check_appendable(json_path)
@@ -98,7 +100,7 @@ def read_model_file(path: Path, runtime: str, device: Device) -> ModelFile:
     return model
 
 
-def float_twins(model: ModelFile, device: Device) -> list[ModelFile]:
+def float_twins(model: ModelFile, device: Device, trust_code: bool = False) -> list[ModelFile]:
     """The network of ``model`` with ordinary float32 layers and arbitrary weights, in each format.
 
     A twin runs in the stock runtime of its format: it shows what the user would have without binarizing.
@@ -106,7 +108,7 @@ def float_twins(model: ModelFile, device: Device) -> list[ModelFile]:
     from bnnedge.export.float_twin import float_twin_files
 
     twins = []
-    for label, content in float_twin_files(model.metadata, model.label):
+    for label, content in float_twin_files(model.metadata, model.label, trust_code=trust_code):
         target = target_of(Path(label))
         runtime = choose_runtime(target.runtimes, _stock_runtime(target), label, device.unavailable)
         twins.append(ModelFile(label, content, runtime, target.read_metadata(content), trained=False))

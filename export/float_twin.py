@@ -16,6 +16,7 @@ from bnnedge.export.trace import trace
 from bnnedge.layers.deploy import deploy
 from bnnedge.methods import METHODS
 from bnnedge.models.create import create_model
+from bnnedge.models.user_code import check_consent
 
 
 def float_twin(graph: Graph) -> Graph:
@@ -38,12 +39,14 @@ def float_twin(graph: Graph) -> Graph:
     return replace(graph, nodes=nodes, tensors=tensors)
 
 
-def float_twin_files(metadata: dict[str, Any], label: str = "the file") -> list[tuple[str, bytes]]:
+def float_twin_files(
+    metadata: dict[str, Any], label: str = "the file", *, trust_code: bool = False
+) -> list[tuple[str, bytes]]:
     """(file name, bytes) of the float32 twin of the network that ``metadata`` describes, in every target's format.
 
     The twin is built from the model's name with fresh weights: it is there for its speed and size, not its scores.
-    Raises ``BenchmarkError`` naming the file ``label`` if its metadata does not say enough, and as ``create_model``
-    does if the model is not to be found any more.
+    Raises ``BenchmarkError`` naming the file ``label`` if its metadata does not say enough, as ``create_model`` does if
+    the model is not to be found any more, and as ``check_consent`` does for a model from a Python file.
     """
     described = describe_metadata(metadata, label)
     name = metadata.get("model")
@@ -51,6 +54,7 @@ def float_twin_files(metadata: dict[str, Any], label: str = "the file") -> list[
     if not isinstance(name, str) or not isinstance(outputs, int):
         raise BenchmarkError(f"{label}: a float twin needs the model and the number of outputs in the file's metadata")
     channels, height, width = metadata["input_shape"]
+    check_consent(name, label, trust_code=trust_code)
     model = create_model(name, num_classes=outputs, in_channels=channels, image_size=(height, width))
     plain = METHODS.load("ste")
     plain(plain.Options()).attach(model)

@@ -20,17 +20,24 @@ CALIBRATION_IMAGES = 256
 
 
 def export_run(
-    run: Path, target: str, output: Path | None = None, *, check: bool = True, stem: str = "fp32"
+    run: Path,
+    target: str,
+    output: Path | None = None,
+    *,
+    check: bool = True,
+    stem: str = "fp32",
+    trust_code: bool = False,
 ) -> ExportReport:
     """Write the network of ``run`` to ``output`` (default: RUN/MODEL with the target's ending).
 
-    ``stem`` is as for ``export``; for an int8 stem the report has the scores of file and checkpoint on the test split.
+    ``stem`` is as for ``export``, ``trust_code`` as for ``load_run``. For an int8 stem the report has the scores of
+    file and checkpoint on the test split.
 
     Raises as ``load_run`` and ``export`` do; an existing file stays until the new one is verified.
     """
     written: type[Target] = TARGETS.load(target)
     check_stem(stem)
-    loaded = load_run(run)
+    loaded = load_run(run, trust_code=trust_code)
     info = loaded.dataset
     record = replace(info.preprocessing, layout=written.layout)
     name = loaded.config.model.rpartition(":")[2]

@@ -20,6 +20,7 @@ from bnnedge.layers.deploy import deploy
 from bnnedge.models import MODELS
 from bnnedge.models.create import check_model_name, create_model
 from bnnedge.models.network import Network
+from bnnedge.models.user_code import is_user_code
 from bnnedge.train.load import load_run
 
 
@@ -58,23 +59,24 @@ def summarize(
     num_classes: int | None = None,
     in_channels: int | None = None,
     image_size: int | tuple[int, ...] | None = None,
+    trust_code: bool = False,
 ) -> list[LayerRow]:
     """The rows of an exported file (read from the file), a run folder or checkpoint, or a model by name.
 
     A model is shown in its deploy form, as ``ste`` trains it. Number of classes, channels and pixels (height and width,
     or one number for both) are for a model alone; None is what its record says, and for a model from a user's file 10
-    classes, 3 channels and 32 pixels.
+    classes, 3 channels and 32 pixels. ``trust_code`` is as for ``load_run``.
     """
     path = Path(source)
     if path.suffix in [TARGETS.load(name).suffix for name in TARGETS]:
         return file_rows(path)
-    if path.suffix != ".py" and (path.exists() or ("/" in source and ".py:" not in source)):
-        loaded = load_run(path)
+    if path.suffix != ".py" and (path.exists() or ("/" in source and not is_user_code(source))):
+        loaded = load_run(path, trust_code=trust_code)
         info = loaded.dataset
         return _model_rows(loaded.model, info.preprocessing.input_shape)
     check_model_name(source)
     usual = (10, 3, 32, 32)
-    if ".py:" not in source:
+    if not is_user_code(source):
         record: Network = MODELS.load(source)
         usual = (record.classes, record.channels, record.height, record.width)
     height, width = usual[2:]

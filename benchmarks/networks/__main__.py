@@ -21,6 +21,7 @@ from bnnedge.export.api import check_stem
 from bnnedge.models import MODELS
 from bnnedge.models.create import check_model_name
 from bnnedge.models.network import Network
+from bnnedge.models.user_code import is_user_code
 
 
 def main(
@@ -100,7 +101,7 @@ def table(name: str, rows: Sequence[BenchmarkRow], missing: Sequence[str]) -> Ta
 
 def _usual_classes(name: str, size: int) -> int:
     """The number of classes that the network is made for at this image size; 10 for a user's own."""
-    if ".py:" in name:
+    if is_user_code(name):
         return 10
     record: Network = MODELS.load(name)
     return record.form((size, size)).classes

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bnnedge.cli.registries import complete_names, complete_words
+from bnnedge.cli.trust import TrustCode
 
 
 def bench(
@@ -49,6 +50,7 @@ def bench(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Append one JSON line per file to this file.")
     ] = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Measure latency, scores, memory and size of exported files, side by side."""
     from rich.console import Console
@@ -68,5 +70,6 @@ def bench(
         device=device,
         data_root=data_root,
         images=images,
+        trust_code=trust_code,
     )
     Console().print(comparison_table(rows))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bnnedge.cli.registries import complete_names, complete_words
+from bnnedge.cli.trust import TrustCode
 from bnnedge.errors import ConfigError
 from bnnedge.files import write_atomically
 
@@ -48,6 +49,7 @@ def evaluate(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the result to this file.")
     ] = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Measure the scores of a run's best weights, or of an exported file, on the data set that it names."""
     from rich.console import Console
@@ -62,7 +64,7 @@ def evaluate(
     if source.is_dir() or source.suffix == ".ckpt":
         from bnnedge.train.evaluate import evaluate_run
 
-        found = evaluate_run(source, split, device, data_root, console)
+        found = evaluate_run(source, split, device, data_root, console, trust_code=trust_code)
     else:
         from bnnedge.export.evaluate import evaluate_file
 

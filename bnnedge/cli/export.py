@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bnnedge.cli.registries import complete_names, complete_words
+from bnnedge.cli.trust import TrustCode
 
 
 def export(
@@ -32,6 +33,7 @@ def export(
             autocompletion=complete_words(("fp32", "int8")),
         ),
     ] = "fp32",
+    trust_code: TrustCode = False,
 ) -> None:
     """Write a run's best weights as a bit-packed file, after checking that the file computes the same."""
     from rich.console import Console
@@ -41,7 +43,7 @@ def export(
     TARGETS.check(target)
     from bnnedge.export.run import export_run
 
-    report = export_run(run, target, output, check=verify, stem=stem)
+    report = export_run(run, target, output, check=verify, stem=stem, trust_code=trust_code)
     console = Console()
     console.print(report.table())
     if report.stem is not None:

@@ -10,11 +10,15 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from bnnedge.errors import BnnedgeError
+from bnnedge.errors import BnnedgeError, BnnedgeWarning, one_line, printable
 
 INTERRUPTED = 130
+MOST_CHARACTERS = 4000
+"""Longest line that is printed; a message quotes what a file holds."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,37 +27,64 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"] or ["--help"]
     try:
-        from bnnedge.cli.app import app
+        with _warnings_as_lines(debug):
+            from bnnedge.cli.app import app
 
-        code = app(args=arguments, prog_name="bnnedge", standalone_mode=False, obj=arguments)
+            code = app(args=arguments, prog_name="bnnedge", standalone_mode=False, obj=arguments)
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except SystemExit as ended:  # of processes that have said what there was to say
-        return int(ended.code or 0)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         explained = _explain(error)
         if explained is None:
             raise
         message, code = explained
         if debug:
             traceback.print_exc()
-        _say(message)
+        if message:
+            _say("error", message)
         return code
     if code == INTERRUPTED:
-        _say("interrupted")
+        _say("error", "interrupted")
     return code if isinstance(code, int) else 0
 
 
-def _say(message: str) -> None:
-    """Print an error, unless this is one of several training processes and another one prints what all agree on."""
+@contextmanager
+def _warnings_as_lines(debug: bool) -> Iterator[None]:
+    """Show the project's warnings as one line each; those of libraries, which the user cannot act on, if ``debug``."""
+
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        if issubclass(category, BnnedgeWarning):
+            _say("warning", str(message))
+        elif debug:
+            _say(category.__name__, str(message))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("once", BnnedgeWarning)
+        warnings.showwarning = show
+        yield
+
+
+def _say(kind: str, message: str) -> None:
+    """Print a line, unless this is one of several training processes and another one prints what all agree on."""
     if os.environ.get("RANK", "0") == "0" or "WORLD_SIZE" not in os.environ:
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        line = printable(" ".join(message.split()), most=MOST_CHARACTERS)
+        encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+        print(f"{kind}: {line}".encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
 
 
-def _explain(error: Exception) -> tuple[str, int] | None:
+def _explain(error: BaseException) -> tuple[str, int] | None:
     """Return message and exit code of an error that is not a bug of ours, None for one that is."""
     if isinstance(error, BnnedgeError):
         return str(error), error.exit_code
+    user_code = sys.modules.get("bnnedge.models.user_code")  # without it, no code of the user has run
+    if user_code and user_code.is_failure(error):
+        return f"the user's own code fails: {user_code.failure(error)}", 2
+    if isinstance(error, SystemExit):  # of processes that have said what there was to say
+        return "", error.code if isinstance(error.code, int) else int(error.code is not None)
+    if needs := _memory(error):
+        return needs, 1
+    if isinstance(error, BrokenPipeError):
+        return "", 1
     if isinstance(error, OSError):
         return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1
     if type(error).__name__ == "Abort":  # typer's, for an interrupt or the end of the input
@@ -66,7 +97,18 @@ def _explain(error: Exception) -> tuple[str, int] | None:
     return None
 
 
-def _unknown_option(error: Exception) -> str:
+def _memory(error: BaseException) -> str:
+    """What to do about an allocation that failed; empty for another error."""
+    # PyTorch raises a RuntimeError where its allocator for the CPU fails.
+    texts = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "bad allocation")
+    failed = isinstance(error, MemoryError) or any(text in str(error).lower() for text in texts)
+    if not failed or not isinstance(error, MemoryError | RuntimeError | OSError):
+        return ""
+    reason = one_line(error) or "MemoryError"
+    return f"this needs more memory than there is ({reason}); try a smaller batch, image or network"
+
+
+def _unknown_option(error: BaseException) -> str:
     name, near = getattr(error, "option_name", ""), getattr(error, "possibilities", None) or []
     context = getattr(error, "ctx", None)
     command = getattr(context, "command_path", "bnnedge")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from bnnedge.cli.registries import complete_names
+from bnnedge.cli.trust import TrustCode
 from bnnedge.errors import ConfigError
 
 
@@ -32,6 +33,7 @@ def summary(
             help="Size of the input images, for a model name. [default: the model's]",
         ),
     ] = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Show each layer's shapes, parameters by bit width, memory and multiply-accumulates."""
     from rich.console import Console
@@ -43,5 +45,5 @@ def summary(
         size = None if image_size is None else RunConfig.from_dict({"image_size": image_size}).image_size
     except ConfigError as error:
         raise ConfigError(f"--image-size: {error}") from error
-    rows = summarize(source, num_classes=num_classes, in_channels=in_channels, image_size=size)
+    rows = summarize(source, num_classes=num_classes, in_channels=in_channels, image_size=size, trust_code=trust_code)
     Console().print(summary_table(rows, source))

@@ -10,6 +10,7 @@ import typer
 
 from bnnedge.cli.given import merge
 from bnnedge.cli.settings import flag_name, with_settings_as_flags
+from bnnedge.cli.trust import TrustCode
 from bnnedge.errors import ConfigError, InterruptedRunError
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def train(
             help="Train in this many processes on this machine, each on a GPU of its own or all on the CPU.",
         ),
     ] = None,
+    trust_code: TrustCode = False,
     **flags: Any,
 ) -> None:
     """Train a network, keep the weights with the best validation score, and test those once at the end.
@@ -73,11 +75,15 @@ def train(
     from bnnedge.config import RunConfig
 
     config = RunConfig.from_dict(given)
+    if config_file is not None and "model" not in merge(flags, assignments or [], None, check_options=False):
+        from bnnedge.models.user_code import check_consent
+
+        check_consent(config.model, str(config_file), trust_code=trust_code)
     if gpus is not None or processes is not None:
         raise SystemExit(_launch(context.obj, config, gpus, processes))
     folder = out or Path("runs") / f"{config.method}_{config.model.rpartition(':')[2]}_{config.dataset}"
     try:
-        result = _run(config, given, folder, resume)
+        result = _run(config, given, folder, resume, trust_code)
     except KeyboardInterrupt:
         if not (folder / "config.yaml").exists():
             raise
@@ -86,13 +92,18 @@ def train(
         print(_line(result, folder))
 
 
-def _run(config: RunConfig, given: Mapping[str, Any], folder: Path, resume: bool) -> dict[str, Any] | None:
+def _run(
+    config: RunConfig, given: Mapping[str, Any], folder: Path, resume: bool, trust_code: bool
+) -> dict[str, Any] | None:
     """Return what ``result.json`` holds, or None in all processes but the one that speaks."""
     from bnnedge.train.distributed import join
     from bnnedge.train.start import resume_run, start_run
 
     with join() as group:
-        result = resume_run(folder, given, group) if resume else start_run(config, folder, group)
+        if resume:
+            result = resume_run(folder, given, group, trust_code=trust_code)
+        else:
+            result = start_run(config, folder, group, trust_code=trust_code)
     return result if group.is_main else None
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from bnnedge.layers.binary_layers import binary_layers
 from bnnedge.layers.convert import convert_to_binary
 from bnnedge.models import MODELS
 from bnnedge.models.network import Network
+from bnnedge.models.user_code import failure, is_user_code, load_attribute
 
 ImageSize = int | tuple[int, int]
 """Height and width in pixels; one number for both."""
@@ -36,19 +35,18 @@ def create_model(name: str, *, num_classes: int, in_channels: int = 3, image_siz
     if min(height, width) < 1:
         raise ConfigError(f"image_size must be at least 1 pixel in height and width, got {height}x{width}")
     check_model_name(name)
-    if ".py:" not in name:
+    if not is_user_code(name):
         network: Network = MODELS.load(name)
         network.check(name, (height, width))
         return network.build(num_classes, in_channels, (height, width))
-    path, _, attribute = name.rpartition(":")
-    factory = _load_attribute(Path(path), attribute)
+    factory = load_attribute(name)
     arguments = _arguments(factory, num_classes, in_channels, (height, width))
     try:
         model = factory(**arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"{name}, called with those of num_classes, in_channels, image_size, height and width that it takes, "
-            f"fails: {type(error).__name__}: {error}"
+            f"fails: {failure(error)}"
         ) from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{name} should give a torch.nn.Module, but gave a {type(model).__name__}")
@@ -62,7 +60,10 @@ def _arguments(
     height, width = image_size
     square = height if height == width else image_size
     usual = {"num_classes": num_classes, "in_channels": in_channels, "image_size": square}
-    parameters = inspect.signature(factory).parameters.values()
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except ValueError:  # what is written in C may have none
+        return {}
     takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
     names = {p.name for p in parameters}
     sides = {"height": height, "width": width}
@@ -73,25 +74,9 @@ def check_model_name(name: str) -> None:
     """Raise what ``create_model`` raises for a name that cannot exist, without building anything."""
     if name.endswith(".py"):
         raise ConfigError(f"model file {name} needs the name of a class or function, {name}:ClassOrFactory")
-    if ".py:" not in name:
+    if not is_user_code(name):
         MODELS.check(name)
         return
     path = Path(name.rpartition(":")[0])
     if not path.is_file():
         raise ConfigError(f"model file {path} does not exist; expected path/to/file.py:ClassOrFactory")
-
-
-def _load_attribute(path: Path, attribute: str) -> Callable[..., Any]:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"model file {path} cannot be imported as Python")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"model file {path} fails to import: {type(error).__name__}: {error}") from error
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
-        raise ConfigError(f"model file {path} has no class or function called {attribute!r}")
-    return factory  # type: ignore[no-any-return]

@@ -14,7 +14,7 @@ from bnnedge.data.info import DatasetInfo
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import recompute_outputs, use_kernels
 from bnnedge.methods.method import Method
-from bnnedge.train.build import check_output, make_model
+from bnnedge.train.build import check_output, check_training_step, make_model
 from bnnedge.train.checkpoint import read_checkpoint
 from bnnedge.train.device import prepare_device
 from bnnedge.train.distillation import Distillation
@@ -25,8 +25,13 @@ from bnnedge.train.rng import seed_everything
 from bnnedge.train.state import TrainingState
 
 
-def make_state(config: RunConfig, dataset: Dataset, *, fresh: bool = False, group: Group = ALONE) -> TrainingState:
-    """The state before the first epoch of a resolved config; ``fresh`` takes the weights of ``config.init``."""
+def make_state(
+    config: RunConfig, dataset: Dataset, *, fresh: bool = False, group: Group = ALONE, trust_code: bool = False
+) -> TrainingState:
+    """The state before the first epoch of a resolved config; ``fresh`` takes the weights of ``config.init``.
+
+    ``trust_code`` is as for ``load_run``, for the teacher.
+    """
     torch.set_num_threads(config.threads or torch.get_num_threads())
     check_batches(config, dataset, group)
     device = prepare_device(config, group)
@@ -35,6 +40,7 @@ def make_state(config: RunConfig, dataset: Dataset, *, fresh: bool = False, grou
     check_output(config.model, model, dataset.info)
     if fresh:
         _initialize(model, method, config)
+        check_training_step(config.model, model, method, dataset)
     if config.ema is not None and not method.has_latent_weights:
         raise ConfigError(f"method {config.method} trains -1 and +1 themselves, which have no average; leave out --ema")
     if device.type == "cuda":
@@ -44,7 +50,7 @@ def make_state(config: RunConfig, dataset: Dataset, *, fresh: bool = False, grou
         recompute_outputs(model)
     if config.sync_batch_norm:
         share_batch_norm(model, group)
-    distillation = None if config.teacher is None else make_distillation(config, dataset.info, device)
+    distillation = None if config.teacher is None else make_distillation(config, dataset.info, device, trust_code)
     return TrainingState(config, dataset, model, method, device, distillation, group)
 
 
@@ -71,10 +77,12 @@ def _initialize(model: nn.Module, method: Method[Any], config: RunConfig) -> Non
         initialize(model, config.model, source)
 
 
-def make_distillation(config: RunConfig, info: DatasetInfo, device: torch.device) -> Distillation:
+def make_distillation(
+    config: RunConfig, info: DatasetInfo, device: torch.device, trust_code: bool = False
+) -> Distillation:
     """The loss against ``config.teacher``. Raises ``ConfigError`` if that network learnt something else."""
     assert config.teacher is not None
-    teacher = load_run(Path(config.teacher))
+    teacher = load_run(Path(config.teacher), trust_code=trust_code)
     for what in ("task", "classes", "preprocessing"):
         learnt, wanted = getattr(teacher.dataset, what), getattr(info, what)
         if learnt != wanted:

@@ -21,13 +21,16 @@ def evaluate_run(
     device: str = "auto",
     data_root: Path | None = None,
     console: Console | None = None,
+    *,
+    trust_code: bool = False,
 ) -> Measured:
     """Evaluate a run folder's ``best.ckpt``, or a checkpoint, on samples made as its preprocessing record says.
 
     ``data_root`` is where the data set lies now, None: where the run found it. ``console`` shows a bar if it is a
-    terminal. Raises ``CheckpointError`` or ``DataError`` for what is missing or damaged.
+    terminal; ``trust_code`` is as for ``load_run``. Raises ``CheckpointError`` or ``DataError`` for what is missing or
+    damaged.
     """
-    loaded = load_run(run)
+    loaded = load_run(run, trust_code=trust_code)
     dataset = load_dataset_as(loaded.dataset, data_root or path_or_none(loaded.config.data_root))
     where = find_device(device)
     tally = evaluate(loaded.model.to(where), dataset, split, where, loaded.method.predict, console=console)

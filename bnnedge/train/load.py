@@ -13,6 +13,7 @@ from bnnedge.config import RunConfig
 from bnnedge.data.info import DatasetInfo
 from bnnedge.errors import CheckpointError, one_line
 from bnnedge.methods.method import Method
+from bnnedge.models.user_code import check_consent
 from bnnedge.train.build import make_model
 from bnnedge.train.checkpoint import Checkpoint, read_checkpoint
 from bnnedge.train.run_folder import RunFolder
@@ -32,10 +33,12 @@ class LoadedRun:
     """The epoch, counted from 1, after which the weights were saved."""
 
 
-def load_run(run: Path, which: Literal["best", "last"] = "best") -> LoadedRun:
+def load_run(run: Path, which: Literal["best", "last"] = "best", *, trust_code: bool = False) -> LoadedRun:
     """The network of a run folder's ``best.ckpt`` or ``last.ckpt``, or of a ``.ckpt`` file.
 
-    Raises ``CheckpointError`` if there is none or it does not fit the model that it names.
+    A model from a Python file is built only if this user has trained with that file here, or with ``trust_code``:
+    whoever made the checkpoint chose the file that runs. Raises ``ConfigError`` otherwise, and ``CheckpointError`` if
+    there is no checkpoint or it does not fit the model that it names.
     """
     if run.is_file():
         path = run
@@ -46,6 +49,7 @@ def load_run(run: Path, which: Literal["best", "last"] = "best") -> LoadedRun:
         if not path.exists():
             raise CheckpointError(f"{run} has no {path.name} yet: its first epoch is not finished")
     checkpoint = read_checkpoint(path)
+    check_consent(checkpoint.config.model, str(path), trust_code=trust_code)
     with torch.random.fork_rng(devices=[]):
         model, method = make_model(checkpoint.config, checkpoint.dataset)
         method.start_phase(model, phase_of(method.phases(checkpoint.config.epochs), checkpoint.epoch - 1))

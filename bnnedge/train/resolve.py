@@ -15,6 +15,7 @@ from bnnedge.data.prepare import load_dataset
 from bnnedge.methods import METHODS
 from bnnedge.models import MODELS
 from bnnedge.models.create import check_model_name
+from bnnedge.models.user_code import is_user_code
 from bnnedge.tasks import TASKS
 from bnnedge.train.device import find_device
 
@@ -59,7 +60,7 @@ def choose_dataset(config: RunConfig) -> tuple[Dataset, RunConfig]:
 
 def absolute_model(name: str) -> str:
     """A model's name; that of a file's class or function with the file's absolute path."""
-    if ".py:" not in name:
+    if not is_user_code(name):
         return name
     path, _, attribute = name.rpartition(":")
     return f"{Path(path).resolve()}:{attribute}"
@@ -77,4 +78,4 @@ def path_or_none(text: str | None) -> Path | None:
 
 def _task_of_network(name: str) -> str | None:
     """The task that a registered network is made for; None for a user's own, which takes the data set's."""
-    return None if ".py:" in name else MODELS.load(name).task
+    return None if is_user_code(name) else MODELS.load(name).task

@@ -13,6 +13,7 @@ from bnnedge.data.prepare import load_dataset_as
 from bnnedge.errors import CheckpointError, ConfigError, one_line
 from bnnedge.files import write_atomically
 from bnnedge.methods import METHODS
+from bnnedge.models.user_code import check_consent, record_consent
 from bnnedge.options import fill, plain
 from bnnedge.tasks import TASKS
 from bnnedge.tasks.task import Tally, scores_text
@@ -32,40 +33,45 @@ FREE_ON_RESUME = ("device", "threads", "data_root", "compile", "kernels")
 """Settings that say where and how a run runs, not what it computes; a resumed run may change them."""
 
 
-def start_run(config: RunConfig, out: Path, group: Group = ALONE) -> dict[str, Any]:
+def start_run(config: RunConfig, out: Path, group: Group = ALONE, *, trust_code: bool = False) -> dict[str, Any]:
     """Train from scratch into the new folder ``out``; returns what ``result.json`` holds.
 
     Nothing is written before the settings, the data set and the model have proved sound, in every process of ``group``.
+    A Python file that ``config`` names as its model is run. ``trust_code`` is as for ``load_run``, for the teacher.
     """
     folder = RunFolder(out)
     group.main_only(folder.check_free)
 
     def prepare() -> TrainingState:
         dataset, resolved = choose_dataset(resolve(config))
-        return make_state(resolved, dataset, fresh=True, group=group)
+        return make_state(resolved, dataset, fresh=True, group=group, trust_code=trust_code)
 
     state = group.everywhere(prepare)
+    group.main_only(lambda: record_consent(state.config.model))
     group.main_only(lambda: folder.create(state.config))
     return _train(state, folder)
 
 
-def resume_run(out: Path, given: Mapping[str, Any] | None = None, group: Group = ALONE) -> dict[str, Any]:
+def resume_run(
+    out: Path, given: Mapping[str, Any] | None = None, group: Group = ALONE, *, trust_code: bool = False
+) -> dict[str, Any]:
     """Continue the run in ``out`` after its last finished epoch; a finished run's result is returned as it is.
 
     ``given`` are settings that the user repeats; only those of ``FREE_ON_RESUME`` may differ from the run's. So may the
-    number of processes.
+    number of processes. A model from a Python file is built only if ``given`` names it, too, or as for ``load_run``.
     """
     folder = RunFolder(out)
     checkpoint, config, result = group.main_only(lambda: _read_run(folder, given or {}))
     if result is not None:
         return result
+    check_consent(config.model, str(folder.path), trust_code=trust_code or "model" in (given or {}))
 
     def prepare() -> TrainingState:
         if checkpoint is None:
             dataset, chosen = choose_dataset(config)
-            return make_state(chosen, dataset, fresh=True, group=group)
+            return make_state(chosen, dataset, fresh=True, group=group, trust_code=trust_code)
         dataset = load_dataset_as(checkpoint.dataset, path_or_none(config.data_root), config.augment)
-        state = make_state(config, dataset, group=group)
+        state = make_state(config, dataset, group=group, trust_code=trust_code)
         _continue_from(checkpoint, state, folder)
         return state
 

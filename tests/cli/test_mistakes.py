@@ -16,7 +16,10 @@ REFUSED: list[tuple[list[str], str]] = [
     (["train", "--model", "net.py"], "model file net.py needs the name of a class or function, net.py:ClassOrFactory"),
     (["train", "--model", "net.py:deep"], "net.py:deep, called with those of num_classes, in_channels, image_size"),
     (["summary", "net.py:deep"], "missing 1 required positional argument: 'depth'"),
-    (["train", "--model", "exits.py:net"], "exits.py fails to import: SystemExit: 3"),
+    (
+        ["train", "--model", "exits.py:net"],
+        "exits.py fails to import: exits.py:1: in <module>: it ended Python (SystemExit: 3)",
+    ),
     (["train", "--epochs", "0"], "epochs must be at least 1, got 0"),
     (["train", "--epochs", "many"], "epochs must be a whole number, got 'many'"),
     (["train", "--optimizer", "lion"], "optimizer must be one of sgd, adam, adamw, got 'lion'"),

@@ -209,7 +209,7 @@ def test_model_from_a_user_s_file(user_file: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         create_model(f"{user_file.parent}/nothing.py:small", num_classes=4)
     user_file.write_text("import a_module_that_is_not_there")
-    with pytest.raises(ConfigError, match="fails to import: ModuleNotFoundError"):
+    with pytest.raises(ConfigError, match=r"fails to import: user_net\.py:1: in <module>: ModuleNotFoundError"):
         create_model(f"{user_file}:small", num_classes=4)
 
 
