@@ -28,8 +28,8 @@ class Conversion:
     """The layers that stay float, each with the reason."""
     warned: tuple[str, ...]
     """The warnings that were given."""
-    found_by: str
-    """How the first and the last layers were found: by which run or trace, or by the order of registration."""
+    chosen_by: str
+    """What chose the layers: a predicate, the flow of data in a run or a trace, or the order of registration."""
 
     def __str__(self) -> str:
         rows = [(name, "binary", "") for name in self.binary]
@@ -37,5 +37,5 @@ class Conversion:
         rows += [(layer.name, "float", f"{layer.kind}: {layer.reason}") for layer in self.kept]
         width = max((len(name) for name, *_ in rows), default=0)
         lines = [f"{name:<{width}}  {what:<6}  {why}".rstrip() for name, what, why in rows]
-        lines.append(f"first and last layers found by {self.found_by}")
+        lines.append(f"chosen by {self.chosen_by}")
         return "\n".join([*lines, *(f"warning: {text}" for text in self.warned)])

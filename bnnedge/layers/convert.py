@@ -19,7 +19,9 @@ from bnnedge.layers.run_flow import Example, call_with
 Predicate = Callable[[str, nn.Module], bool]
 FIRST = "it sees the network's input"
 LAST = "its result reaches an output"
-USUAL = (FIRST, LAST, "the predicate did not choose it")
+NOT_CHOSEN = "the predicate did not choose it"
+NOT_ASKED = "a predicate chooses among Conv2d and Linear layers"
+USUAL = (FIRST, LAST, NOT_CHOSEN, NOT_ASKED)
 NEVER_CALLED = "forward never calls it"
 
 
@@ -47,6 +49,17 @@ def convert_to_binary(
     return model
 
 
+def convert_again(module: nn.Module, layers: Collection[str] | None) -> nn.Module:
+    """A copy of ``module`` in which ``layers`` are binary, as a run has trained them.
+
+    None stands for a run of bnnedge 0.1, which took all layers of type Conv2d and Linear but the first and the last one
+    in the order of registration.
+    """
+    if layers is None:
+        layers = [name for name, m in module.named_modules() if type(m) in (nn.Conv2d, nn.Linear)][1:-1]
+    return convert_with_report(module, lambda name, _: name in layers, follow=False)[0]
+
+
 def warn_all(texts: Collection[str]) -> None:
     """Give each text as a warning at the line that called the package."""
     for text in texts:
@@ -54,14 +67,21 @@ def warn_all(texts: Collection[str]) -> None:
 
 
 def convert_with_report(
-    module: nn.Module, predicate: Predicate | None = None, example_inputs: Example | None = None
+    module: nn.Module,
+    predicate: Predicate | None = None,
+    example_inputs: Example | None = None,
+    *,
+    follow: bool = True,
 ) -> tuple[nn.Module, Conversion, Flow | None]:
-    """``convert_to_binary`` without its warnings, what it took, and the flow of data if that was found."""
+    """``convert_to_binary`` without its warnings, what it took, and the flow of data if that was found.
+
+    With a predicate the flow decides nothing; ``follow=False`` then leaves it out.
+    """
     if type(module) in (nn.Conv2d, nn.Linear):
         raise ConfigError("binarize a network, not a single layer; use BinaryConv2d or BinaryLinear for that")
     model = copied(module)
     _initialize_lazy_layers(model, example_inputs)
-    flow, failures = find_flow(model, example_inputs)
+    flow, failures = find_flow(model, example_inputs) if follow else (None, [])
     already = tuple(binary_layers(model))
     reasons = _reasons(model, flow, predicate)
     chosen = [name for name, reason in reasons.items() if reason is None]
@@ -70,9 +90,9 @@ def convert_with_report(
         raise ConfigError(_nothing_chosen(found, predicate, reasons))
     kept = _kept(model, reasons, flow)
     _replace(model, chosen)
-    order = "the order of registration" if flow is None else flow.how
-    warned = _warnings(kept, None if predicate is not None else flow, failures, predicate is None)
-    return model, Conversion(tuple(chosen), already, kept, warned, order), flow
+    chosen_by = "a predicate" if predicate is not None else "the order of registration" if flow is None else flow.how
+    warned = _warnings(kept, failures if predicate is None else [], flow is None)
+    return model, Conversion(tuple(chosen), already, kept, warned, chosen_by), flow
 
 
 @torch.no_grad()
@@ -94,11 +114,13 @@ def _reasons(model: nn.Module, flow: Flow | None, predicate: Predicate | None) -
     ends = {candidates[0], candidates[-1]} if candidates else set()
     found: dict[str, str | None] = {}
     for name, layer in layers.items():
-        if predicate is not None and name in candidates:
-            found[name] = why_not_binary(layer) if predicate(name, layer) else USUAL[2]
-        elif predicate is None and flow is not None:
+        if predicate is not None:
+            asked = name in candidates
+            chosen = asked and predicate(name, layer)
+            found[name] = why_not_binary(layer) if chosen else NOT_CHOSEN if asked else NOT_ASKED
+        elif flow is not None:
             found[name] = _place(name, flow) or why_not_binary(layer)
-        elif predicate is None and name in ends:
+        elif name in ends:
             found[name] = FIRST if name == candidates[0] else LAST
         else:
             found[name] = why_not_binary(layer)
@@ -141,15 +163,15 @@ def _replace(model: nn.Module, chosen: list[str]) -> None:
             model.set_submodule(name, twins[id(child)])
 
 
-def _warnings(kept: tuple[KeptLayer, ...], flow: Flow | None, failures: list[str], by_default: bool) -> tuple[str, ...]:
+def _warnings(kept: tuple[KeptLayer, ...], failures: list[str], by_registration: bool) -> tuple[str, ...]:
     found = []
-    if flow is None and by_default:
+    if failures and by_registration:
         found.append(
             f"the flow of data is not known ({'; '.join(failures)}), so the first and the last layer in the order of "
             "registration stay float; pass example_inputs=, inputs that forward takes, or choose by predicate="
         )
     elif failures:
-        found.append(f"{'; '.join(failures)}; the first and the last layers were found by symbolic tracing instead")
+        found.append(f"{'; '.join(failures)}; the first and the last layers are those of a symbolic trace instead")
     odd = [layer for layer in kept if layer.reason not in USUAL]
     if odd:
         named = "; ".join(f"{layer.name} ({layer.kind}): {layer.reason}" for layer in odd)

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable
 
 from torch import nn
-from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import UninitializedBuffer
 from torch.optim.swa_utils import AveragedModel
@@ -36,7 +35,7 @@ def find_flow(model: nn.Module, example: Example | None = None) -> tuple[Flow | 
                     found.append(way(network).below(prefix))
             except UntraceableError as error:
                 reasons.append(f"{words}: {error}")
-            except Exception as error:  # the user's own code can raise anything
+            except (Exception, SystemExit) as error:  # the user's own code can raise anything
                 reasons.append(f"{words}: {type(error).__name__}: {one_line(error, 120)}")
         if found:
             return found[0] if len(found) == 1 else found[0].join(found[1]), failures
@@ -47,10 +46,14 @@ def find_flow(model: nn.Module, example: Example | None = None) -> tuple[Flow | 
 def _inner(model: nn.Module) -> tuple[nn.Module, str]:
     """The network inside of PyTorch's own wrappers, such as ``torch.compile``'s, and the prefix of its paths."""
     prefix = ""
-    while isinstance(model, OptimizedModule | nn.DataParallel | DistributedDataParallel | AveragedModel):
-        name = "_orig_mod" if isinstance(model, OptimizedModule) else "module"
+    while True:
+        if "_orig_mod" in model._modules:  # torch.compile; its class is not imported, which would take a second
+            name = "_orig_mod"
+        elif isinstance(model, nn.DataParallel | DistributedDataParallel | AveragedModel):
+            name = "module"
+        else:
+            return model, prefix
         model, prefix = model.get_submodule(name), f"{prefix}{name}."
-    return model, prefix
 
 
 def copied(model: nn.Module) -> nn.Module:

@@ -51,7 +51,7 @@ def _graphs(model: nn.Module) -> list[fx.Graph]:
         tracer, tried = _Tracer(pending.pop()), tried + 1
         try:
             graphs.append(tracer.trace(model, concrete_args=_defaults(model)))
-        except Exception as error:  # the user's code can raise anything when it meets a symbol
+        except (Exception, SystemExit) as error:  # the user's code can raise anything when it meets a symbol
             reason = reason or f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         begun = len(tracer.given)
         pending += [(*tracer.taken[:i], not tracer.taken[i]) for i in range(begun, len(tracer.taken))]
