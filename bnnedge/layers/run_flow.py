@@ -76,7 +76,7 @@ class _Recorder(TorchDispatchMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.flow = Flow("a run on the example inputs")
+        self.flow = Flow("the flow of data in a run on the example inputs")
         self.values: dict[int, Value] = {}
         self.alive: list[Tensor] = []  # Memory that is freed could be given to another tensor.
         self.modules: list[str] = []

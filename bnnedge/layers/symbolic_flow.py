@@ -87,7 +87,7 @@ class _Tracer(fx.Tracer):
 
 
 def _walk(model: nn.Module, graph: fx.Graph) -> Flow:
-    flow = Flow("symbolic tracing of a copy")
+    flow = Flow("the flow of data in a symbolic trace")
     values: dict[fx.Node, Value] = {}
     for node in graph.nodes:
         inputs = [values[n] for n in node.all_input_nodes]

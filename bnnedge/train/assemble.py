@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from bnnedge.data.dataset import Dataset
 from bnnedge.data.info import DatasetInfo
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import recompute_outputs, use_kernels
+from bnnedge.layers.constant_signs import warn_of_constant_signs
 from bnnedge.methods.method import Method
+from bnnedge.models.user_code import is_user_code
 from bnnedge.train.build import check_output, check_training_step, make_model
 from bnnedge.train.checkpoint import read_checkpoint
 from bnnedge.train.device import prepare_device
@@ -26,21 +29,29 @@ from bnnedge.train.state import TrainingState
 
 
 def make_state(
-    config: RunConfig, dataset: Dataset, *, fresh: bool = False, group: Group = ALONE, trust_code: bool = False
+    config: RunConfig,
+    dataset: Dataset,
+    *,
+    fresh: bool = False,
+    group: Group = ALONE,
+    trust_code: bool = False,
+    convert: Callable[[nn.Module], nn.Module] | None = None,
 ) -> TrainingState:
     """The state before the first epoch of a resolved config; ``fresh`` takes the weights of ``config.init``.
 
-    ``trust_code`` is as for ``load_run``, for the teacher.
+    ``trust_code`` is as for ``load_run``, for the teacher; ``convert`` is as for ``create_model``.
     """
     torch.set_num_threads(config.threads or torch.get_num_threads())
     check_batches(config, dataset, group)
     device = prepare_device(config, group)
     seed_everything(config.seed)
-    model, method = make_model(config, dataset.info)
+    model, method = make_model(config, dataset.info, convert)
     check_output(config.model, model, dataset.info)
     if fresh:
         _initialize(model, method, config)
         check_training_step(config.model, model, method, dataset)
+        if is_user_code(config.model) and group.is_main:
+            warn_of_constant_signs(model, torch.zeros(2, *dataset.info.preprocessing.input_shape))
     if config.ema is not None and not method.has_latent_weights:
         raise ConfigError(f"method {config.method} trains -1 and +1 themselves, which have no average; leave out --ema")
     if device.type == "cuda":
