@@ -66,13 +66,13 @@ def binary_twin(layer: nn.Module) -> BinaryLayer:
     own = {"padding": twin.padding} if isinstance(twin, BinaryConv2d) else {}
     modules = {**layer._modules, "binarizer": twin.binarizer.train(layer.training)}
     vars(twin).update({**vars(layer), **own, "_modules": modules, "binary_input": twin.binary_input})
-    _rebind_hooks(layer, twin)
+    _rebind_hooks(twin)
     return twin
 
 
-def _rebind_hooks(layer: nn.Module, twin: nn.Module) -> None:
+def _rebind_hooks(twin: nn.Module) -> None:
     """Make the hooks that PyTorch calls with the layer to which they belong be called with ``twin``."""
     for hooks in (twin._load_state_dict_pre_hooks, twin._state_dict_hooks):
         for hook in hooks.values():
-            if getattr(hook, "with_module", False) and hook.module() is layer:
-                hook.module = weakref.ref(twin)
+            if getattr(hook, "with_module", False):
+                hook.module = weakref.ref(twin)  # type: ignore[attr-defined]

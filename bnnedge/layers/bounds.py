@@ -73,9 +73,9 @@ def bounds_of(
     given = [b for b in pytree.tree_leaves((args, kwargs), is_leaf=_is_bounds) if _is_bounds(b)]
     found = _from(given, *_interval(operation, call, args, kwargs, given))
     if found.learnt and found.one_sign:
-        free = pytree.tree_map(_forget_learnt, (args, kwargs), is_leaf=_is_bounds)
+        free_args, free_kwargs = pytree.tree_map(_forget_learnt, (args, kwargs), is_leaf=_is_bounds)
         given = [_forget_learnt(b) for b in given]
-        always = _from(given, *_interval(operation, call, *free, given))
+        always = _from(given, *_interval(operation, call, free_args, free_kwargs, given))
         found = always if always.one_sign else found
     return found._replace(source=label) if found.one_sign and not found.source else found
 
@@ -145,7 +145,7 @@ def _apply(call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, A
 
 
 def _arithmetic(operation: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[float, float]:
-    ends = [_ends(value) for value in [*args, *(kwargs[k] for k in ("other", "input") if k in kwargs)]]
+    ends = [_ends(value) for value in [*args, *(kwargs[k] for k in ("input", "other") if k in kwargs)]]
     if operation == "neg":
         low, high = ends[0]
         return -high, -low
@@ -250,7 +250,7 @@ _KEEPS = {
     *("amax", "amin", "max", "min", "median", "channelshuffle", "nativechannelshuffle", "pixelshuffle"),
     *("pixelunshuffle", "roll", "flip", "movedim", "gather", "index", "indexselect", "cat", "concat"),
     *("concatenate", "hstack", "vstack", "stack", "where", "upsample", "interpolate", "sort", "topk"),
-    *("asstrided", "unfold", "im2col"),
+    *("asstrided", "setitem", "unfold", "im2col"),
 }
 _KEEPING_POOLS = (
     "maxpool",

@@ -26,7 +26,8 @@ def constant_signs(model: nn.Module, flow: Flow) -> list[str]:
     none. Where the present values of parameters alone make the signs constant, as those of a learnt shift that starts
     at 0, the sentence says so.
     """
-    always, at_start = [], []
+    always: list[str] = []
+    at_start: list[str] = []
     for name, layer in binary_layers(model).items():
         bounds = flow.input_bounds(name)
         if layer.input_mode == "sign" and name in flow.bounds and bounds.one_sign:

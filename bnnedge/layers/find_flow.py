@@ -75,7 +75,8 @@ def copied(model: nn.Module) -> nn.Module:
                 with_history.append(f"{path}.{name}".lstrip("."))
         for buffer in module._buffers.values():
             if isinstance(buffer, UninitializedBuffer):  # it has no __deepcopy__ of its own
-                memo[id(buffer)] = UninitializedBuffer(buffer.requires_grad, buffer.device, buffer.dtype)
+                like = buffer.requires_grad, buffer.device, buffer.dtype
+                memo[id(buffer)] = UninitializedBuffer(*like)  # type: ignore[arg-type]
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:  # objects of any kind may be attributes of a module

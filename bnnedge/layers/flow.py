@@ -119,6 +119,14 @@ WEIGHT_OPERATIONS = {
 """Operations that multiply by a weight, by canonical name."""
 
 
+SHAPE_OPERATIONS = {
+    *("size", "dim", "numel", "ndimension", "getdevice", "isfloatingpoint", "len", "isinstance"),
+    *("zeroslike", "oneslike", "fulllike", "emptylike", "randlike", "randnlike"),
+    *("newzeros", "newones", "newfull", "newempty", "newemptystrided", "newtensor"),
+}
+"""Operations whose results depend on the shape of a tensor, not on its values, by canonical name."""
+
+
 def kind_of(module: nn.Module) -> str:
     """The name of a layer's class."""
     return type(module).__name__

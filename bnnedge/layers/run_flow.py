@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bnnedge.layers.bounds import Bounds, bounds_of, canonical, is_uninitialized
 from bnnedge.layers.flow import (
     NETWORK_INPUT,
+    SHAPE_OPERATIONS,
     WEIGHT_OPERATIONS,
     Flow,
     Value,
@@ -71,11 +72,11 @@ def _tensors(result: Any, depth: int = 4) -> list[Tensor]:
     return found
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Knows the ``Value`` of each tensor by its memory, so that views and changes in place need no rules."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flow = Flow("the flow of data in a run on the example inputs")
         self.values: dict[int, Value] = {}
         self.alive: list[Tensor] = []  # Memory that is freed could be given to another tensor.
@@ -117,6 +118,8 @@ class _Recorder(TorchDispatchMode):
         if operation in WEIGHT_OPERATIONS and weights and any(v.origins for v in values):
             self.flow.weights[weights[0]] = operation
             return self.flow.call(weights[0], values)
+        if operation in SHAPE_OPERATIONS:
+            return Value(bounds_of(operation, func, (), {}))
         if operation == "copy":  # copy_(target, source)
             return pass_on(values[1:], values[-1].bounds)
         inside = f" in {self.modules[-1]!r}" if self.modules and self.modules[-1] else ""

@@ -15,11 +15,6 @@ from bnnedge.layers.flow import NETWORK_INPUT, WEIGHT_OPERATIONS, Flow, Value, c
 MOST_PATHS = 16
 """The number of ways through the conditions of a network that are followed."""
 _FACTS = {"shape", "device", "dtype", "ndim", "requires_grad", "is_cuda", "layout"}
-_GIVES_NO_DATA = {
-    *("size", "dim", "numel", "ndimension", "getdevice", "isfloatingpoint", "len", "issubclass", "isinstance"),
-    *("zeroslike", "oneslike", "fulllike", "emptylike", "randlike", "randnlike"),
-    *("newzeros", "newones", "newfull", "newempty", "newtensor"),
-}
 
 
 class UntraceableError(Exception):
@@ -89,6 +84,7 @@ class _Tracer(fx.Tracer):
 def _walk(model: nn.Module, graph: fx.Graph) -> Flow:
     flow = Flow("the flow of data in a symbolic trace")
     values: dict[fx.Node, Value] = {}
+    written: dict[str, Value] = {}  # constants that the network overwrites, each use of which is a node of its own
     for node in graph.nodes:
         inputs = [values[n] for n in node.all_input_nodes]
         if node.op == "placeholder":
@@ -96,13 +92,16 @@ def _walk(model: nn.Module, graph: fx.Graph) -> Flow:
         elif node.op == "output":
             flow.outputs = pass_on(inputs, Bounds()).origins
         elif node.op == "get_attr":
-            values[node] = _attribute(model, str(node.target))
+            values[node] = written.get(str(node.target)) or _attribute(model, str(node.target))
         elif node.op == "call_module" and has_weights(model.get_submodule(str(node.target))):
             values[node] = flow.call(str(node.target), inputs)
         else:
             values[node] = _operate(model, node, inputs, values, flow)
             if _is_in_place(model, node):
-                values[node.all_input_nodes[0]] = values[node]
+                target = node.all_input_nodes[0]
+                values[target] = values[node]
+                if target.op == "get_attr":
+                    written[str(target.target)] = values[node]
     return flow
 
 
@@ -113,7 +112,11 @@ def _is_in_place(model: nn.Module, node: fx.Node) -> bool:
     if node.op == "call_module":
         return bool(getattr(model.get_submodule(str(node.target)), "inplace", False))
     name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
-    return bool(node.kwargs.get("inplace", False)) or (name.endswith("_") and not name.endswith("__"))
+    return (
+        bool(node.kwargs.get("inplace", False))
+        or canonical(name) == "setitem"
+        or (name.endswith("_") and not name.endswith("__"))
+    )
 
 
 def _attribute(model: nn.Module, path: str) -> Value:
@@ -127,7 +130,7 @@ def _attribute(model: nn.Module, path: str) -> Value:
 def _operate(model: nn.Module, node: fx.Node, inputs: list[Value], values: dict[fx.Node, Value], flow: Flow) -> Value:
     """The result of an activation, a pool, a sum or any other operation without a layer."""
     call, operation, label = _operation(model, node)
-    if operation in _GIVES_NO_DATA or (operation == "getattr" and node.args[1] in _FACTS):
+    if operation in SHAPE_OPERATIONS or (operation == "getattr" and node.args[1] in _FACTS):
         return Value(bounds_of(operation, call, (), {}))
     weights = [v.weight for v in inputs if v.weight]
     if operation in WEIGHT_OPERATIONS and weights and any(v.origins for v in inputs):
