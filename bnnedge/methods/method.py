@@ -130,9 +130,12 @@ class Method(Generic[OptionsT]):
         raise NotImplementedError
 
     def attach(self, model: nn.Module) -> None:
-        """Give every binary layer of ``model`` its binarizer."""
+        """Give every binary layer of ``model`` its binarizer, in the mode of the layer, and frozen if its weight is."""
         for layer in binary_layers(model).values():
-            layer.binarizer = self.make_binarizer(layer).to(layer.weight.device)
+            binarizer = self.make_binarizer(layer).to(layer.weight.device, layer.weight.dtype)
+            layer.binarizer = binarizer.train(layer.training)
+            if not layer.weight.requires_grad:
+                binarizer.requires_grad_(False)
 
     def phases(self, epochs: int) -> tuple[Phase, ...]:
         """The phases of a run; their epochs add up to ``epochs``."""

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import binary_layers
-from bnnedge.layers.convert import convert_to_binary
+from bnnedge.layers.convert import convert_with_report, warn_all
+from bnnedge.layers.data_flow.find import copied
 from bnnedge.models import MODELS
 from bnnedge.models.network import Network
 from bnnedge.models.user_code import failure, is_user_code, load_attribute
@@ -20,13 +22,21 @@ ImageSize = int | tuple[int, int]
 """Height and width in pixels; one number for both."""
 
 
-def create_model(name: str, *, num_classes: int, in_channels: int = 3, image_size: ImageSize = 32) -> nn.Module:
+def create_model(
+    name: str,
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    image_size: ImageSize = 32,
+    convert: Callable[[nn.Module], nn.Module] | None = None,
+) -> nn.Module:
     """Build a model for images [N, ``in_channels``, H, W] of ``image_size`` (H, W) pixels, or of one number for both.
 
     ``name`` is a registered model or ``path/to/file.py:ClassOrFactory``. The latter is called with those of
     ``num_classes``, ``in_channels``, ``image_size``, ``height`` and ``width`` that its signature names; ``image_size``
     is one number for square images and the pair for others. A factory that takes ``**kwargs`` gets the first three. If
-    what it returns holds no binary layer yet, its Conv2d and Linear layers but the first and the last become binary.
+    what it returns holds no binary layer yet, its Conv2d and Linear layers but the first and the last become binary, or
+    ``convert`` makes a binary network of it.
 
     Raises ``UnknownNameError``, or ``ConfigError`` for images that a registered model does not take and for a file that
     does not give an ``nn.Module``.
@@ -50,7 +60,26 @@ def create_model(name: str, *, num_classes: int, in_channels: int = 3, image_siz
         ) from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{name} should give a torch.nn.Module, but gave a {type(model).__name__}")
-    return model if binary_layers(model) else convert_to_binary(model)
+    if binary_layers(model):
+        return model
+    if convert is not None:
+        return convert(model)
+    return _converted(name, model, torch.zeros(2, in_channels, height, width))
+
+
+def _converted(name: str, model: nn.Module, images: Tensor) -> nn.Module:
+    """``model`` with binary layers; ``ConfigError`` if its forward fails on ``images``."""
+    binary, conversion, _ = convert_with_report(model, example_inputs=images)
+    if conversion.warned:  # the cause can be a forward that does not work at all
+        try:
+            with torch.no_grad():
+                copied(model).eval()(images)
+        except (Exception, SystemExit) as error:
+            raise ConfigError(
+                f"{name} fails on a batch of images of shape {list(images.shape)}: {failure(error)}"
+            ) from error
+    warn_all(conversion.warned)
+    return binary
 
 
 def _arguments(

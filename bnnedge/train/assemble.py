@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,23 @@ from bnnedge.train.state import TrainingState
 
 
 def make_state(
-    config: RunConfig, dataset: Dataset, *, fresh: bool = False, group: Group = ALONE, trust_code: bool = False
+    config: RunConfig,
+    dataset: Dataset,
+    *,
+    fresh: bool = False,
+    group: Group = ALONE,
+    trust_code: bool = False,
+    convert: Callable[[nn.Module], nn.Module] | None = None,
 ) -> TrainingState:
     """The state before the first epoch of a resolved config; ``fresh`` takes the weights of ``config.init``.
 
-    ``trust_code`` is as for ``load_run``, for the teacher.
+    ``trust_code`` is as for ``load_run``, for the teacher; ``convert`` is as for ``create_model``.
     """
     torch.set_num_threads(config.threads or torch.get_num_threads())
     check_batches(config, dataset, group)
     device = prepare_device(config, group)
     seed_everything(config.seed)
-    model, method = make_model(config, dataset.info)
+    model, method = make_model(config, dataset.info, convert)
     check_output(config.model, model, dataset.info)
     if fresh:
         _initialize(model, method, config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,10 +21,21 @@ from bnnedge.options import fill
 from bnnedge.train.rng import rng_state, set_rng_state
 
 
-def make_model(config: RunConfig, info: DatasetInfo) -> tuple[nn.Module, Method[Any]]:
-    """The model of a resolved config with its method attached, freshly initialized, on the CPU."""
+def make_model(
+    config: RunConfig, info: DatasetInfo, convert: Callable[[nn.Module], nn.Module] | None = None
+) -> tuple[nn.Module, Method[Any]]:
+    """The model of a resolved config with its method attached, freshly initialized, on the CPU.
+
+    ``convert`` is as for ``create_model``.
+    """
     record = info.preprocessing
-    model = create_model(config.model, num_classes=info.outputs, in_channels=record.channels, image_size=record.size)
+    model = create_model(
+        config.model,
+        num_classes=info.outputs,
+        in_channels=record.channels,
+        image_size=record.size,
+        convert=convert,
+    )
     method_class = METHODS.load(config.method)
     method: Method[Any] = method_class(fill(method_class.Options, config.method_options, f"method {config.method}"))
     method.task = info.make_task()

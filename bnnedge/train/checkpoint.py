@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bnnedge.config import RunConfig
 from bnnedge.data.info import DatasetInfo
 from bnnedge.errors import BnnedgeError, CheckpointError
+from bnnedge.layers.convert import convert_again
 
 FORMAT = "bnnedge-checkpoint"
 FORMAT_VERSION = 3
@@ -45,6 +46,13 @@ class Checkpoint:
     """The state of the random generators, see ``bnnedge/train/rng.py``."""
     ema: dict[str, Any] = field(default_factory=dict)
     """If weights are averaged: the number of ``steps``, and the state dict ``trained`` that training goes on with."""
+
+    binary_layers: list[str] | None = None
+    """Module paths of the binary layers; None in a file of bnnedge 0.1."""
+
+    def convert(self, model: nn.Module) -> nn.Module:
+        """Make those layers of a user's ``model`` binary that were so in the run."""
+        return convert_again(model, self.binary_layers)
 
     def to_bytes(self) -> bytes:
         """The file's contents."""
@@ -76,6 +84,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{FORMAT_VERSION}; train again, or use the bnnedge that wrote it"
         )
     contents.setdefault("ema", {})  # early files of version 2 have none
+    contents.setdefault("binary_layers", None)
     if version == 2:
         contents["best_score"] = contents.get("best_val_top1")
     names = [f.name for f in dataclasses.fields(Checkpoint)]

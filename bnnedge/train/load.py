@@ -51,7 +51,7 @@ def load_run(run: Path, which: Literal["best", "last"] = "best", *, trust_code: 
     checkpoint = read_checkpoint(path)
     check_consent(checkpoint.config.model, str(path), trust_code=trust_code)
     with torch.random.fork_rng(devices=[]):
-        model, method = make_model(checkpoint.config, checkpoint.dataset)
+        model, method = make_model(checkpoint.config, checkpoint.dataset, checkpoint.convert)
         method.start_phase(model, phase_of(method.phases(checkpoint.config.epochs), checkpoint.epoch - 1))
     load_weights(model, checkpoint, path)
     return LoadedRun(model.eval(), method, checkpoint.config, checkpoint.dataset, checkpoint.epoch)

@@ -71,7 +71,7 @@ def resume_run(
             dataset, chosen = choose_dataset(config)
             return make_state(chosen, dataset, fresh=True, group=group, trust_code=trust_code)
         dataset = load_dataset_as(checkpoint.dataset, path_or_none(config.data_root), config.augment)
-        state = make_state(config, dataset, group=group, trust_code=trust_code)
+        state = make_state(config, dataset, group=group, trust_code=trust_code, convert=checkpoint.convert)
         _continue_from(checkpoint, state, folder)
         return state
 

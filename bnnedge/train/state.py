@@ -15,6 +15,7 @@ from torch import nn
 from bnnedge.config import RunConfig
 from bnnedge.data.dataset import Dataset
 from bnnedge.errors import ConfigError
+from bnnedge.layers.binary_layers import binary_layers
 from bnnedge.methods.method import Method, Phase
 from bnnedge.tasks.task import Task
 from bnnedge.train.assign import Optimizers, make_optimizers
@@ -95,6 +96,7 @@ class TrainingState:
             model=self.ema.weights if self.ema else trained,
             optimizers={name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             rng=rng_state(),
+            binary_layers=list(binary_layers(self.model)),
             ema={"steps": self.ema.steps, "trained": trained} if self.ema else {},
         )
 

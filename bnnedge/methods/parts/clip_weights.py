@@ -10,7 +10,11 @@ from bnnedge.layers.binary_layers import binary_layers
 
 @torch.no_grad()
 def clip_weights(model: nn.Module, bound: float) -> None:
-    """``w <- clamp(w, -bound, bound)`` for the weights of all binary layers of ``model``; a bound of 0 does nothing."""
+    """``w <- clamp(w, -bound, bound)`` for the weights of all binary layers of ``model`` that are not frozen.
+
+    A bound of 0 does nothing.
+    """
     if bound > 0:
         for layer in binary_layers(model).values():
-            layer.weight.clamp_(-bound, bound)
+            if layer.weight.requires_grad:
+                layer.weight.clamp_(-bound, bound)
