@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from bnnedge.data.dataset import Split
 from bnnedge.data.prepare import load_dataset_as
 from bnnedge.errors import BenchmarkError, ExportError
 from bnnedge.export.description import describe_metadata
-from bnnedge.export.runtimes import RUNTIMES
 from bnnedge.export.runtimes.choose import choose_runtime
+from bnnedge.export.runtimes.isolated import IsolatedFile
 from bnnedge.export.targets.target import read_file
 from bnnedge.progress import shown
 from bnnedge.tasks.measured import Measured
@@ -31,8 +32,9 @@ def evaluate_file(
 ) -> Measured:
     """Run every sample of ``split`` through the file, made as its preprocessing record says.
 
-    ``console`` shows a bar if it is a terminal. Raises as ``choose_runtime`` does, ``ExportError`` for a damaged file
-    or an output that is not finite, ``DataError`` if its data set is not at hand.
+    The runtime runs in a process of its own. ``console`` shows a bar if it is a terminal. Raises as ``choose_runtime``
+    does, ``ExportError`` for a damaged file, one that the runtime cannot run, or an output that is not finite or not of
+    the task's shape, ``DataError`` if its data set is not at hand.
     """
     file = read_file(path)
     described = describe_metadata(file.metadata, str(path))
@@ -40,16 +42,26 @@ def evaluate_file(
         raise BenchmarkError(f"{path} does not name its data set; measure its accuracy by `bnnedge bench --data NAME`")
     info = described.info
     name = choose_runtime(file.target.runtimes, runtime, str(path))
-    dataset = load_dataset_as(info, data_root)
-    session = RUNTIMES.load(name).open(file.data)
     tally = Tally(described.task)
-    batches = -(-dataset.size(split) // BATCH)
-    for inputs, targets in shown(dataset.batches(split, BATCH), "evaluating", batches, console):
-        outputs = session.run(inputs.numpy())
-        if not np.isfinite(outputs).all():
-            raise ExportError(f"{path}: an output is not finite; the file or {name} is broken")
-        tally.add(outputs, targets.numpy())
+    batch_bytes = 4 * BATCH * math.prod(info.preprocessing.input_shape)
+    with IsolatedFile(str(path), file.data, batch_bytes) as isolated:
+        session = isolated.load(name)
+        dataset = load_dataset_as(info, data_root)
+        batches = -(-dataset.size(split) // BATCH)
+        for inputs, targets in shown(dataset.batches(split, BATCH), "evaluating", batches, console):
+            outputs = session.run(inputs.numpy())
+            _check_outputs(outputs, (len(inputs), *described.output_shape), path, name)
+            tally.add(outputs, targets.numpy())
     return Measured(name, info.name, tally.samples, described.task, tally.scores)
+
+
+def _check_outputs(outputs: NDArray[Any], expected: tuple[int, ...], path: Path, runtime: str) -> None:
+    if outputs.shape != expected:
+        raise ExportError(
+            f"{path}: expected an output of {list(expected)}, as its task has, found {list(outputs.shape)}"
+        )
+    if not np.isfinite(outputs).all():
+        raise ExportError(f"{path}: an output is not finite; the file or {runtime} is broken")
 
 
 def scores_of(run: Run, task: Task, inputs: NDArray[np.float32], targets: NDArray[Any]) -> dict[str, float]:

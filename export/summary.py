@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
+from bnnedge.errors import BnnedgeError, BnnedgeWarning, MissingDependencyError
 from bnnedge.export.graph import Graph
 from bnnedge.export.passes import optimize
+from bnnedge.export.runtimes.choose import choose_runtime
+from bnnedge.export.runtimes.isolated import IsolatedFile
 from bnnedge.export.targets import TARGETS
-from bnnedge.export.targets.target import LayerRow, read_file
+from bnnedge.export.targets.target import ExportedFile, LayerRow, read_file
 from bnnedge.export.trace import trace
 from bnnedge.layers.deploy import deploy
 from bnnedge.models import MODELS
@@ -92,9 +98,36 @@ def _model_rows(model: nn.Module, shape: tuple[int, ...]) -> list[LayerRow]:
 
 
 def file_rows(path: Path) -> list[LayerRow]:
-    """The rows of an exported file, read from the file itself."""
+    """The rows of an exported file, read from the file itself in a process of its own.
+
+    Raises ``ExportError`` for a file that is damaged. Warns of a file that its runtime cannot run, and of one without a
+    digest.
+    """
     file = read_file(path)
-    return file.target.describe(file.data)
+    sides = file.metadata.get("inputs")
+    shapes = [side["shape"] for side in sides] if sides else [file.metadata.get("input_shape", [])]
+    with IsolatedFile(str(path), file.data, 4 * sum(map(math.prod, shapes))) as isolated:
+        rows = isolated.describe()
+        if why := _why_not_run(isolated, file, shapes):
+            warnings.warn(f"{why}", BnnedgeWarning, stacklevel=2)
+    if not file.has_digest:
+        warnings.warn(f"{path} has no digest, so damage to its weights is not noticed", BnnedgeWarning, stacklevel=2)
+    return rows
+
+
+def _why_not_run(isolated: IsolatedFile, file: ExportedFile, shapes: Sequence[Sequence[int]]) -> str:
+    """Why the file cannot be run on zeros; empty if it can, or if no runtime is there to try it."""
+    try:
+        runtime = choose_runtime(file.target.runtimes, "auto", "the file")
+    except MissingDependencyError:
+        return ""
+    try:
+        session = isolated.load(runtime)
+        zeros = [np.zeros((1, *shape), np.float32) for shape in shapes]
+        session.run_all(dict(zip(session.input_names, zeros, strict=True)))
+    except (BnnedgeError, ValueError) as error:
+        return str(error)
+    return ""
 
 
 def format_bytes(count: float) -> str:

@@ -55,7 +55,7 @@ PARTS: dict[str, list[set[str]]] = {
         {"ops", "methods"},
         {"gpu", "networks", "continual"},
     ],
-    "benchmarks.devices": [{"device"}, {"local"}, {"remote"}, {"ssh"}],
+    "benchmarks.devices": [{"device"}, {"measuring"}, {"local"}, {"remote"}, {"ssh"}],
     "benchmarks.devices.remote": [{"protocol"}, {"agent", "connection"}, {"remote_device"}],
     "benchmarks.report": [{"scores"}, {"table", "run_log"}, {"picture"}],
     "export": [
@@ -94,8 +94,8 @@ PARTS: dict[str, list[set[str]]] = {
         {"merge_biases", "merge_duplicates", "quantize_stem"},
         {"__init__"},
     ],
-    "export.targets": [{"target", "forms"}, {"onnx", "tflite"}],
-    "export.targets.onnx": [{"functions"}, {"reader"}, {"writer"}, {"forms"}, {"target"}],
+    "export.targets": [{"digest", "forms"}, {"target"}, {"onnx", "tflite"}],
+    "export.targets.onnx": [{"functions"}, {"structure"}, {"reader"}, {"writer"}, {"forms"}, {"target"}],
     "export.targets.tflite": [
         {"writer"},
         {"reader"},
@@ -105,7 +105,13 @@ PARTS: dict[str, list[set[str]]] = {
         {"bit_forms"},
         {"target"},
     ],
-    "export.runtimes": [{"runtime", "choose"}, {"ort", "tflite"}, {"litert", "lce"}, {"ort_bnnedge", "litert_bnnedge"}],
+    "export.runtimes": [
+        {"runtime", "choose", "child"},
+        {"ort", "tflite"},
+        {"litert", "lce"},
+        {"ort_bnnedge", "litert_bnnedge"},
+        {"isolated"},
+    ],
 }
 
 TABLES = {"bnnedge": ORDER} | {f"bnnedge.{folder}": groups for folder, groups in PARTS.items()}

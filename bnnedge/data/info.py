@@ -5,14 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from bnnedge.data.preprocessing import Preprocessing, from_old_description
 from bnnedge.errors import BnnedgeError, DataError
-from bnnedge.options import fill, plain
+from bnnedge.options import plain
+from bnnedge.schema import check
 from bnnedge.tasks import TASKS
 from bnnedge.tasks.task import Task
 
+MOST_OUTPUTS = 2**20
+"""Channels of a network's output."""
 ValidationSplit = Literal["own", "none"] | float
 """The data set's own validation split, none at all, or the share of the training samples that is held out."""
 
@@ -90,21 +95,24 @@ def _from_old(values: Mapping[str, Any]) -> DatasetInfo:
 
 def _checked(fields: dict[str, Any]) -> DatasetInfo:
     record = fields.pop("preprocessing")
+    what = "the description of the data set is not valid"
+    plain_fields = check(fields, _PlainFields, what, DataError)
     try:
-        plain_fields = fill(_PlainFields, fields, "the description of a data set")
         TASKS.check(plain_fields.task)
     except BnnedgeError as error:
-        raise DataError(f"the description of the data set is not valid: {error}") from error
-    if plain_fields.outputs < 1:
-        raise DataError(f"the description of the data set is not valid: outputs is {plain_fields.outputs}, below 1")
+        raise DataError(f"{what}: {error}") from error
     values = {f.name: getattr(plain_fields, f.name) for f in dataclasses.fields(_PlainFields)}
     return DatasetInfo(**values, preprocessing=record)
 
 
+_Text = Annotated[str, Field(max_length=1000)]
+_Share = Annotated[float, Field(gt=0, lt=1)]
+
+
 @dataclass(frozen=True)
 class _PlainFields:
-    name: str
-    task: str
-    outputs: int
-    classes: tuple[str, ...]
-    validation_split: ValidationSplit = "own"
+    name: _Text
+    task: _Text
+    outputs: Annotated[int, Field(ge=1, le=MOST_OUTPUTS)]
+    classes: Annotated[tuple[_Text, ...], Field(max_length=MOST_OUTPUTS)]
+    validation_split: Literal["own", "none"] | _Share = "own"

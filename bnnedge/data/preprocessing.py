@@ -11,35 +11,48 @@ own record, with the statistics of its training images, and returns the record t
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import ConfigDict, Field
 
 from bnnedge.data import PREPROCESSINGS
-from bnnedge.errors import BnnedgeError, ConfigError, DataError
-from bnnedge.options import fill, plain
+from bnnedge.errors import ConfigError, DataError
+from bnnedge.options import plain
+from bnnedge.schema import check
 
+MOST_PIXELS = 2**28
+"""Numbers of one image, all channels together."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet's red, green and blue, of pixels from 0 to 1."""
+
+
+_Size = Annotated[int, Field(ge=1, le=2**16)]
+# The ranges keep every quotient in float32.
+_Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
+_Divisor = Annotated[float, Field(ge=1e-9, le=1e9)]
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """The network's input is ``(pixel / scale - mean) / std``, of ``height`` x ``width`` pixels."""
 
-    channels: int
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    channels: _Size
     """Channels of an image: 1 for grey, 3 for red, green and blue in this order."""
-    height: int
+    height: _Size
     """Rows of pixels that the network takes."""
-    width: int
+    width: _Size
     """Columns of pixels that the network takes."""
-    scale: float
+    scale: _Divisor
     """The stored value that counts as 1: 255 where pixels are bytes."""
-    mean: tuple[float, ...]
+    mean: tuple[_Mean, ...]
     """Mean of each channel, of pixels that were divided by ``scale``."""
-    std: tuple[float, ...]
+    std: tuple[_Divisor, ...]
     """Standard deviation of each channel, of pixels that were divided by ``scale``."""
     resize: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     """Interpolation where an image has another size."""
@@ -111,9 +124,15 @@ class Preprocessing:
         if missing := [name for name in required if name not in values]:
             raise DataError(f"the preprocessing record lacks {', '.join(missing)}")
         try:
-            return fill(cls, values, "a preprocessing record")
-        except BnnedgeError as error:
+            record = check(dict(values), cls, "the preprocessing record is not valid", DataError)
+        except ConfigError as error:
             raise DataError(f"the preprocessing record is not valid: {error}") from error
+        if math.prod(record.input_shape) > MOST_PIXELS:
+            raise DataError(
+                f"the preprocessing record is not valid: expected an image of at most {MOST_PIXELS:,} numbers, found "
+                f"{list(record.input_shape)}"
+            )
+        return record
 
 
 def own(record: Preprocessing) -> Preprocessing:

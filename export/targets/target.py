@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from bnnedge.errors import ExportError
+from bnnedge.errors import ExportError, printable
 from bnnedge.export.graph import Graph
 from bnnedge.export.passes import Pass
 from bnnedge.export.targets import TARGETS
+from bnnedge.export.targets.digest import DIGEST_KEY
+from bnnedge.files import read_within
+
+MOST_FILE_BYTES = 2**31
+"""Bytes of a file; neither format can hold more."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,8 @@ def target_of(path: Path) -> Target:
         if path.suffix.lower() == target.suffix:
             return target
     endings = " or ".join(target.suffix for target in targets)
-    raise ExportError(f"{path}: expected a file ending in {endings}, found {path.suffix or 'no ending'}")
+    found = printable(path.suffix) or "no ending"
+    raise ExportError(f"{printable(str(path))}: expected a file ending in {endings}, found {found}")
 
 
 @dataclass(frozen=True)
@@ -95,15 +101,19 @@ class ExportedFile:
     data: bytes
     metadata: dict[str, Any]
 
+    @property
+    def has_digest(self) -> bool:
+        """Whether damage to any byte of the file is noticed; files of older versions and other programs have none."""
+        return DIGEST_KEY in self.metadata
+
 
 def read_file(path: Path) -> ExportedFile:
-    """Read an exported file. Raises ``ExportError``, naming it, if it is missing or damaged."""
+    """Read an exported file. Raises ``ExportError``, naming it, if it is missing, damaged or not as its digest says."""
     target = target_of(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ExportError(f"{path} cannot be read ({error.strerror}); `bnnedge export RUN` writes one") from error
+    if not path.exists():
+        raise ExportError(f"{printable(str(path))} does not exist; `bnnedge export RUN` writes such a file")
+    data = read_within(path, MOST_FILE_BYTES, ExportError)
     try:
         return ExportedFile(target, data, target.read_metadata(data))
     except ExportError as error:
-        raise ExportError(f"{path}: {error}") from error
+        raise ExportError(f"{printable(str(path))}: {error}") from error

@@ -17,6 +17,7 @@ from bnnedge.benchmarks.bench import bench, open_device, random_input, read_mode
 from bnnedge.benchmarks.devices import DEVICES
 from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkSettings, Device, ModelFile
 from bnnedge.benchmarks.devices.local import LocalDevice
+from bnnedge.benchmarks.devices.measuring import Drawing, Measuring, measure_here
 from bnnedge.benchmarks.report.table import score_column
 from bnnedge.benchmarks.rows import BenchmarkRow, read_rows
 from bnnedge.data.dataset import Dataset
@@ -30,7 +31,7 @@ from bnnedge.errors import (
 )
 from bnnedge.export.api import export as export_model
 from bnnedge.export.evaluate import evaluate_file
-from bnnedge.export.graph import Conv2d, Graph, TensorSpec
+from bnnedge.export.graph import Conv2d, Graph, Linear, TensorSpec
 from bnnedge.export.runtimes import RUNTIMES
 from bnnedge.export.runtimes.choose import choose_runtime
 from bnnedge.export.targets.onnx.target import OnnxTarget
@@ -53,6 +54,10 @@ def write_onnx(graph: Graph, path: Path, **metadata: Any) -> Path:
 @pytest.fixture
 def onnx_file(tmp_path: Path, digits_classifier: Classifier) -> Path:
     return write_onnx(digits_classifier[0], tmp_path / "digits.onnx")
+
+
+def without_digest(metadata: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in metadata.items() if key != "digest"}
 
 
 def missing_runtime(name: str) -> str:
@@ -93,7 +98,7 @@ def test_rows_of_a_real_file(tmp_path: Path, onnx_file: Path, digits: Dataset, d
         assert row.scores["top1"] > 0.9
         assert row.samples == digits.size("test")
         assert row.file_bytes == onnx_file.stat().st_size
-        assert row.metadata == digits_classifier[0].metadata
+        assert without_digest(row.metadata) == digits_classifier[0].metadata
         assert row.images_per_s == 1000 / row.p50_ms
         assert row.environment["versions"]["bnnedge"]
     assert read_rows(tmp_path / "rows.jsonl") == rows
@@ -111,7 +116,7 @@ def test_rows_of_a_tflite_file(tmp_path: Path, digits: Dataset, digits_classifie
     (row,) = bench([path], runtime=runtime, **QUICK)
     assert (row.runtime, row.runtime_version) == (expected, RUNTIMES.load(expected).version())
     assert row.scores == expected_scores(digits_classifier[1], digits.arrays("test")[1])
-    assert row.metadata == digits_classifier[0].metadata
+    assert without_digest(row.metadata) == digits_classifier[0].metadata
 
 
 @pytest.mark.skipif(bool(missing_runtime("litert")), reason=missing_runtime("litert"))
@@ -174,9 +179,7 @@ def test_data_that_is_not_at_hand_costs_the_scores_and_says_so(tmp_path: Path, d
     [
         ({"classes": ["cat", "dog"]}, r"its 2 classes \(cat, dog\) are not the 10 of digits \(0, 1, 2, \.\.\)"),
         ({"classes": [*"1023456789"]}, r"its 10 classes \(1, 0, 2, \.\.\) are not the 10 of digits \(0, 1, 2, \.\.\)"),
-        ({"preprocessing": {**GREY, "channels": 3, "mean": [0] * 3, "std": [1] * 3}}, "takes 3 channels, digits has 1"),
         ({"dataset": "cifar10", "task": "copy"}, "trained for task copy, digits is made for classification"),
-        ({"input_shape": [3, 8, 8]}, r"takes inputs of \[3, 8, 8\], those of digits are \[1, 8, 8\]"),
     ],
 )
 @pytest.mark.usefixtures("nothing_is_measured", "copy_task")
@@ -193,7 +196,12 @@ def test_data_that_does_not_fit_the_file(
     ("changes", "message"),
     [
         ({"preprocessing": {"channels": 1}}, "the preprocessing record lacks height, width"),
-        ({"preprocessing": {**GREY, "std": [0.0]}}, "scale and std must be above 0"),
+        ({"preprocessing": {**GREY, "std": [0.0]}}, r"std\.0: input should be greater than or equal to"),
+        (
+            {"preprocessing": {**GREY, "channels": 3, "mean": [0] * 3, "std": [1] * 3}},
+            r"takes inputs of \[1, 8, 8\], but describes images of \[3, 8, 8\]",
+        ),
+        ({"input_shape": [3, 8, 8]}, r"the metadata says one input of \[3, 8, 8\], the file has one of \[1, 8, 8\]"),
         ({"task": "juggling"}, "unknown task 'juggling'"),
         ({"classes": 10}, "classes"),
     ],
@@ -269,9 +277,17 @@ def test_a_file_that_says_nothing_is_measured_as_the_data_set_says(
     assert row.scores == expected_scores(digits_classifier[1], digits.arrays("test")[1])
     (row,) = bench([path], **QUICK)
     assert (row.input, row.task, row.scores) == ("random normal", None, {})
-    path = write_onnx(graph, tmp_path / "foreign.onnx", input_shape=[64])
+    path = write_onnx(flat_classifier(), tmp_path / "foreign.onnx", input_shape=[64])
     with pytest.raises(DataError, match=r"foreign\.onnx takes inputs of \[64\], no images; use --data random"):
         bench([path], data="digits")
+
+
+def flat_classifier() -> Graph:
+    """A network of 64 numbers, no image."""
+    linear = Linear(
+        name="head", inputs=("x",), output="y", weight=np.ones((10, 64)), bias=np.zeros(10), reason="last layer"
+    )
+    return Graph(("x",), ("y",), [linear], {"x": TensorSpec((1, 64)), "y": TensorSpec((1, 10))}, {"input_shape": [64]})
 
 
 class Copy(Task):
@@ -305,19 +321,29 @@ class Copy(Task):
         raise NotImplementedError
 
 
+def measure_in_this_process(
+    device: LocalDevice, files: Any, data: Any, settings: Any, console: object
+) -> list[BenchmarkRow]:
+    """Another process would not know a task that exists in this one alone."""
+    return measure_here(Measuring.of(files, data, settings, Drawing(None)), lambda doing: None)
+
+
 @pytest.fixture
 def copy_task(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TASKS._paths, "copy", f"{__name__}:Copy")
 
 
 @pytest.mark.usefixtures("copy_task")
-def test_a_task_whose_targets_are_images(tmp_path: Path, digits: Dataset, digits_classifier: Classifier) -> None:
+def test_a_task_whose_targets_are_images(
+    tmp_path: Path, digits: Dataset, digits_classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A network that halves its input is wrong by half of the normalised test images' root mean square."""
     half = Conv2d(
         name="half", inputs=("x",), output="y", weight=np.full((1, 1, 1, 1), 0.5), bias=np.zeros(1), reason=""
     )
     metadata = {**digits_classifier[0].metadata, "task": "copy", "outputs": 1}
     graph = Graph(("x",), ("y",), [half], {name: TensorSpec((1, 1, 8, 8)) for name in "xy"}, metadata)
+    monkeypatch.setattr(LocalDevice, "measure", measure_in_this_process)
     copying, classifying = bench(
         [write_onnx(graph, tmp_path / "copy.onnx"), write_onnx(digits_classifier[0], tmp_path / "digits.onnx")], **QUICK
     )
@@ -339,7 +365,7 @@ def corrupt(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "kind", "message"),
     [
-        ("missing.onnx", ExportError, r"missing\.onnx cannot be read .No such file"),
+        ("missing.onnx", ExportError, r"missing\.onnx does not exist"),
         ("corrupt.onnx", ExportError, r"corrupt\.onnx: "),
         ("net.pth", ExportError, r"net\.pth: expected a file ending in \.onnx or .*found \.pth"),
         ("net", ExportError, "found no ending"),
@@ -392,14 +418,14 @@ def test_rows_that_could_not_be_kept(tmp_path: Path, onnx_file: Path) -> None:
 @pytest.mark.usefixtures("nothing_is_measured")
 def test_a_file_without_its_input_shape(tmp_path: Path, digits_classifier: Classifier, shape: object) -> None:
     path = write_onnx(digits_classifier[0], tmp_path / "a.onnx", input_shape=shape)
-    with pytest.raises(BenchmarkError, match=r"a\.onnx: expected input_shape"):
+    with pytest.raises(ExportError, match=r"a\.onnx: the metadata.* input"):
         bench([path])
 
 
 @pytest.mark.usefixtures("nothing_is_measured")
 def test_files_of_different_inputs(tmp_path: Path, onnx_file: Path, digits_classifier: Classifier) -> None:
-    other = write_onnx(digits_classifier[0], tmp_path / "b.onnx", input_shape=[1, 4, 16])
-    with pytest.raises(BenchmarkError, match=r"b\.onnx takes inputs of \[1, 4, 16\], .*digits\.onnx of \[1, 8, 8\]"):
+    other = write_onnx(flat_classifier(), tmp_path / "b.onnx", input_shape=[64])
+    with pytest.raises(BenchmarkError, match=r"b\.onnx takes inputs of \[64\], .*digits\.onnx of \[1, 8, 8\]"):
         bench([onnx_file, other])
 
 
@@ -417,9 +443,6 @@ def test_a_file_that_does_not_do_what_it_says(tmp_path: Path, digits_classifier:
     for data in ("digits", "random"):
         with pytest.raises(BenchmarkError, match=rf"a\.onnx: {expected}"):
             bench([path], data=data)
-    path = write_onnx(graph, tmp_path / "a.onnx", input_shape=[1, 4, 4])
-    with pytest.raises(DataError, match="1 x 8 x 8"):
-        bench([path], data="random")
 
 
 def test_outputs_that_are_not_finite_are_not_timed(tmp_path: Path, digits_classifier: Classifier) -> None:
@@ -502,6 +525,8 @@ def test_auto_takes_the_first_runtime_that_is_available() -> None:
 
 
 def test_baseline_needs_to_know_the_model(tmp_path: Path, digits_classifier: Classifier) -> None:
-    path = write_onnx(digits_classifier[0], tmp_path / "a.onnx", model=None)
+    graph = digits_classifier[0]
+    metadata = {key: value for key, value in graph.metadata.items() if key != "model"}
+    path = write_onnx(replace(graph, metadata=metadata), tmp_path / "a.onnx")
     with pytest.raises(BenchmarkError, match=r"a\.onnx: a float twin needs the model and the number of outputs"):
         bench([path], baseline=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +11,11 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from bnnedge.errors import ExportError
+from bnnedge.errors import ExportError, one_line, printable
+from bnnedge.export.description import parse_metadata
+from bnnedge.export.targets.digest import check_digest
 from bnnedge.export.targets.onnx import functions
+from bnnedge.export.targets.onnx.structure import check_structure, graph_inputs, refuse_external_data
 from bnnedge.export.targets.target import LayerRow
 from bnnedge.kernels.layout import BIT_LAYOUT_VERSION
 
@@ -32,41 +34,56 @@ _INT8_PARAMETERS = {"QLinearConv": (3, 4, 8)}
 _STEM_PARAMETERS = (3, 4, 7)
 """Positions of the inputs that hold the weight, its scale and the bias."""
 
+_MALFORMED = (StopIteration, IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError)
+"""What reading attributes and shapes raises where a node lacks them or has them of another type."""
+
 Shapes = dict[str, tuple[int, ...]]
 
 
 def load_model(data: bytes) -> ModelProto:
-    """Parse and check a file's bytes. Raises ``ExportError`` in one line if they are no complete ONNX model."""
+    """Parse and check a file's bytes. Raises ``ExportError`` in one line if they are no complete ONNX model.
+
+    A model whose weights lie in other files is refused: a file cannot name what is read.
+    """
     try:
         model = onnx.load_model_from_string(data)
+        refuse_external_data(model)
         onnx.checker.check_model(model)
-    except (DecodeError, UnicodeDecodeError, onnx.checker.ValidationError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ExportError(f"not a complete ONNX file ({reason}); export it again") from error
+    except (DecodeError, ValueError, onnx.checker.ValidationError) as error:
+        raise ExportError(f"not a complete ONNX file ({printable(one_line(error))}); export it again") from error
     if not all(isinstance(text, str) for text in _texts(model)):  # protobuf returns a name as bytes if it is not text
         raise ExportError("not a complete ONNX file (a name in it is not text); export it again")
     defined = {(function.domain, function.name) for function in model.functions}
     for node in model.graph.node:
         if node.domain == functions.DOMAIN and (node.domain, node.op_type) not in defined:
-            raise ExportError(f"{node.name}: the file lacks the function {node.op_type}; export it again")
+            raise ExportError(f"{printable(node.name)}: the file lacks the function {node.op_type}; export it again")
     layout = _property(model, BIT_LAYOUT_KEY)
     if layout not in (None, str(BIT_LAYOUT_VERSION)):
         raise ExportError(f"the ONNX file has bit layout {layout}, expected {BIT_LAYOUT_VERSION}; export it again")
     return model
 
 
-def metadata_of(model: ModelProto) -> dict[str, Any]:
-    """The metadata that bnnedge stored in ``model``."""
+def read_model(data: bytes) -> tuple[ModelProto, dict[str, Any]]:
+    """A file from outside, found to be a network as bnnedge writes it, and its metadata.
+
+    Raises ``ExportError`` for a file that is damaged or of another structure, or whose metadata is not its own.
+    """
+    model = load_model(data)
     text = _property(model, METADATA_KEY)
     if text is None:
         raise ExportError("the ONNX file holds no bnnedge metadata: it was not written by bnnedge")
-    try:
-        metadata = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ExportError(f"the bnnedge metadata of the ONNX file is not JSON: {error}") from error
-    if not isinstance(metadata, dict):
-        raise ExportError(f"the bnnedge metadata must be a JSON object, found {type(metadata).__name__}")
-    return metadata
+    metadata = parse_metadata(text)
+    check_digest(data, metadata)
+    check_structure(model)
+    inputs = graph_inputs(model)
+    if "input_shape" in metadata:
+        taken = [dim.dim_value for dim in inputs[0].type.tensor_type.shape.dim[1:]]
+        if len(inputs) != 1 or taken != metadata["input_shape"]:
+            found = f"{len(inputs)} inputs, the first" if len(inputs) != 1 else "one"
+            raise ExportError(
+                f"the metadata says one input of {metadata['input_shape']}, the file has {found} of {taken}"
+            )
+    return model, metadata
 
 
 def binary_nodes(model: ModelProto) -> list[NodeProto]:
@@ -89,9 +106,14 @@ def attribute(node: NodeProto, name: str) -> Any:
 def describe_model(model: ModelProto) -> list[LayerRow]:
     """One row for every node that holds parameters; a ``Mul`` or ``MatMul`` and its ``Add`` are one row."""
     try:
-        shapes = _shapes(onnx.shape_inference.infer_shapes(model, strict_mode=True))
-    except onnx.shape_inference.InferenceError as error:
-        raise ExportError(f"the ONNX file has nodes at odds with each other: {' '.join(str(error).split())}") from error
+        return list(_rows(model))
+    except (onnx.shape_inference.InferenceError, *_MALFORMED) as error:
+        reason = printable(one_line(error)) or type(error).__name__
+        raise ExportError(f"the ONNX file has nodes at odds with each other: {reason}") from error
+
+
+def _rows(model: ModelProto) -> Iterable[LayerRow]:
+    shapes = _shapes(onnx.shape_inference.infer_shapes(model, strict_mode=True))
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     rows: list[LayerRow] = []
     for node in model.graph.node:
@@ -131,7 +153,7 @@ def _row(node: NodeProto, parameters: list[TensorProto], shapes: Shapes) -> Laye
     is_parameter = [(int8 and i > 0) or tensor.data_type == TensorProto.FLOAT for i, tensor in enumerate(parameters)]
     floats = sum(size for size, counts in zip(sizes, is_parameter, strict=True) if counts)
     return LayerRow(
-        name=node.name.removesuffix(SCALE_SUFFIX),
+        name=printable(node.name.removesuffix(SCALE_SUFFIX)),
         kind=kind,
         input_shape=input_shape,
         output_shape=output_shape,
@@ -140,7 +162,7 @@ def _row(node: NodeProto, parameters: list[TensorProto], shapes: Shapes) -> Laye
         weight_bytes=sum(_byte_count(tensor) for tensor in parameters),
         binary_macs=macs if binary else 0,
         float_macs=0 if binary or int8 else macs,
-        reason=node.doc_string,
+        reason=printable(node.doc_string),
         int8_weights=weights if int8 else 0,
         int8_macs=macs if int8 else 0,
     )
@@ -193,7 +215,7 @@ def _shape(shapes: Shapes, tensor: str, node: NodeProto) -> tuple[int, ...]:
     """The shape [C, H, W] or [C] of a tensor of the file. For packed signs C is the number of bytes of a pixel."""
     shape = shapes.get(tensor, (0,))
     if 0 in shape:
-        raise ExportError(f"{node.name}: the ONNX file does not tell the shape of {tensor!r}")
+        raise ExportError(f"{printable(node.name)}: the ONNX file does not tell the shape of {tensor!r}")
     return (shape[-1], *shape[:-1]) if tensor.endswith((NHWC_SUFFIX, BITS_SUFFIX)) else shape
 
 
@@ -201,7 +223,9 @@ def _byte_count(tensor: TensorProto) -> int:
     try:
         count: int = math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     except KeyError as error:
-        raise ExportError(f"{tensor.name}: the ONNX file has an unknown data type, {error}; export it again") from error
+        raise ExportError(
+            f"{printable(tensor.name)}: the ONNX file has an unknown data type, {error}; export it again"
+        ) from error
     return count
 
 

@@ -11,8 +11,9 @@ from bnnedge.export.graph import Graph
 from bnnedge.export.passes import Pass
 from bnnedge.export.passes.fuse_block import fuse_blocks
 from bnnedge.export.passes.fuse_stem import fuse_stem
+from bnnedge.export.targets.digest import stamp
 from bnnedge.export.targets.onnx.forms import FORMS
-from bnnedge.export.targets.onnx.reader import describe_model, load_model, metadata_of
+from bnnedge.export.targets.onnx.reader import describe_model, read_model
 from bnnedge.export.targets.onnx.writer import OnnxWriter
 from bnnedge.export.targets.target import LayerRow, Target
 
@@ -41,10 +42,10 @@ class OnnxTarget(Target):
             reason = " ".join(str(error).split())
             raise ExportError(f"the graph does not make a valid ONNX file: {reason}") from error
         data: bytes = model.SerializeToString(deterministic=True)
-        return data
+        return stamp(data)
 
     def read_metadata(self, data: bytes) -> dict[str, Any]:
-        return metadata_of(load_model(data))
+        return read_model(data)[1]
 
     def describe(self, data: bytes) -> list[LayerRow]:
-        return describe_model(load_model(data))
+        return describe_model(read_model(data)[0])

@@ -25,6 +25,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 from bnnedge.errors import ExportError
 from bnnedge.export import graph as g
+from bnnedge.export.targets.digest import with_blank
 from bnnedge.export.targets.onnx import functions
 from bnnedge.export.targets.onnx.reader import BIT_LAYOUT_KEY, BITS_SUFFIX, METADATA_KEY, NHWC_SUFFIX
 from bnnedge.kernels.layout import BIT_LAYOUT_VERSION, words_for
@@ -75,7 +76,9 @@ class OnnxWriter:
             producer_name=str(metadata.get("producer", "bnnedge")),
             producer_version=str(metadata.get("bnnedge_version", "")),
         )
-        helper.set_model_props(model, {METADATA_KEY: as_json(metadata), BIT_LAYOUT_KEY: str(BIT_LAYOUT_VERSION)})
+        helper.set_model_props(
+            model, {METADATA_KEY: as_json(with_blank(metadata)), BIT_LAYOUT_KEY: str(BIT_LAYOUT_VERSION)}
+        )
         return model
 
     def add(

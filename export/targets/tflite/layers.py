@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bnnedge.errors import ConfigError, ExportError
+from bnnedge.errors import ConfigError, ExportError, one_line, printable
 from bnnedge.export.graph import Pair
 from bnnedge.export.targets.target import LayerRow
-from bnnedge.export.targets.tflite.reader import MALFORMED, REASONS_NAME, Model, Operator, channels_first
+from bnnedge.export.targets.tflite.reader import MALFORMED, Model, Operator, channels_first
 from bnnedge.export.targets.tflite.writer import ABSENT
 from bnnedge.export.window import Window
 from bnnedge.kernels.layout import unpack, words_for
@@ -24,7 +24,7 @@ ROLES = ("weight", "multiplier", "bias", "threshold", "slope", "padding_correcti
 def describe_model(model: Model) -> list[LayerRow]:
     """One row a layer: operators whose parameters have the same ``<layer>/`` in front of their role are one layer."""
     rows: dict[str, LayerRow] = {}
-    reasons = model.metadata(REASONS_NAME) or {}
+    reasons = model.reasons()
     try:
         for op in model.operators:
             row = _row(model, op)
@@ -33,8 +33,10 @@ def describe_model(model: Model) -> list[LayerRow]:
             before = rows.get(row.name)
             rows[row.name] = _joined(before, row) if before else replace(row, reason=str(reasons.get(row.name, "")))
     except (*MALFORMED, ConfigError) as error:
-        raise ExportError(f"the TFLite file has operators at odds with their tensors: {error}") from error
-    return list(rows.values())
+        raise ExportError(
+            f"the TFLite file has operators at odds with their tensors: {printable(one_line(error))}"
+        ) from error
+    return [replace(row, name=printable(row.name), reason=printable(row.reason)) for row in rows.values()]
 
 
 def _row(model: Model, op: Operator) -> LayerRow | None:

@@ -5,7 +5,6 @@ Interpreters trust a file and crash on a damaged one, so everything that they fo
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from dataclasses import dataclass
@@ -15,8 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnnedge.errors import ExportError
-from bnnedge.export.targets.tflite.writer import ABSENT, schema
+from bnnedge.errors import ExportError, one_line, printable
+from bnnedge.export.description import MOST_INPUT_NUMBERS, MOST_METADATA_BYTES, parse_metadata
+from bnnedge.export.targets.digest import check_digest
+from bnnedge.export.targets.tflite.writer import ABSENT, BUILTINS, schema
+from bnnedge.schema import read_json
 
 IDENTIFIER = b"TFL3"
 METADATA_NAME = "bnnedge"
@@ -36,7 +38,32 @@ _BCONV2D_OPTIONS = (
 )
 _DTYPES = {0: "f4", 1: "f2", 2: "i4", 3: "u1", 4: "i8", 6: "?", 7: "i2", 9: "i1", 10: "f8"}
 """NumPy's names for the schema's tensor types, little-endian."""
-MALFORMED = (struct.error, IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError)
+_OPTIONAL_FROM = {
+    "CONV_2D": 2,
+    "DEPTHWISE_CONV_2D": 2,
+    "FULLY_CONNECTED": 2,
+    "TRANSPOSE_CONV": 3,
+    "LceBconv2d": 2,
+    **dict.fromkeys(BUILTINS - {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}, 100),
+    **dict.fromkeys(set(LCE_OPERATORS) - {"LceBconv2d"}, 100),
+}
+"""The first input that an operator may do without. LiteRT crashes on others that are left out."""
+_MOST_BYTES = 2**31
+"""Bytes of one tensor; the offsets of this format reach no further."""
+_LARGEST = 2**20
+"""The largest number of channels and the largest stride or dilation of a binary convolution."""
+_STRIDED = ("strideH", "strideW", "dilationHFactor", "dilationWFactor", "filterHeight", "filterWidth")
+MALFORMED = (
+    struct.error,
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+)
 """What the generated readers raise when offsets and counts make no sense."""
 
 
@@ -48,7 +75,7 @@ def parse_model(data: bytes) -> Model:
         model = Model(schema().ModelT.InitFromPackedBuf(bytes(data), 0))
         model.check()
     except MALFORMED as error:
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        reason = printable(one_line(error, most=120)) or type(error).__name__
         raise ExportError(f"the TFLite file is damaged or cut off ({reason}); export or copy it again") from error
     return model
 
@@ -70,8 +97,8 @@ class Model:
     def __init__(self, raw: Any) -> None:
         self.raw = raw
         """The ``ModelT`` of the schema."""
-        if not raw.subgraphs:
-            raise ValueError("no subgraph")
+        if len(_items(raw.subgraphs)) != 1:
+            raise ValueError(f"expected one subgraph, found {len(_items(raw.subgraphs))}")
         self.subgraph = raw.subgraphs[0]
         self.inputs = [int(i) for i in _items(self.subgraph.inputs)]
         self.outputs = [int(i) for i in _items(self.subgraph.outputs)]
@@ -138,40 +165,70 @@ class Model:
         raw = self.subgraph.tensors[tensor]
         return np.frombuffer(bytes(self._data(tensor)), f"<{_DTYPES[raw.type]}").reshape(self.shape(tensor))
 
-    def metadata(self, name: str) -> dict[str, Any] | None:
-        """The JSON object of a metadata entry; None if there is no such entry."""
+    def entry(self, name: str) -> bytes | None:
+        """The bytes of a metadata entry; None if there is no such entry."""
         for entry in _items(self.raw.metadata):
             if entry.name == name.encode():
-                value = json.loads(bytes(_nth(self.raw.buffers, entry.buffer).data))
-                if not isinstance(value, dict):
-                    raise ValueError(f"metadata {name} is not a JSON object")
-                return value
+                return bytes(_items(_nth(self.raw.buffers, entry.buffer).data))
         return None
+
+    def metadata(self) -> dict[str, Any] | None:
+        """What bnnedge wrote of the file. Raises ``ExportError`` if it is damaged."""
+        text = self.entry(METADATA_NAME)
+        return None if text is None else parse_metadata(text)
+
+    def reasons(self) -> dict[str, Any]:
+        """Why layers are not binary, by layer. Raises ``ExportError`` if it is damaged."""
+        text = self.entry(REASONS_NAME) or b"{}"
+        what = "the reasons of the file"
+        if len(text) > MOST_METADATA_BYTES:
+            raise ExportError(f"{what}: expected at most {MOST_METADATA_BYTES:,} bytes, found {len(text):,}")
+        reasons = read_json(text, what, ExportError)
+        if not isinstance(reasons, dict):
+            raise ExportError(f"{what}: expected a JSON object, found a {type(reasons).__name__}")
+        return reasons
 
     def check(self) -> None:
         """Raise ``ValueError`` or its like if an index, a size or an option is out of bounds."""
         if self.raw.version != 3:
             raise ValueError(f"schema version {self.raw.version}, expected 3")
+        for index in range(len(_items(self.subgraph.tensors))):
+            self._check_tensor(index)
+        count = len(_items(self.subgraph.tensors))
+        written = [*self.inputs, *self.outputs, *(i for op in self.operators for i in op.outputs)]
+        if not self.inputs or not self.outputs or not all(0 <= i < count for i in written):
+            raise ValueError("inputs, outputs or results that do not exist")
+        self._check_order()
+        if any(len(set(names)) < len(names) for names in (self.input_names, self.output_names)):
+            raise ValueError("two inputs or outputs of the same name")
+
+    def _check_tensor(self, index: int) -> None:
+        tensor, shape, size = self.subgraph.tensors[index], self.shape(index), self.bytes_of(index)
+        dtype = _DTYPES.get(tensor.type)
+        if min(shape, default=0) < 0:
+            raise ValueError(f"{self.name(index)} has a negative size")
+        wanted = math.prod(shape) * (np.dtype(dtype).itemsize if dtype else 1)
+        if wanted > _MOST_BYTES:
+            raise ValueError(f"{self.name(index)} has the shape {shape}, more than {_MOST_BYTES:,} bytes")
+        if size and dtype and size != wanted:
+            raise ValueError(f"{self.name(index)} has {size} bytes for shape {shape}")
+
+    def _check_order(self) -> None:
+        """Each operator must read what is there before it runs: inputs, constants, variables and earlier results."""
         tensors = _items(self.subgraph.tensors)
-        for index, tensor in enumerate(tensors):
-            self.name(index)
-            size = self.bytes_of(index)
-            dtype = _DTYPES.get(tensor.type)
-            if min(self.shape(index), default=0) < 0:
-                raise ValueError(f"{self.name(index)} has a negative size")
-            if size and dtype and size != math.prod(self.shape(index)) * np.dtype(dtype).itemsize:
-                raise ValueError(f"{self.name(index)} has {size} bytes for shape {self.shape(index)}")
+        known = {i for i, tensor in enumerate(tensors) if self.bytes_of(i) or tensor.isVariable or 0 in self.shape(i)}
+        known |= {ABSENT, *self.inputs}
         for op in self.operators:
             if not all(ABSENT <= i < len(tensors) for i in op.inputs) or not op.outputs:
                 raise ValueError(f"{op.code} reads tensors that do not exist")
-            _check_lce(op)
-        written = [*self.inputs, *self.outputs, *(i for op in self.operators for i in op.outputs)]
-        if not self.inputs or not self.outputs or not all(0 <= i < len(tensors) for i in written):
-            raise ValueError("inputs, outputs or results that do not exist")
-        if any(len(set(names)) < len(names) for names in (self.input_names, self.output_names)):
-            raise ValueError("two inputs or outputs of the same name")
-        self.metadata(METADATA_NAME)
-        self.metadata(REASONS_NAME)
+            if ABSENT in op.inputs[: _OPTIONAL_FROM.get(op.code, 0)]:
+                raise ValueError(f"{op.code} lacks an input that it needs")
+            if unknown := [self.name(i) for i in op.inputs if i not in known]:
+                raise ValueError(f"{op.code} reads {unknown[0]} before it is computed")
+            if set(op.outputs) & {*self.inputs, *(i for i in op.outputs if self.bytes_of(i))}:
+                raise ValueError(f"{op.code} writes to an input or a constant")
+            _check_options(op)
+            known.update(op.outputs)
 
     def _data(self, tensor: int) -> Any:
         return _nth(self.raw.buffers, self.subgraph.tensors[tensor].buffer).data
@@ -188,21 +245,32 @@ def _nth(vector: Any, index: int) -> Any:
 
 
 def _custom_options(op: Any) -> dict[str, Any]:
+    """The map of an LCE operator. It holds plain numbers alone, so nothing below them is followed."""
     from flatbuffers import flexbuffers
 
     data = bytes(_items(op.customOptions))
-    options = flexbuffers.Loads(data) if data else {}
-    if not isinstance(options, dict):
-        raise ValueError("custom options are not a map")
-    return options
+    if not data:
+        return {}
+    root = flexbuffers.GetRoot(data)
+    if not root.IsMap or len(root.AsMap) > 100:
+        raise ValueError("custom options are not a map of at most 100 entries")
+    values = zip(root.AsMap.Keys, root.AsMap.Values, strict=True)
+    return {key.AsKey: value.Value for key, value in values if value.IsNumeric or value.IsBool}
 
 
-def _check_lce(op: Operator) -> None:
+def _check_options(op: Operator) -> None:
+    for name in _STRIDED:
+        if not 1 <= getattr(op.options, name, 1) <= _LARGEST:
+            raise ValueError(f"{op.code} with {name} {getattr(op.options, name)}")
     if op.code != "LceBconv2d":
         return
     missing = [key for key in _BCONV2D_OPTIONS if not isinstance(op.options.get(key), int)]
     if missing or len(op.inputs) != 5:
         raise ValueError(f"LceBconv2d with {len(op.inputs)} of 5 inputs and without options {missing}")
+    for key in _BCONV2D_OPTIONS:
+        least = 1 if key.startswith(("channels", "stride", "dilation")) else 0
+        if not least <= op.options[key] <= _LARGEST:
+            raise ValueError(f"LceBconv2d with {key} {op.options[key]}")
 
 
 def channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -210,7 +278,26 @@ def channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (shape[3], shape[1], shape[2]) if len(shape) == 4 else shape[1:]
 
 
-def metadata_of(model: Model) -> dict[str, Any]:
-    """The metadata that bnnedge stored. For another writer's file, such as LCE's converter's, it is ``input_shape``."""
-    metadata = model.metadata(METADATA_NAME)
-    return {"input_shape": list(channels_first(model.shape(model.inputs[0])))} if metadata is None else metadata
+def read_model(data: bytes) -> tuple[Model, dict[str, Any]]:
+    """A file from outside and its metadata, which for another writer's file, such as LCE's converter's, is its shape.
+
+    Raises ``ExportError`` for a file that is damaged, computes nothing, or whose metadata is not its own.
+    """
+    model = parse_model(data)
+    metadata = model.metadata()
+    if metadata is not None:
+        check_digest(data, metadata)
+    model.reasons()
+    if not model.operators or set(model.inputs) & set(model.outputs):
+        raise ExportError("the TFLite file has no operators between an input and an output; export the network again")
+    shape = list(channels_first(model.shape(model.inputs[0])))
+    if not shape or math.prod(shape) > MOST_INPUT_NUMBERS:
+        raise ExportError(
+            f"the TFLite file takes inputs of {shape}; expected a batch, of at most {MOST_INPUT_NUMBERS:,} numbers each"
+        )
+    if metadata is None:
+        return model, {"input_shape": shape}
+    if "input_shape" in metadata and (len(model.inputs) != 1 or metadata["input_shape"] != shape):
+        found = f"{len(model.inputs)} inputs, the first" if len(model.inputs) != 1 else "one"
+        raise ExportError(f"the metadata says one input of {metadata['input_shape']}, the file has {found} of {shape}")
+    return model, metadata

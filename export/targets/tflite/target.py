@@ -7,12 +7,13 @@ from typing import Any, ClassVar
 
 from bnnedge.errors import ExportError
 from bnnedge.export.graph import Graph
+from bnnedge.export.targets.digest import stamp, with_blank
 from bnnedge.export.targets.target import LayerRow, Target
 from bnnedge.export.targets.tflite.bit_forms import BIT_FORMS
 from bnnedge.export.targets.tflite.float_forms import FLOAT_FORMS
 from bnnedge.export.targets.tflite.layers import describe_model
 from bnnedge.export.targets.tflite.lowering import Lowering
-from bnnedge.export.targets.tflite.reader import METADATA_NAME, REASONS_NAME, metadata_of, parse_model
+from bnnedge.export.targets.tflite.reader import METADATA_NAME, REASONS_NAME, read_model
 
 
 class LceTarget(Target):
@@ -38,15 +39,15 @@ class LceTarget(Target):
         inputs = [low.tensors[name] for name in graph.inputs]
         outputs = [low.output(name) for name in graph.outputs]
         signature = (graph.inputs, graph.outputs) if max(len(inputs), len(outputs)) > 1 else None
-        entries = {METADATA_NAME: graph.metadata, REASONS_NAME: low.reasons}
+        entries = {METADATA_NAME: with_blank(graph.metadata), REASONS_NAME: low.reasons}
         encoded = {name: _as_json(value) for name, value in entries.items()}
-        return low.writer.finish(inputs, outputs, encoded, signature)
+        return stamp(low.writer.finish(inputs, outputs, encoded, signature))
 
     def read_metadata(self, data: bytes) -> dict[str, Any]:
-        return metadata_of(parse_model(data))
+        return read_model(data)[1]
 
     def describe(self, data: bytes) -> list[LayerRow]:
-        return describe_model(parse_model(data))
+        return describe_model(read_model(data)[0])
 
 
 def _as_json(value: dict[str, Any]) -> bytes:

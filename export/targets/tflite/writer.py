@@ -55,6 +55,8 @@ _OPTIONS = {
     "TRANSPOSE": "TransposeOptions",
 }
 """Builtin operators that can be written, with the schema's table for their options."""
+BUILTINS = frozenset(_OPTIONS)
+"""Names of the builtin operators that can be written."""
 
 
 @lru_cache(maxsize=1)

@@ -23,6 +23,7 @@ from bnnedge.export.targets.tflite.reader import parse_model
 from bnnedge.export.targets.tflite.target import LceTarget
 from bnnedge.export.targets.tflite.writer import TfliteWriter, schema
 from bnnedge.export.window import Window
+from tests.export.digests import without_digest
 
 ROUND_OFF = 2.0**-24
 """Unit round-off u of float32."""
@@ -432,7 +433,7 @@ def test_option_blobs_are_those_of_the_lce_converter() -> None:
 def test_metadata_and_rows_come_from_the_file(build: Build, rng: np.random.Generator) -> None:
     metadata = {"producer": "bnnedge", "classes": ["a", "ü"], "input_shape": [3, 12, 12]}
     data = TARGET.write(small_network(build, rng, **metadata))
-    assert TARGET.read_metadata(data) == metadata
+    assert {key: value for key, value in TARGET.read_metadata(data).items() if key != "digest"} == metadata
     rows = {row.name: row for row in TARGET.describe(data)}
     assert list(rows) == ["n0", "n2", "n4", "n5", "n8"]
     stem, strided, bits, head = rows["n0"], rows["n2"], rows["n4"], rows["n8"]
@@ -544,7 +545,7 @@ def test_damaged_files(kind: str, build: Build, rng: np.random.Generator) -> Non
 
 
 def test_flipped_bytes_are_read_or_refused_but_never_crash(build: Build, rng: np.random.Generator) -> None:
-    data = TARGET.write(small_network(build, rng))
+    data = without_digest(TARGET.write(small_network(build, rng)))
     refused = 0
     for position in rng.integers(0, len(data), 200):
         flipped = bytearray(data)
