@@ -12,18 +12,29 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
-from bnnedge.errors import BenchmarkError
+from pydantic import ConfigDict, Field
+
+from bnnedge.errors import BenchmarkError, printable
+from bnnedge.files import read_within
+from bnnedge.schema import check, read_json
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+MOST_LINE_CHARACTERS = 2**22
+MOST_FILE_BYTES = 2**30
+Text = Annotated[str, Field(max_length=10_000)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Milliseconds = Annotated[float, Field(gt=0, le=1e12)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """What every kind of row has: a format version, the environment, and its form as one JSON line."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     format_version: ClassVar[int] = 1
     """Raised when a field changes its meaning, appears or goes. It is the first field of the JSON line."""
@@ -47,23 +58,18 @@ class Row:
     @classmethod
     def from_json(cls, line: str) -> Self:
         """The row in ``line``, also of an older format version. Raises ``BenchmarkError`` saying what is wrong."""
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise BenchmarkError(f"expected a JSON object, found damaged JSON ({error})") from error
+        if len(line) > MOST_LINE_CHARACTERS:
+            raise BenchmarkError(f"expected at most {MOST_LINE_CHARACTERS:,} characters, found {len(line):,}")
+        record = read_json(line, "a row", BenchmarkError)
         if not isinstance(record, dict):
             raise BenchmarkError(f"expected a JSON object, found {type(record).__name__}")
         version = record.pop("format_version", None)
         if version != cls.format_version:
             record = cls.upgraded(record, version)
-        hints = get_type_hints(cls)
         names = {f.name for f in fields(cls)}
         if odd := names ^ record.keys():
-            raise BenchmarkError(f"missing or unknown fields: {', '.join(sorted(odd))}")
-        for name, value in record.items():
-            if not _fits(value, hints[name]):
-                raise BenchmarkError(f"field {name!r}: {value!r} is of the wrong type")
-        return cls(**record)
+            raise BenchmarkError(f"missing or unknown fields: {printable(', '.join(sorted(odd)))}")
+        return check(record, cls, "a row", BenchmarkError)
 
     @classmethod
     def upgraded(cls, record: dict[str, Any], version: Any) -> dict[str, Any]:
@@ -72,7 +78,7 @@ class Row:
         Raises ``BenchmarkError`` for a version that cannot be read.
         """
         raise BenchmarkError(
-            f"expected format_version {cls.format_version} or an older one, found {version!r}; "
+            f"expected format_version {cls.format_version} or an older one, found {printable(repr(version), 60)}; "
             "update bnnedge, or measure again"
         )
 
@@ -83,40 +89,40 @@ class BenchmarkRow(Row):
 
     format_version: ClassVar[int] = 2
 
-    file: str
+    file: Text
     """The path as given, or the label of a generated file."""
-    runtime: str
+    runtime: Text
     """Name in RUNTIMES."""
-    runtime_version: str
-    device: str
+    runtime_version: Text
+    device: Text
     """Name in DEVICES, or the address of the device; ``environment`` says what machine that was."""
-    threads: int
-    input: str
+    threads: Annotated[int, Field(ge=1, le=2**31)]
+    input: Text
     """What the file was given: ``<data set> test`` or ``random normal``."""
-    batch_size: int
+    batch_size: Annotated[int, Field(ge=1, le=2**31)]
     """Images per run."""
-    warmup: int
+    warmup: Count
     """Runs before the measured ones."""
-    runs: int
+    runs: Annotated[int, Field(ge=1, le=2**31)]
     """Measured runs."""
-    p20_ms: float
+    p20_ms: Milliseconds
     """20 % of the runs took at most this long, interpolated linearly between runs."""
-    p50_ms: float
-    p80_ms: float
+    p50_ms: Milliseconds
+    p80_ms: Milliseconds
     images_per_s: float
     """``1000 * batch_size / p50_ms``."""
-    task: str | None
+    task: Text | None
     """Name in TASKS, which defines the scores; None for a file that does not say."""
-    scores: dict[str, float]
+    scores: dict[Text, float]
     """Each score of the task by its name, computed over all samples; empty if not measured."""
-    samples: int
+    samples: Count
     """Test samples behind ``scores``; 0 if not measured."""
-    peak_memory_bytes: int | None
+    peak_memory_bytes: Count | None
     """What the file adds to a process, as memory.py defines it; None where the system cannot tell."""
-    file_bytes: int
+    file_bytes: Count
     metadata: dict[str, Any]
     """What the file says of itself: method, model, data set, preprocessing record, ..."""
-    started_at: str
+    started_at: Text
     """UTC, ISO 8601."""
 
     def __post_init__(self) -> None:
@@ -142,6 +148,7 @@ class BenchmarkRow(Row):
             return super().upgraded(record, version)
         if missing := {"top1", "top1_images"} - record.keys():
             raise BenchmarkError(f"missing fields of format_version 1: {', '.join(sorted(missing))}")
+        record = dict(record)
         top1, samples = record.pop("top1"), record.pop("top1_images")
         scores = {} if top1 is None else {"top1": top1}
         return {**record, "task": "classification", "scores": scores, "samples": samples}
@@ -194,8 +201,8 @@ def check_appendable(path: Path, kind: type[Row] = BenchmarkRow) -> None:
 
 def _read(path: Path, kind: type[R]) -> list[R]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_within(path, MOST_FILE_BYTES, BenchmarkError).decode().splitlines()
+    except UnicodeDecodeError as error:
         raise BenchmarkError(f"{path}: cannot be read as benchmark rows: {error}") from error
     rows = []
     for number, line in enumerate(lines, start=1):
@@ -208,16 +215,3 @@ def _read(path: Path, kind: type[R]) -> list[R]:
 
 def _unwritable(path: Path, error: OSError) -> BenchmarkError:
     return BenchmarkError(f"{path}: cannot be written: {error.strerror or error}")
-
-
-def _fits(value: object, hint: Any) -> bool:
-    if isinstance(hint, UnionType):
-        return any(_fits(value, option) for option in get_args(hint))
-    if get_origin(hint) is dict:
-        of_values = get_args(hint)[1]
-        return isinstance(value, dict) and (of_values is Any or all(_fits(v, of_values) for v in value.values()))
-    if isinstance(value, bool):
-        return bool(hint is bool)
-    if hint is float:
-        return isinstance(value, int | float)
-    return isinstance(value, NoneType if hint is None else hint)

@@ -56,7 +56,7 @@ PARTS: dict[str, list[set[str]]] = {
         {"gpu", "networks", "continual"},
     ],
     "benchmarks.devices": [{"device"}, {"measuring"}, {"local"}, {"remote"}, {"ssh"}],
-    "benchmarks.devices.remote": [{"protocol"}, {"agent", "connection"}, {"remote_device"}],
+    "benchmarks.devices.remote": [{"protocol", "drawing"}, {"agent", "connection"}, {"remote_device"}],
     "benchmarks.report": [{"scores"}, {"table", "run_log"}, {"picture"}],
     "export": [
         {"graph"},

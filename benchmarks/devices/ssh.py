@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from bnnedge import __version__
 from bnnedge.benchmarks.devices.remote import agent
 from bnnedge.benchmarks.devices.remote.remote_device import RemoteDevice
-from bnnedge.errors import BenchmarkError
+from bnnedge.errors import BenchmarkError, printable
 
 _EXPECTED = "ssh://[USER@]HOST[:PORT][/PATH/TO/PYTHON]"
 _ADDRESS = re.compile(
     r"(?P<login>([A-Za-z0-9_][\w.-]*@)?([A-Za-z0-9_][\w.-]*|\[[0-9A-Fa-f:.]+\]))(:(?P<port>\d{1,5}))?(?P<python>/.+)?"
 )
 _VENV = "~/.bnnedge"
-_NEEDS = "ai-edge-litert flatbuffers numpy onnx onnxruntime rich"
+_NEEDS = "ai-edge-litert flatbuffers numpy onnx onnxruntime pydantic rich"
 _SSH_FAILED, _NO_SUCH_COMMAND = 255, 127  # exit codes of ssh itself and of the shell on the device
 
 
@@ -40,7 +40,7 @@ class Address:
         found = _ADDRESS.fullmatch(text)
         port = int(found["port"]) if found and found["port"] else None
         if found is None or (port is not None and not 0 < port < 65536):
-            raise BenchmarkError(f"expected device {_EXPECTED}, found ssh://{text}")
+            raise BenchmarkError(f"expected device {_EXPECTED}, found ssh://{printable(text)}")
         return cls(found["login"].replace("[", "").replace("]", ""), port, found["python"])
 
     def __str__(self) -> str:
@@ -51,7 +51,15 @@ class Address:
     def login_command(self) -> list[str]:
         """The command that logs in to the device."""
         port = [] if self.port is None else ["-p", str(self.port)]
-        return [*shlex.split(os.environ.get("BNNEDGE_SSH") or "ssh"), *port, self.login]
+        given = os.environ.get("BNNEDGE_SSH", "")
+        try:
+            command = shlex.split(given) or ["ssh"]
+        except ValueError as error:
+            raise BenchmarkError(
+                f"BNNEDGE_SSH: expected a command as a shell takes it, found {printable(given)!r} ({error}); mend or "
+                "unset it"
+            ) from error
+        return [*command, *port, self.login]
 
     def agent_command(self) -> list[str]:
         """The command that starts the agent on the device. It notices within a minute if the connection breaks."""

@@ -60,7 +60,7 @@ def test_a_row_of_version_2_is_read() -> None:
     ("damaged", "message"),
     [
         (MEASURED_IN_VERSION_1.replace('"top1": 0.975, ', ""), "missing fields of format_version 1: top1"),
-        (MEASURED_IN_VERSION_1.replace("0.975", '"high"'), "'scores'"),
+        (MEASURED_IN_VERSION_1.replace("0.975", '"high"'), "scores"),
         (MEASURED_IN_VERSION_1.replace('"runs": 5, ', ""), "missing or unknown fields: runs"),
     ],
 )
@@ -133,15 +133,15 @@ def test_a_damaged_line_is_named(tmp_path: Path, make_row: RowFactory, damage: s
     [
         ("format_version", 3, "expected format_version 2 or an older one, found 3; update bnnedge, or measure again"),
         ("format_version", None, "expected format_version 2 or an older one, found None"),
-        ("p50_ms", "1", "'p50_ms'"),
-        ("p50_ms", None, "'p50_ms'"),
-        ("runs", 1.5, "'runs'"),
-        ("runs", True, "'runs'"),
-        ("scores", {"top1": "high"}, "'scores'"),
-        ("scores", [0.9], "'scores'"),
+        ("p50_ms", "1", "p50_ms"),
+        ("p50_ms", None, "p50_ms"),
+        ("runs", 1.5, "runs"),
+        ("runs", True, "runs"),
+        ("scores", {"top1": "high"}, "scores"),
+        ("scores", [0.9], "scores"),
         ("samples", 0, "expected scores of at least 1 sample, or none of 0 samples, found 1 scores of 0 samples"),
-        ("task", 1, "'task'"),
-        ("metadata", [], "'metadata'"),
+        ("task", 1, "task"),
+        ("metadata", [], "metadata"),
         ("surplus", 1, "surplus"),
     ],
 )

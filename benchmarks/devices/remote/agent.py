@@ -11,7 +11,8 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import IO
 
 from rich.console import Console
@@ -19,7 +20,10 @@ from rich.console import Console
 from bnnedge import __version__
 from bnnedge.benchmarks.devices.local import LocalDevice
 from bnnedge.benchmarks.devices.remote.protocol import (
+    ALIVE,
+    ALIVE_EVERY_S,
     HELLO,
+    MOST_PAYLOAD_BYTES,
     PROTOCOL,
     MeasureRequest,
     Message,
@@ -59,7 +63,7 @@ def _requests(stream: IO[bytes]) -> Iterator[Message]:
 
     def read() -> None:
         try:
-            while (message := receive(stream)) is not None:
+            while (message := receive(stream, MOST_PAYLOAD_BYTES)) is not None:
                 waiting.put(message)
         finally:
             os._exit(0)
@@ -75,14 +79,40 @@ def main() -> None:
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as out:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
+        lock = threading.Lock()
+
         def send(message: Message) -> None:
-            out.writelines(encode(message))
-            out.flush()
+            try:
+                with lock:
+                    out.writelines(encode(message))
+                    out.flush()
+            except OSError:  # nobody is there to answer
+                os._exit(1)
 
         send(Message({HELLO: PROTOCOL, "version": __version__}))
         device = LocalDevice()
         for request in _requests(sys.stdin.buffer):
-            send(_answer(device, request))
+            with _alive(send):
+                answer = _answer(device, request)
+            send(answer)
+
+
+@contextmanager
+def _alive(send: Callable[[Message], None]) -> Iterator[None]:
+    """Say now and then, while the body of ``with`` runs, that the agent is alive."""
+    done = threading.Event()
+
+    def say() -> None:
+        while not done.wait(ALIVE_EVERY_S):
+            send(Message({ALIVE: True}))
+
+    saying = threading.Thread(target=say, daemon=True)
+    saying.start()
+    try:
+        yield
+    finally:
+        done.set()
+        saying.join()
 
 
 if __name__ == "__main__":

@@ -14,17 +14,26 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import IO, Any
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkSettings, ModelFile
 from bnnedge.data.info import DatasetInfo
+from bnnedge.errors import BenchmarkError, printable
+from bnnedge.schema import check, read_json
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised when messages change their meaning."""
 HELLO = "bnnedge_agent"
+ALIVE = "alive"
+"""The only entry of a message by which an agent says that it is still working on its answer."""
+ALIVE_EVERY_S = 10
+MOST_HEADER_BYTES = 2**24
+MOST_PAYLOAD_BYTES = 2**33
+"""Bytes of all payloads of a request; answers have none."""
 
 
 @dataclass(frozen=True)
@@ -94,19 +103,38 @@ def encode(message: Message) -> Iterator[bytes]:
     yield from message.payloads
 
 
-def receive(stream: IO[bytes]) -> Message | None:
+class Stream(Protocol):
+    """What messages are read from."""
+
+    def readline(self, most: int, /) -> bytes:
+        """As that of a file."""
+
+    def read(self, size: int, /) -> bytes:
+        """As that of a file."""
+
+
+_Sizes = Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=10_000)]
+
+
+def receive(stream: Stream, most_payload_bytes: int = 0) -> Message | None:
     """The next message, or None if the stream ends before there is one.
 
-    Raises ``EOFError`` if the stream ends within a message, ``ValueError`` for bytes that are no message.
+    Raises ``EOFError`` if the stream ends within a message, ``BenchmarkError`` for bytes that are no message, and for
+    a message that is larger than allowed.
     """
-    line = stream.readline()
+    line = stream.readline(MOST_HEADER_BYTES + 1)
     if not line:
         return None
+    if len(line) > MOST_HEADER_BYTES:
+        raise BenchmarkError(f"expected a message of at most {MOST_HEADER_BYTES:,} bytes, found more")
     if not line.endswith(b"\n"):
         raise EOFError("the stream ended within a message")
-    header = json.loads(line)
-    if not isinstance(header, dict) or not isinstance(sizes := header.pop("payloads", None), list):
-        raise ValueError(f"expected a message, found {line[:80]!r}")
+    header = read_json(line, "a message", BenchmarkError)
+    if not isinstance(header, dict):
+        raise BenchmarkError(f"expected a message, found {printable(repr(line), most=80)}")
+    sizes: list[int] = check(header.pop("payloads", None), _Sizes, "the sizes of a message", BenchmarkError)
+    if sum(sizes) > most_payload_bytes:
+        raise BenchmarkError(f"expected a message with at most {most_payload_bytes:,} bytes, found {sum(sizes):,}")
     payloads = [stream.read(size) for size in sizes]
     if [len(payload) for payload in payloads] != sizes:
         raise EOFError("the stream ended within a message")

@@ -2,24 +2,55 @@
 
 from __future__ import annotations
 
-import json
 import os
+import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+from pydantic import Field
 from rich.console import Console
+from typing_extensions import TypedDict
 
 from bnnedge import __version__
 from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkSettings, Device, ModelFile
 from bnnedge.benchmarks.devices.remote.connection import Connection
-from bnnedge.benchmarks.devices.remote.protocol import HELLO, PROTOCOL, MeasureRequest, Message, Terminal
+from bnnedge.benchmarks.devices.remote.protocol import (
+    ALIVE,
+    ALIVE_EVERY_S,
+    HELLO,
+    PROTOCOL,
+    MeasureRequest,
+    Message,
+    Terminal,
+)
 from bnnedge.benchmarks.rows import BenchmarkRow
-from bnnedge.errors import BenchmarkError, MissingDependencyError
+from bnnedge.errors import BenchmarkError, MissingDependencyError, printable
+from bnnedge.schema import check, read_json
 
 _GREETING_BYTES = 65536
 """The most that a login shell may say before the agent does."""
+_GREETING_S = 60
+"""Time to log in, and for the agent to start."""
+_ANSWER_S = 6 * ALIVE_EVERY_S
+"""Time without a sign of life from an agent that works on its answer."""
+_LONGEST_S = 24 * 3600
+
+
+class _Reason(TypedDict):
+    reason: Annotated[str, Field(max_length=10_000)] | None
+
+
+class _Rows(TypedDict):
+    rows: list[str]
+
+
+class _Error(TypedDict):
+    error: str
+
+
+A = TypeVar("A")
 
 
 class RemoteDevice(Device):
@@ -47,8 +78,8 @@ class RemoteDevice(Device):
         self._connection.close()
 
     def unavailable(self, runtime: str) -> str | None:
-        reason: str | None = self._ask(Message({"unavailable": runtime})).header["reason"]
-        return reason if reason is None else f"on {self._address}: {reason}"
+        reason = self._ask(Message({"unavailable": runtime}), _Reason)["reason"]
+        return reason if reason is None else f"on {self._address}: {printable(reason)}"
 
     def measure(
         self,
@@ -59,46 +90,89 @@ class RemoteDevice(Device):
     ) -> list[BenchmarkRow]:
         console = console or Console(stderr=True)
         terminal = Terminal(os.environ.get("TERM", "xterm"), console.width) if console.is_terminal else None
-        answer = self._ask(MeasureRequest(files, data, settings, terminal).to_message(), console)
-        return [replace(BenchmarkRow.from_json(row), device=self._address) for row in answer.header["rows"]]
+        answer = self._ask(MeasureRequest(files, data, settings, terminal).to_message(), _Rows, console)
+        try:
+            rows = [BenchmarkRow.from_json(line) for line in answer["rows"]]
+        except BenchmarkError as error:
+            raise self._nonsense(error) from error
+        asked = [(file.label, file.runtime, len(file.data), settings.threads, settings.runs) for file in files]
+        found = [(row.file, row.runtime, row.file_bytes, row.threads, row.runs) for row in rows]
+        if found != asked:
+            raise self._nonsense(
+                f"expected one row for each file as it was sent, found {len(rows)} rows of other files"
+            )
+        return [replace(row, device=self._address) for row in rows]
+
+    def _nonsense(self, what: object) -> BenchmarkError:
+        return BenchmarkError(f"{self._address} does not answer as bnnedge's agent does: {what}")
 
     def _greet(self) -> None:
-        read = 0
-        while line := self._connection.read_line(_GREETING_BYTES):
-            read += len(line)
-            hello = _hello(line)
-            if hello is not None:
-                if hello[HELLO] != PROTOCOL:
-                    raise MissingDependencyError(
-                        f"{self._address} has bnnedge {hello.get('version')} with protocol {hello[HELLO]}, "
-                        f"this machine {__version__} with protocol {PROTOCOL}; install the same version on both"
-                    )
-                self._connection.show_errors()
-                return
-            if read > _GREETING_BYTES:
-                break
-        raise MissingDependencyError(self.why_no_agent(*self._connection.end()))
+        try:
+            with self._connection.within(_GREETING_S):
+                hello = self._read_hello()
+        except TimeoutError:
+            self._connection.end()
+            raise MissingDependencyError(
+                f"{self._address} did not start bnnedge's agent within {_GREETING_S} s; log in once by hand to see why"
+            ) from None
+        if hello is None:
+            raise MissingDependencyError(self.why_no_agent(*self._connection.end()))
+        if hello[HELLO] != PROTOCOL:
+            version, protocol = printable(str(hello.get("version")), 50), printable(str(hello[HELLO]), 50)
+            raise MissingDependencyError(
+                f"{self._address} has bnnedge {version} with protocol {protocol}, "
+                f"this machine {__version__} with protocol {PROTOCOL}; install the same version on both"
+            )
+        self._connection.show_errors()
 
-    def _ask(self, request: Message, console: Console | None = None) -> Message:
+    def _read_hello(self) -> dict[str, Any] | None:
+        """The agent's greeting, behind whatever the login shell says first; None if there is none."""
+        read = 0
+        while read <= _GREETING_BYTES and (line := self._connection.read_line(_GREETING_BYTES)):
+            read += len(line)
+            if (hello := _hello(line)) is not None:
+                return hello
+        return None
+
+    def _ask(self, request: Message, answer: type[A], console: Console | None = None) -> A:
+        """Send a request and wait for its answer, a mapping as the TypedDict ``answer`` describes it."""
+        message = None
         try:
             self._connection.send(request, console)
-            answer = self._connection.receive()
+            message = self._wait()
         except (BrokenPipeError, EOFError):
-            answer = None
-        except ValueError as error:
-            raise BenchmarkError(f"{self._address} does not answer as bnnedge's agent does: {error}") from error
-        if answer is None:
+            pass
+        except TimeoutError as error:
+            self._connection.end()
+            raise BenchmarkError(f"{self._address} {error or f'gave no sign of life for {_ANSWER_S} s'}") from None
+        except BenchmarkError as error:
+            raise self._nonsense(error) from error
+        if message is None:
             said = self._connection.end()[1]
             raise BenchmarkError(f"the connection to {self._address} ended before the answer came: {said}")
-        if "error" in answer.header:
-            raise BenchmarkError(f"on {self._address}: {answer.header['error']}")
-        return answer
+        if "error" in message.header:
+            refused = check(message.header, _Error, "an error", BenchmarkError)
+            raise BenchmarkError(f"on {self._address}: {printable(refused['error'], most=1000)}")
+        try:
+            return check(message.header, answer, "an answer", BenchmarkError)
+        except BenchmarkError as error:
+            raise self._nonsense(error) from error
+
+    def _wait(self) -> Message | None:
+        """The answer, for which an agent may take long while it says that it is alive."""
+        longest = time.monotonic() + _LONGEST_S
+        while time.monotonic() < longest:
+            with self._connection.within(_ANSWER_S):
+                message = self._connection.receive()
+            if message is None or ALIVE not in message.header:
+                return message
+        raise TimeoutError(f"gave no answer within {_LONGEST_S // 3600} hours")
 
 
 def _hello(line: bytes) -> dict[str, Any] | None:
     """The agent's greeting, or None for any other line."""
     try:
-        said = json.loads(line)
-    except ValueError:
+        said = read_json(line, "a greeting", BenchmarkError)
+    except BenchmarkError:
         return None
     return said if isinstance(said, dict) and HELLO in said else None
