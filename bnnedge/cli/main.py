@@ -66,7 +66,8 @@ def _warnings_as_lines(debug: bool) -> Iterator[None]:
 
 def _say(kind: str, message: str) -> None:
     """Print a line, unless this is one of several training processes and another one prints what all agree on."""
-    if os.environ.get("RANK", "0") == "0" or "WORLD_SIZE" not in os.environ:
+    rank = os.environ.get("RANK", "0")
+    if rank == "0" or not rank.isdigit() or not os.environ.get("WORLD_SIZE", "").isdigit():
         line = printable(" ".join(message.split()), most=MOST_CHARACTERS)
         encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
         print(f"{kind}: {line}".encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
