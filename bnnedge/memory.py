@@ -1,4 +1,4 @@
-"""The memory of this machine, and what asks for more of it."""
+"""The memory that this process can still get, and what asks for more of it."""
 
 from __future__ import annotations
 
@@ -11,24 +11,32 @@ from bnnedge.errors import BnnedgeError
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
-def memory_bytes() -> int | None:
-    """The memory that this process can have at most: the machine's or its container's; None where nothing tells."""
+def free_bytes() -> int | None:
+    """The memory that this process can still get, at most; None where nothing tells.
+
+    On Linux it is what the kernel can give without ending a process, and no more than the container's limit; elsewhere
+    the memory of the machine.
+    """
     limits = []
     with suppress(AttributeError, ValueError, OSError):
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(KeyError, ValueError, OSError):
+        lines = [line.split() for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines()]
+        kibibytes = {words[0]: int(words[1]) for words in lines}
+        limits.append(1024 * (kibibytes["MemAvailable:"] + kibibytes["SwapFree:"]))
     for name in _CGROUP_LIMITS:
         with suppress(ValueError, OSError):  # a container without a limit says "max"
             limits.append(int(Path(name).read_text(encoding="ascii")))
-    return min((limit for limit in limits if limit > 0), default=None)
+    return min(limits, default=None)
 
 
 def check_memory(needed: int, what: str, error: type[BnnedgeError]) -> None:
-    """Raise ``error`` if ``what`` needs more bytes than this machine has: better now than half-way through it."""
-    most = memory_bytes()
+    """Raise ``error`` if ``what`` needs more bytes than there are: better now than half-way through it."""
+    most = free_bytes()
     if most is not None and needed > most:
         raise error(
-            f"{what} needs at least {_gibibytes(needed)} of memory, and this machine has {_gibibytes(most)}; choose "
-            "smaller images, batches or networks"
+            f"{what} needs at least {_gibibytes(needed)} of memory, and {_gibibytes(most)} are free here; choose smaller "
+            "images, batches or networks"
         )
 
 

@@ -17,12 +17,14 @@ from bnnedge.methods.method import Method
 from bnnedge.models.create import create_model
 from bnnedge.models.user_code import failure
 from bnnedge.options import fill
+from bnnedge.train.memory_need import check_parameters
 from bnnedge.train.rng import rng_state, set_rng_state
 
 
 def make_model(config: RunConfig, info: DatasetInfo) -> tuple[nn.Module, Method[Any]]:
     """The model of a resolved config with its method attached, freshly initialized, on the CPU."""
     record = info.preprocessing
+    check_parameters(config, info)
     model = create_model(config.model, num_classes=info.outputs, in_channels=record.channels, image_size=record.size)
     method_class = METHODS.load(config.method)
     method: Method[Any] = method_class(fill(method_class.Options, config.method_options, f"method {config.method}"))

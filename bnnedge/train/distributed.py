@@ -21,6 +21,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from bnnedge.errors import BnnedgeError, ConfigError, MissingDependencyError, printable
+from bnnedge.train.parent import end_with_parent
 
 T = TypeVar("T")
 
@@ -157,6 +158,7 @@ def join() -> Iterator[Group]:
     An interrupt (Ctrl-C) of any of them stops all after the same step. Raises ``MissingDependencyError`` if they cannot
     meet. Without such an environment the process is alone.
     """
+    end_with_parent()
     rank, size, local_rank = _place()
     if size == 1 or "RANK" not in os.environ:
         yield Group()
