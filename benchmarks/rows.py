@@ -16,6 +16,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
 from bnnedge.errors import BenchmarkError
+from bnnedge.files import append
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -160,10 +161,7 @@ def append_rows(path: Path, rows: Sequence[Row]) -> None:
     check_appendable(path, type(rows[0]))
     text = "".join(f"{row.to_json()}\n" for row in rows)
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        append(Path(os.path.realpath(path)), text.encode())
     except OSError as error:
         raise _unwritable(path, error) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
@@ -57,7 +58,7 @@ def write_output(path: Path, data: bytes) -> None:
     if path.exists() and not path.is_file():
         path.write_bytes(data)
     else:
-        write_atomically(Path(os.path.realpath(path)), data)
+        write_atomically(Path(os.path.realpath(path)) if path.is_symlink() else path, data)
 
 
 def append(path: Path, data: bytes) -> None:
@@ -83,6 +84,8 @@ def append(path: Path, data: bytes) -> None:
             os.close(file)
     except OSError as error:
         error.filename = str(path)
+        if error.errno == errno.ELOOP:
+            error.strerror = "expected a file, found a symbolic link"
         raise
 
 

@@ -11,15 +11,17 @@ import json
 import math
 from collections.abc import Hashable
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from bnnedge.errors import BnnedgeError, printable
 
 T = TypeVar("T")
 
+Number = Annotated[float, Field(ge=-1e100, le=1e100)]
+"""A number that can be printed, drawn and computed with."""
 MOST_VALUES = 1_000_000
 """Most values in one structure; those that it holds several times, as YAML and pickle allow, count each time."""
 MOST_DEPTH = 100

@@ -13,7 +13,7 @@ from pydantic import Field
 from bnnedge.config import MOST_EPOCHS
 from bnnedge.errors import BnnedgeError, CheckpointError
 from bnnedge.files import read_within
-from bnnedge.schema import check, read_json
+from bnnedge.schema import Number, check, read_json
 from bnnedge.tasks import TASKS
 from bnnedge.tasks.task import Tally, Task, scores_text
 from bnnedge.train.checkpoint import Checkpoint
@@ -80,7 +80,7 @@ def _check(found: Any, what: str) -> None:
     names = {field.name for field in dataclasses.fields(_Facts)}
     facts = check({name: value for name, value in found.items() if name in names}, _Facts, what, CheckpointError)
     others = {name: value for name, value in found.items() if name not in names}
-    numbers = check(others, dict[str, float], what, CheckpointError)
+    numbers = check(others, dict[str, Number], what, CheckpointError)
     if odd := [name for name in numbers if not name.startswith(("val_", "test_"))]:
         raise CheckpointError(f"{what}: {odd[0]} is unknown")
     TASKS.check(facts.task)
