@@ -13,7 +13,6 @@ from typing import BinaryIO
 
 from bnnedge.errors import BnnedgeError, printable
 
-
 TEMPORARY = ".tmp"
 """How the names of unfinished files end, which also begin with a dot and the name that they will have."""
 
@@ -98,13 +97,19 @@ def open_regular(path: Path, error: type[BnnedgeError]) -> Iterator[BinaryIO]:
     """
     try:
         # O_NONBLOCK: opening a named pipe would otherwise wait for a writer.
-        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
+        number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as failure:
         raise _unreadable(path, failure, error) from failure
-    with file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    try:
+        kind = os.fstat(number).st_mode
+        if stat.S_ISDIR(kind):
+            raise error(f"{printable(str(path))} cannot be read: {os.strerror(errno.EISDIR)}")
+        if not stat.S_ISREG(kind):
             raise error(f"{printable(str(path))}: expected a file, found a pipe or a device")
-        yield file
+        with open(number, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(number)
 
 
 def read_within(path: Path, most: int, error: type[BnnedgeError]) -> bytes:

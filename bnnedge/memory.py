@@ -35,8 +35,8 @@ def check_memory(needed: int, what: str, error: type[BnnedgeError]) -> None:
     most = free_bytes()
     if most is not None and needed > most:
         raise error(
-            f"{what} needs at least {_gibibytes(needed)} of memory, and {_gibibytes(most)} are free here; choose smaller "
-            "images, batches or networks"
+            f"{what} needs at least {_gibibytes(needed)} of memory, and {_gibibytes(most)} are free here; choose "
+            "smaller images, batches or networks"
         )
 
 

@@ -57,8 +57,9 @@ def check_plain(value: Any, what: str, error: type[BnnedgeError], *, leaves: tup
                 )
             if isinstance(found, dict):
                 for name in found:
-                    if type(name) not in (str, int) or (odd := _oddity(name)):
-                        raise error(f"{what}: expected names of text, found {odd or type(name).__name__}")
+                    odd = _oddity(name) if type(name) in (str, int) else type(name).__name__
+                    if odd:
+                        raise error(f"{what}: expected names of text, found {odd}")
                 found = found.values()
             waiting += [(below, depth + 1) for below in found]
         elif type(found) not in leaves and (odd := _oddity(found)):

@@ -102,8 +102,16 @@ def _memory(error: BaseException) -> str:
     """What to do about an allocation that failed; empty for another error."""
     # PyTorch raises a RuntimeError where its allocator for the CPU fails.
     texts = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "bad allocation")
+    # oneDNN's layers say no more than this.
+    texts += (
+        "could not create a primitive",
+        "could not create a memory object",
+        "could not create a scratchpad",
+        "can't start new thread",
+        "failed to map segment",
+    )
     failed = isinstance(error, MemoryError) or any(text in str(error).lower() for text in texts)
-    if not failed or not isinstance(error, MemoryError | RuntimeError | OSError):
+    if not failed or not isinstance(error, MemoryError | RuntimeError | OSError | ImportError):
         return ""
     reason = one_line(error) or "MemoryError"
     return f"this needs more memory than there is ({reason}); try a smaller batch, image or network"

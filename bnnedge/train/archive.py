@@ -35,9 +35,7 @@ def read_archive(path: Path) -> Any:
             _check_members(file, path)
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
-        except CheckpointError:
-            raise
-        except MemoryError:
+        except (CheckpointError, MemoryError):
             raise
         except Exception as error:  # a damaged file can raise anything
             reason = one_line(error).split(". ")[0][:120]
@@ -60,8 +58,8 @@ def _check_members(file: BinaryIO, path: Path) -> None:
             raise zipfile.BadZipFile(str(error)) from error
         if damaged is not None:
             raise CheckpointError(
-                f"checkpoint {path} is damaged: {damaged} does not have the checksum that was saved with it; use a copy "
-                "of the file, or train again"
+                f"checkpoint {path} is damaged: {damaged} does not have the checksum that was saved with it; use a "
+                "copy of the file, or train again"
             )
         for member in members:
             if member.filename.endswith(".pkl"):

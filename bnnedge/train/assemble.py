@@ -66,7 +66,8 @@ def _set_threads(config: RunConfig) -> None:
     most = max(_MOST_THREADS, _THREADS_A_CPU * cpus)
     if config.threads is not None and config.threads > most:
         raise ConfigError(
-            f"threads must be at most {most} on this machine of {cpus} CPUs, got {config.threads}; choose --threads {cpus}"
+            f"threads must be at most {most} on this machine of {cpus} CPUs, got {config.threads}; choose --threads "
+            f"{cpus}"
         )
     torch.set_num_threads(config.threads or torch.get_num_threads())
 

@@ -133,7 +133,8 @@ def _check_weights(weights: Any, what: str) -> None:
         raise CheckpointError(f"{what} should map names to tensors, but is {printable(repr(weights), 60)}")
     for name, weight in weights.items():
         if not isinstance(name, str) or not isinstance(weight, Tensor):
-            raise CheckpointError(f"{what}: expected tensors by name, found {printable(repr(name), 60)}: {type(weight)}")
+            found = f"{printable(repr(name), 60)}: {type(weight).__name__}"
+            raise CheckpointError(f"{what}: expected tensors by name, found {found}")
     check_tensors(weights, what)
 
 

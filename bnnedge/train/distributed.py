@@ -173,7 +173,10 @@ def join() -> Iterator[Group]:
 
 
 def _place() -> tuple[int, int, int]:
-    """Rank, number of processes and rank on this machine. Raises ``ConfigError`` for an environment that is malformed."""
+    """Rank, number of processes and rank on this machine.
+
+    Raises ``ConfigError`` for an environment that is malformed.
+    """
     found = []
     for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
         text = os.environ.get(name, default)

@@ -7,6 +7,7 @@ so what could work is never refused. Of a user's own network nothing is known be
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -47,9 +48,7 @@ def check_training(config: RunConfig, info: DatasetInfo, images: int) -> None:
 def _on_meta(config: RunConfig, info: DatasetInfo) -> nn.Module:
     record = info.preprocessing
     with torch.device("meta"):
-        return create_model(
-            config.model, num_classes=info.outputs, in_channels=record.channels, image_size=record.size
-        )
+        return create_model(config.model, num_classes=info.outputs, in_channels=record.channels, image_size=record.size)
 
 
 def _weight_bytes(model: nn.Module) -> int:
@@ -67,8 +66,6 @@ def _largest_output(model: nn.Module, shape: tuple[int, ...]) -> int:
 
     for layer in model.modules():
         layer.register_forward_hook(note)
-    try:
+    with suppress(RuntimeError, NotImplementedError):  # an operator without a meta kernel: what was seen is a bound
         model.eval()(torch.empty(shape, device="meta"))
-    except (RuntimeError, NotImplementedError):  # an operator that has no meta kernel; what was seen is a bound
-        pass
     return largest

@@ -64,9 +64,8 @@ def _kinds(state: Any, parameter: Tensor, steps: int, what: str) -> dict[str, st
         if isinstance(value, Tensor):
             kinds[str(name)] = "like the parameter" if value.shape == parameter.shape and name != "step" else "scalar"
             if kinds[str(name)] == "scalar" and value.dim() != 0:
-                raise CheckpointError(
-                    f"{what}: {printable(str(name))} has shape {tuple(value.shape)}, the parameter {tuple(parameter.shape)}"
-                )
+                shapes = f"{tuple(value.shape)}, the parameter {tuple(parameter.shape)}"
+                raise CheckpointError(f"{what}: {printable(str(name))} has shape {shapes}")
             if name == "step" and not 0 <= float(value) <= steps:
                 raise CheckpointError(f"{what}: step cannot be {float(value)} after {steps} steps")
         else:

@@ -86,7 +86,8 @@ def _check(found: Any, what: str) -> None:
     TASKS.check(facts.task)
     first = _task(found).scores[0].name
     if f"test_{first}" not in numbers or not {"test_samples", "test_images"} & numbers.keys():
-        raise CheckpointError(f"{what}: expected test_{first} and test_samples, found {', '.join(numbers) or 'neither'}")
+        there = ", ".join(numbers) or "neither"
+        raise CheckpointError(f"{what}: expected test_{first} and test_samples, found {there}")
 
 
 def result_text(result: Mapping[str, Any]) -> str:
