@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 from pydantic import ConfigDict, Field
 
 from bnnedge.errors import BenchmarkError, printable
-from bnnedge.files import read_within
+from bnnedge.files import append, read_within
 from bnnedge.schema import check, read_json
 
 if TYPE_CHECKING:
@@ -167,10 +167,7 @@ def append_rows(path: Path, rows: Sequence[Row]) -> None:
     check_appendable(path, type(rows[0]))
     text = "".join(f"{row.to_json()}\n" for row in rows)
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        append(Path(os.path.realpath(path)), text.encode())
     except OSError as error:
         raise _unwritable(path, error) from error
 

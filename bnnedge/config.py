@@ -8,7 +8,6 @@ machine's own value, which ``resolve`` and the training code fill in.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,18 @@ from typing import Any, Literal, Protocol
 import yaml
 
 from bnnedge.errors import ConfigError
+from bnnedge.files import read_within
 from bnnedge.options import fill, plain
+from bnnedge.schema import check_plain, read_json
+
+MOST_BYTES = 1 << 18
+"""Largest file of settings; a run's takes about 2,000 bytes."""
+MOST_EPOCHS = 10**6
+"""Most passes over the training images."""
+MOST_PIXELS = 2**16
+"""Largest height and width of the network's input."""
+MOST_THREADS = 4096
+"""Most threads that a file may name; how many this machine can run is checked where they are started."""
 
 
 class TrainingDefaults(Protocol):
@@ -182,6 +192,14 @@ class RunConfig:
             lr_end=0,
             lr_decay_epochs=1,
         )
+        _at_most(
+            self,
+            epochs=MOST_EPOCHS,
+            batch_size=2**24,
+            accumulate=2**24,
+            threads=MOST_THREADS,
+            lr_decay_epochs=MOST_EPOCHS,
+        )
         for name in ("lr", "lr_gamma", "lr_power", "distill_temperature"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -258,15 +276,38 @@ def read_settings(path: Path) -> dict[str, Any]:
 
     Raises ``ConfigError`` if the file is missing, damaged or holds anything else.
     """
+    data = read_within(path, MOST_BYTES, ConfigError)
     try:
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        values = (
+            read_json(data, f"{path} cannot be read as a run's settings", ConfigError)
+            if path.suffix == ".json"
+            else yaml.load(data.decode("utf-8-sig"), _PlainLoader)
+        )
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path} cannot be read as a run's settings: {reason}") from error
+    check_plain(values, str(path), ConfigError)
     if not isinstance(values, dict):
         raise ConfigError(f"{path} should hold a setting a line, `name: value`, but holds a {type(values).__name__}")
     return {str(k): v for k, v in values.items()}
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, of which a short text can make a value that fills the memory, and without equal names."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("expected every value written out, found an alias (*name)")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for name, _ in node.value:
+            if isinstance(name, yaml.ScalarNode):
+                if name.value in seen:
+                    raise yaml.YAMLError(f"{name.value} stands there twice")
+                seen.add(name.value)
+        return super().construct_mapping(node, deep)
 
 
 def _size(given: Any) -> tuple[int, ...] | None:
@@ -274,8 +315,10 @@ def _size(given: Any) -> tuple[int, ...] | None:
     if given is None:
         return None
     size = tuple(given) if isinstance(given, list | tuple) else (given,)
-    if len(size) not in (1, 2) or min(size) < 1:
-        raise ConfigError(f"image_size must be one number or height and width, each at least 1 pixel, got {given}")
+    if len(size) not in (1, 2) or min(size) < 1 or max(size) > MOST_PIXELS:
+        raise ConfigError(
+            f"image_size must be one number or height and width, each from 1 to {MOST_PIXELS} pixels, got {given}"
+        )
     return size[:1] if size[0] == size[-1] else size
 
 
@@ -284,6 +327,13 @@ def _at_least(config: RunConfig, **minima: float) -> None:
         value = getattr(config, name)
         if value is not None and not value >= minimum:
             raise ConfigError(f"{name} must be at least {minimum}, got {value}")
+
+
+def _at_most(config: RunConfig, **maxima: int) -> None:
+    for name, maximum in maxima.items():
+        value = getattr(config, name)
+        if value is not None and value > maximum:
+            raise ConfigError(f"{name} must be at most {maximum}, got {value}")
 
 
 def _optimizer_defaults(defaults: TrainingDefaults, optimizer: str) -> dict[str, Any]:

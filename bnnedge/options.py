@@ -124,10 +124,11 @@ def _convert_scalar(value: Any, kind: Any) -> Any:
     if kind in (int, float) and not isinstance(value, bool):
         try:
             number = kind(value)
+            finite = math.isfinite(number)
         except (TypeError, ValueError, OverflowError):
-            number = None
+            number, finite = None, False
         # int(2.5) is 2: a fraction is not silently cut off.
-        if number is not None and math.isfinite(number) and (isinstance(value, str) or number == value):
+        if finite and (isinstance(value, str) or number == value):
             return number
     elif kind is dict and isinstance(value, dict):
         return {str(k): v for k, v in value.items()}

@@ -32,7 +32,7 @@ from bnnedge.export.trace import trace
 from bnnedge.export.trace.signature import named_inputs
 from bnnedge.export.verify import Agreement, Verification, same_arg_max, verify
 from bnnedge.export.verify_deploy import verify_deploy_form
-from bnnedge.files import write_atomically
+from bnnedge.files import write_output
 from bnnedge.kernels.layout import BIT_LAYOUT_VERSION
 from bnnedge.layers.constant_signs import constant_signs_text
 from bnnedge.layers.deploy import deploy, unwrapped
@@ -161,7 +161,7 @@ def export(
         effect = measure_effect(writer, deployed, data, changed, task, labelled)
         graph.metadata["stem"] = effect.to_metadata()
         data = writer.write(graph)
-    write_atomically(path, data)
+    write_output(path, data)
     seen = verification.constant_signs if verification else {}
     for layer, sign in {**seen, **proved}.items():
         where = (

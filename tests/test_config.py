@@ -45,7 +45,7 @@ def test_every_setting_is_documented(cls: type[Any]) -> None:
         ({"epochs": 5, "lr_steps": (5,)}, "lr_steps must rise"),
         ({"epochs": 5, "lr_steps": (3, 2)}, "lr_steps must rise"),
         ({"epochs": 5, "lr_steps": (0,)}, "lr_steps must rise"),
-        ({"image_size": 0}, "image_size must be one number or height and width, each at least 1 pixel, got 0"),
+        ({"image_size": 0}, "image_size must be one number or height and width, each from 1 to 65536 pixels, got 0"),
         ({"image_size": (8, 0)}, "image_size must be one number or height and width"),
         ({"image_size": (8, 8, 8)}, "image_size must be one number or height and width"),
         ({"image_size": ()}, "image_size must be one number or height and width"),

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "bnnedge"
 # Lowest first. A new module or package gets its place here.
 ORDER: list[set[str]] = [
     {"errors", "registry"},
-    {"options", "files", "progress", "schedules", "schema"},
+    {"options", "files", "memory", "progress", "schedules", "schema"},
     {"config"},
     {"kernels"},
     {"binarization"},

@@ -9,7 +9,7 @@ import pytest
 from pydantic import Field
 
 from bnnedge.errors import DataError
-from bnnedge.schema import check, read_json
+from bnnedge.schema import check, check_plain, read_json
 
 
 @dataclass(frozen=True)
@@ -49,3 +49,46 @@ def test_damaged_json_is_one_line(text: bytes) -> None:
     with pytest.raises(DataError, match=r"file: expected JSON, found damage") as caught:
         read_json(text, "file", DataError)
     assert str(caught.value).isprintable()
+
+
+def nested(depth: int) -> Any:
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def shared(levels: int) -> Any:
+    """A value of few objects that counts as 10^levels, as the aliases of YAML make it."""
+    value: Any = 1
+    for _ in range(levels):
+        value = [value] * 10
+    return value
+
+
+def test_plain_values_pass() -> None:
+    value = {"a": [1, -2.5, None, True, "text", (1, 2)], 3: {"b": 2**64 - 1}, "\udcff": nested(90)}
+    check_plain(value, "file", DataError)
+    check_plain({"a": b"x"}, "file", DataError, leaves=(bytes,))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"a": 2**64}, "more than 64 bits"),
+        ({"a": 10**5000}, "more than 64 bits"),
+        ([float("nan")], "nan"),
+        ([float("inf")], "inf"),
+        (["\ud800"], "not Unicode"),
+        ([b"x"], "bytes"),
+        ({(1, 2): 1}, "tuple"),
+        ({None: 1}, "NoneType"),
+        (nested(101), "nested at most 100"),
+        (shared(9), "at most 1,000,000 values"),
+        ({1, 2}, "set"),
+    ],
+)
+def test_what_is_not_plain_is_one_line(value: Any, said: str) -> None:
+    with pytest.raises(DataError, match="file: expected") as caught:
+        check_plain(value, "file", DataError)
+    assert said in str(caught.value) and str(caught.value).isprintable() and len(str(caught.value)) < 200

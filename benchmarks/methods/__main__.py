@@ -15,6 +15,7 @@ from bnnedge.benchmarks.methods import cost as costs
 from bnnedge.benchmarks.methods.cost_report import report
 from bnnedge.config import RunConfig
 from bnnedge.errors import BnnedgeError
+from bnnedge.files import write_output
 from bnnedge.methods import METHODS
 
 app = typer.Typer(add_completion=False)
@@ -80,10 +81,10 @@ def cost(
     setting = costs.Setting(model, image_size, batch_size, device, threads)
     rows = costs.measure(costs.labels(method or list(METHODS)), setting, warmup, runs)
     if json is not None:
-        json.write_text("".join(f"{row.to_json()}\n" for row in rows), encoding="utf-8")
+        write_output(json, "".join(f"{row.to_json()}\n" for row in rows).encode())
     text = report(rows, " ".join(["python -m bnnedge.benchmarks.methods", *sys.argv[1:]]))
     if markdown is not None:
-        markdown.write_text(text, encoding="utf-8")
+        write_output(markdown, text.encode())
     print(text)
 
 

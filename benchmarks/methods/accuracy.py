@@ -13,6 +13,7 @@ from typing import Any
 
 from bnnedge.benchmarks.report.scores import scores_of_task
 from bnnedge.config import RunConfig
+from bnnedge.files import write_output
 from bnnedge.tasks.task import Score
 from bnnedge.train.run_folder import RunFolder
 from bnnedge.train.start import resume_run, start_run
@@ -165,4 +166,4 @@ def caption(trials: Sequence[Trial]) -> str:
 def write_rows(trials: Sequence[Trial], path: Path) -> None:
     """One JSON line a run: its test score and the resolved settings."""
     rows = [{f"test_{trial.score.name}": trial.test_score, **trial.config.to_dict()} for trial in trials]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_output(path, "".join(json.dumps(row) + "\n" for row in rows).encode())

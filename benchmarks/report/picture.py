@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,6 +13,7 @@ from bnnedge.benchmarks.report.scores import labelled
 from bnnedge.benchmarks.report.table import machine_line, short
 from bnnedge.benchmarks.rows import BenchmarkRow
 from bnnedge.errors import BenchmarkError, MissingDependencyError
+from bnnedge.files import write_output
 from bnnedge.tasks.task import Score
 
 if TYPE_CHECKING:
@@ -64,8 +66,10 @@ def _draw(log: RunLog, rows: Sequence[BenchmarkRow], png_path: Path) -> None:
         _draw_size(size, rows)
         figure.supxlabel(machine_line(rows), x=0.01, ha="left", fontsize=8, color="#555555")
     figure.suptitle(log.name, x=0.01, ha="left", fontsize=14, fontweight="bold")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
     png_path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(png_path, format="png")
+    write_output(png_path, drawn.getvalue())
 
 
 def _style() -> AbstractContextManager[None]:

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from bnnedge.benchmarks.report.scores import named
-from bnnedge.config import RunConfig
+from bnnedge.config import MOST_EPOCHS, RunConfig
 from bnnedge.errors import BenchmarkError
+from bnnedge.files import read_within
+from bnnedge.schema import Number, check, read_json
 from bnnedge.tasks.task import Score
+from bnnedge.train.run_folder import MOST_METRICS_BYTES
 
 SPLITS = ("train", "val", "test")
 """Splits whose numbers a log may hold, as ``SPLIT_loss`` and ``SPLIT_SCORE``."""
+
+
+@dataclass(frozen=True)
+class _Nested:
+    """The parts of a line that are not one number, as the schema of all lines."""
+
+    epoch: Annotated[int, Field(ge=0, le=MOST_EPOCHS)] = 0
+    layers: dict[str, dict[str, Number]] = dataclasses.field(default_factory=dict)
+    phase: str = ""
+
+
+_NESTED = tuple(field.name for field in dataclasses.fields(_Nested))
 
 
 @dataclass(frozen=True)
@@ -41,17 +58,16 @@ def read_run_log(run_dir: Path) -> RunLog:
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     """The epochs in ``run_dir``/metrics.jsonl, in order. Raises ``BenchmarkError`` if missing or damaged."""
     path = run_dir / "metrics.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise BenchmarkError(f"{path}: expected the log of a training run: {error.strerror or error}") from error
+    lines = read_within(path, MOST_METRICS_BYTES, BenchmarkError).split(b"\n")
     epochs = []
     for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise BenchmarkError(f"{path}, line {number}: damaged JSON ({error})") from error
-        if not isinstance(record, dict):
-            raise BenchmarkError(f"{path}, line {number}: expected a JSON object, found {type(record).__name__}")
-        epochs.append(record)
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        row = read_json(line, where, BenchmarkError)
+        if not isinstance(row, dict):
+            raise BenchmarkError(f"{where}: expected a JSON object, found {type(row).__name__}")
+        check({name: value for name, value in row.items() if name in _NESTED}, _Nested, where, BenchmarkError)
+        check({n: v for n, v in row.items() if n not in _NESTED}, dict[str, Number | None], where, BenchmarkError)
+        epochs.append(row)
     return epochs

@@ -11,7 +11,7 @@ import typer
 from bnnedge.cli.registries import complete_names, complete_words
 from bnnedge.cli.trust import TrustCode
 from bnnedge.errors import ConfigError
-from bnnedge.files import write_atomically
+from bnnedge.files import write_output
 
 if TYPE_CHECKING:
     from bnnedge.tasks.measured import Measured
@@ -70,16 +70,9 @@ def evaluate(
 
         found = evaluate_file(source, split, runtime, data_root, console)
     if json_file is not None:
-        _write(json_file, json.dumps({"source": str(source), "split": split, **found.to_dict()}, indent=2) + "\n")
+        result = {"source": str(source), "split": split, **found.to_dict()}
+        write_output(json_file, (json.dumps(result, indent=2) + "\n").encode())
     print(_line(found, split))
-
-
-def _write(path: Path, text: str) -> None:
-    # A pipe or /dev/stdout must be written to, not be replaced by a file.
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        path.write_text(text, encoding="utf-8")
-    else:
-        write_atomically(path, text.encode())
 
 
 def _line(found: Measured, split: str) -> str:

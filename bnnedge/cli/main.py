@@ -66,7 +66,8 @@ def _warnings_as_lines(debug: bool) -> Iterator[None]:
 
 def _say(kind: str, message: str) -> None:
     """Print a line, unless this is one of several training processes and another one prints what all agree on."""
-    if os.environ.get("RANK", "0") == "0" or "WORLD_SIZE" not in os.environ:
+    rank = os.environ.get("RANK", "0")
+    if rank == "0" or not rank.isdigit() or not os.environ.get("WORLD_SIZE", "").isdigit():
         line = printable(" ".join(message.split()), most=MOST_CHARACTERS)
         encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
         print(f"{kind}: {line}".encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
@@ -99,10 +100,22 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
 
 def _memory(error: BaseException) -> str:
     """What to do about an allocation that failed; empty for another error."""
-    # PyTorch raises a RuntimeError where its allocator for the CPU fails.
-    texts = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "bad allocation")
+    # PyTorch raises a RuntimeError where its allocator for the CPU fails; oneDNN's layers say no more than that they
+    # could not be created.
+    texts = (
+        "can't allocate memory",
+        "not enough memory",
+        "out of memory",
+        "bad_alloc",
+        "bad allocation",
+        "could not create a primitive",
+        "could not create a memory object",
+        "could not create a scratchpad",
+        "can't start new thread",
+        "failed to map segment",
+    )
     failed = isinstance(error, MemoryError) or any(text in str(error).lower() for text in texts)
-    if not failed or not isinstance(error, MemoryError | RuntimeError | OSError):
+    if not failed or not isinstance(error, MemoryError | RuntimeError | OSError | ImportError):
         return ""
     reason = one_line(error) or "MemoryError"
     return f"this needs more memory than there is ({reason}); try a smaller batch, image or network"

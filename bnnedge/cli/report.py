@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from bnnedge.errors import ConfigError
+
 
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
@@ -25,5 +27,7 @@ def report(
     RunFolder(run).check_exists()
     measured = read_rows(rows or run / "bench.jsonl") if rows or (run / "bench.jsonl").exists() else []
     picture = output or run / "report.png"
+    if output is None and picture.is_symlink():  # whoever made the run folder chose where it leads
+        raise ConfigError(f"{picture} is a symbolic link; name the picture with --output")
     draw_report(run, measured, picture)
     print(f"wrote {picture}")

@@ -108,7 +108,7 @@ def _run(
 
 
 def _line(result: Mapping[str, Any], folder: Path) -> str:
-    from bnnedge.train.start import result_text
+    from bnnedge.train.result import result_text
 
     return f"{result_text(result)}; run folder {folder}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,12 @@ from bnnedge.train.distillation import Distillation
 from bnnedge.train.distributed import ALONE, Group
 from bnnedge.train.global_batch_norm import share_batch_norm
 from bnnedge.train.load import initialize, last_checkpoint, load_run
+from bnnedge.train.memory_need import check_training
 from bnnedge.train.rng import seed_everything
 from bnnedge.train.state import TrainingState
+
+_MOST_THREADS, _THREADS_A_CPU = 128, 4
+"""A run that was made on a larger machine goes on, with more threads than CPUs, up to the larger of the two bounds."""
 
 
 def make_state(
@@ -39,8 +44,10 @@ def make_state(
 
     ``trust_code`` is as for ``load_run``, for the teacher; ``convert`` is as for ``create_model``.
     """
-    torch.set_num_threads(config.threads or torch.get_num_threads())
+    _set_threads(config)
     check_batches(config, dataset, group)
+    images = min(config.batch_size, dataset.size("train")) // (config.accumulate * group.size)
+    check_training(config, dataset.info, max(images, 1))
     device = prepare_device(config, group)
     seed_everything(config.seed)
     model, method = make_model(config, dataset.info, convert)
@@ -59,6 +66,17 @@ def make_state(
         share_batch_norm(model, group)
     distillation = None if config.teacher is None else make_distillation(config, dataset.info, device, trust_code)
     return TrainingState(config, dataset, model, method, device, distillation, group)
+
+
+def _set_threads(config: RunConfig) -> None:
+    cpus = os.cpu_count() or 1
+    most = max(_MOST_THREADS, _THREADS_A_CPU * cpus)
+    if config.threads is not None and config.threads > most:
+        raise ConfigError(
+            f"threads must be at most {most} on this machine of {cpus} CPUs, got {config.threads}; choose --threads "
+            f"{cpus}"
+        )
+    torch.set_num_threads(config.threads or torch.get_num_threads())
 
 
 def check_batches(config: RunConfig, dataset: Dataset, group: Group) -> None:

@@ -18,6 +18,7 @@ from bnnedge.methods.method import Method
 from bnnedge.models.create import create_model
 from bnnedge.models.user_code import failure
 from bnnedge.options import fill
+from bnnedge.train.memory_need import check_parameters
 from bnnedge.train.rng import rng_state, set_rng_state
 
 
@@ -29,6 +30,7 @@ def make_model(
     ``convert`` is as for ``create_model``.
     """
     record = info.preprocessing
+    check_parameters(config, info)
     model = create_model(
         config.model,
         num_classes=info.outputs,

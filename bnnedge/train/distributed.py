@@ -13,14 +13,15 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from bnnedge.errors import BnnedgeError, ConfigError, MissingDependencyError
+from bnnedge.errors import BnnedgeError, ConfigError, MissingDependencyError, printable
+from bnnedge.train.parent import end_with_parent
 
 T = TypeVar("T")
 
@@ -97,6 +98,13 @@ class Group:
             raise error
         return outcome  # type: ignore[no-any-return]
 
+    @contextmanager
+    def main_holds(self, context: AbstractContextManager[None]) -> Iterator[None]:
+        """A context in which the main process is inside of ``context``; if it cannot enter, all raise its error."""
+        with ExitStack() as stack:
+            self.main_only(lambda: stack.enter_context(context))
+            yield
+
     def check_sizes(self, batch_sizes: Iterable[int], pieces: int, sync_batch_norm: bool) -> None:
         """Raise ``ConfigError`` unless every batch gives each process enough of each of ``pieces`` micro-batches."""
         least = max(self.size * (1 if sync_batch_norm else 2), 2)
@@ -150,7 +158,8 @@ def join() -> Iterator[Group]:
     An interrupt (Ctrl-C) of any of them stops all after the same step. Raises ``MissingDependencyError`` if they cannot
     meet. Without such an environment the process is alone.
     """
-    rank, size, local_rank = (int(os.environ.get(name, d)) for name, d in _ENVIRONMENT)
+    end_with_parent()
+    rank, size, local_rank = _place()
     if size == 1 or "RANK" not in os.environ:
         yield Group()
         return
@@ -163,7 +172,26 @@ def join() -> Iterator[Group]:
         dist.destroy_process_group()
 
 
-_ENVIRONMENT = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+def _place() -> tuple[int, int, int]:
+    """Rank, number of processes and rank on this machine.
+
+    Raises ``ConfigError`` for an environment that is malformed.
+    """
+    found = []
+    for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
+        text = os.environ.get(name, default)
+        if not (text.isascii() and text.isdigit() and len(text) < 7):
+            raise ConfigError(
+                f"the environment variable {name} should be the whole number that torchrun sets, but is "
+                f"{printable(text, 60)!r}; `unset {name}` trains in one process"
+            )
+        found.append(int(text))
+    rank, size, local_rank = found
+    if not 0 <= max(rank, local_rank) < size and "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        raise ConfigError(
+            f"the environment variables RANK ({rank}) and LOCAL_RANK ({local_rank}) should be below WORLD_SIZE ({size})"
+        )
+    return rank, size, local_rank
 
 
 def _meet() -> None:
@@ -173,7 +201,7 @@ def _meet() -> None:
     on_gpu = torch.cuda.is_available() and dist.is_nccl_available()
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # of addresses and ports that are malformed
         reason = " ".join(str(error).split())[:200]
         raise MissingDependencyError(f"the training processes cannot meet: {reason}") from error
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 import torch
 
 from bnnedge.errors import BnnedgeError, ConfigError, MissingDependencyError
+from bnnedge.train.parent import marked
 
 GRACE_S = 15.0
 """How long the other processes may take to end by themselves once one has failed."""
@@ -49,13 +50,14 @@ def parse_gpus(text: str) -> list[int]:
 def launch(arguments: Sequence[str], processes: int, gpus: Sequence[int] = ()) -> int:
     """Run ``bnnedge`` with ``arguments`` in ``processes`` processes, on the ``gpus`` if there are; the exit code.
 
-    An interrupt (Ctrl-C) is left to the processes, a second one ends them. If one fails, the others are ended.
+    An interrupt (Ctrl-C) is left to the processes, a second one ends them. If one fails, the others are ended. If this
+    process is killed, they end with it.
     """
     if processes < 1:
         raise ConfigError(f"--processes must be at least 1, got {processes}")
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         raise ConfigError("torchrun has started the processes already; leave out --gpus and --processes")
-    environment = {**os.environ, "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}
+    environment = {**marked(os.environ), "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}
     environment["MASTER_PORT"] = str(_free_port())
     environment.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // processes, 1)))
     if gpus:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
@@ -10,7 +11,9 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from bnnedge.data.dataset import Dataset, Split
+from bnnedge.errors import ConfigError
 from bnnedge.layers.binary_layers import binary_layers
+from bnnedge.memory import check_memory
 from bnnedge.progress import shown
 from bnnedge.tasks.task import Tally
 from bnnedge.train.distributed import ALONE, Group
@@ -37,6 +40,8 @@ def evaluate(
     """
     model.eval()
     task = dataset.task
+    shape = (min(EVALUATION_BATCH, dataset.size(split)), *dataset.info.preprocessing.input_shape)
+    check_memory(4 * math.prod(shape), f"evaluating {shape[0]} images of {shape[2]}x{shape[3]} pixels", ConfigError)
     totals = torch.zeros(2 + task.number_of_sums, dtype=torch.float64, device=device)  # loss, samples, the task's sums
     own = islice(dataset.plan(split, EVALUATION_BATCH), group.rank, None, group.size)
     made: Iterator[tuple[Tensor, Tensor]] = (batch.make() for batch in own)

@@ -7,6 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from bnnedge.errors import CheckpointError
+
+_WORDS = 624
+"""32-bit words in the state of the Mersenne Twister, the generator of NumPy and Python."""
 
 
 def rng_state() -> dict[str, Any]:
@@ -29,6 +35,35 @@ def set_rng_state(state: dict[str, Any]) -> None:
     np.random.set_state((name, np.array(keys, np.uint32), position, has_gauss, gauss))
     version, internal, gauss_next = state["python"]
     random.setstate((version, tuple(internal), gauss_next))
+
+
+def check_rng_state(state: dict[str, Any], what: str) -> None:
+    """Raise ``CheckpointError``, which begins with ``what``, unless ``state`` is one that ``rng_state`` can give.
+
+    NumPy takes any position, and then reads outside of the state.
+    """
+    try:
+        torch_states = [state["torch"], *state["cuda"]]
+        kind, keys, position, has_gauss, gauss = state["numpy"]
+        version, internal, next_gauss = state["python"]
+        *words, index = internal
+        python_state = (version, tuple(internal), next_gauss)
+        random.Random().setstate(python_state)
+        sound = (
+            all(isinstance(s, Tensor) and s.dtype == torch.uint8 and s.dim() == 1 for s in torch_states)
+            and torch_states[0].shape == torch.get_rng_state().shape
+            and kind == "MT19937"
+            and all(len(w) == _WORDS and all(0 <= word < 2**32 for word in w) for w in (keys, words))
+            and 0 <= position <= _WORDS
+            and 0 <= index <= _WORDS
+            and has_gauss in (0, 1)
+            and all(isinstance(number, int | float) for number in (gauss, next_gauss or 0.0))
+        )
+        torch.Generator().set_state(torch_states[0])
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError, IndexError):
+        sound = False
+    if not sound:
+        raise CheckpointError(f"{what}: expected the state of the random generators, found something else")
 
 
 def seed_everything(seed: int) -> None:

@@ -15,8 +15,7 @@ from bnnedge.files import write_atomically
 from bnnedge.methods import METHODS
 from bnnedge.models.user_code import check_consent, record_consent
 from bnnedge.options import fill, plain
-from bnnedge.tasks import TASKS
-from bnnedge.tasks.task import Tally, scores_text
+from bnnedge.tasks.task import scores_text
 from bnnedge.train.assemble import make_state
 from bnnedge.train.checkpoint import Checkpoint, read_checkpoint
 from bnnedge.train.device import find_device
@@ -25,6 +24,7 @@ from bnnedge.train.load import load_weights
 from bnnedge.train.loop import fit
 from bnnedge.train.metrics import evaluate
 from bnnedge.train.resolve import PATHS, absolute, absolute_model, choose_dataset, path_or_none, resolve
+from bnnedge.train.result import make_result, read_result
 from bnnedge.train.rng import set_rng_state
 from bnnedge.train.run_folder import RunFolder
 from bnnedge.train.state import TrainingState, restore
@@ -49,7 +49,8 @@ def start_run(config: RunConfig, out: Path, group: Group = ALONE, *, trust_code:
     state = group.everywhere(prepare)
     group.main_only(lambda: record_consent(state.config.model))
     group.main_only(lambda: folder.create(state.config))
-    return _train(state, folder)
+    with group.main_holds(folder.locked()):
+        return _train(state, folder)
 
 
 def resume_run(
@@ -61,10 +62,16 @@ def resume_run(
     number of processes. A model from a Python file is built only if ``given`` names it, too, or as for ``load_run``.
     """
     folder = RunFolder(out)
-    checkpoint, config, result = group.main_only(lambda: _read_run(folder, given or {}))
+    result = group.main_only(lambda: _read_result(folder, given or {}))
     if result is not None:
         return result
-    check_consent(config.model, str(folder.path), trust_code=trust_code or "model" in (given or {}))
+    with group.main_holds(folder.locked()):
+        return _resume_locked(folder, given or {}, group, trust_code)
+
+
+def _resume_locked(folder: RunFolder, given: Mapping[str, Any], group: Group, trust_code: bool) -> dict[str, Any]:
+    checkpoint, config = group.main_only(lambda: _read_run(folder, given))
+    check_consent(config.model, str(folder.path), trust_code=trust_code or "model" in given)
 
     def prepare() -> TrainingState:
         if checkpoint is None:
@@ -80,22 +87,23 @@ def resume_run(
     return _train(state, folder)
 
 
-def _read_run(
-    folder: RunFolder, given: Mapping[str, Any]
-) -> tuple[Checkpoint | None, RunConfig, dict[str, Any] | None]:
-    """The last checkpoint, the settings to continue with, and the result if the run is finished."""
+def _read_result(folder: RunFolder, given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result of a finished run, whose settings are compared with those given; None if it is not finished."""
     folder.check_exists()
-    checkpoint = read_checkpoint(folder.last) if folder.last.exists() else None
-    config = _settings_on_resume(checkpoint.config if checkpoint else RunConfig.read(folder.config), given)
     if not folder.result.exists():
-        return checkpoint, config, None
-    try:
-        return checkpoint, config, dict(json.loads(folder.result.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise CheckpointError(f"{folder.result} is damaged; delete it and --resume evaluates again") from error
+        return None
+    _read_run(folder, given)
+    return read_result(folder.result)
+
+
+def _read_run(folder: RunFolder, given: Mapping[str, Any]) -> tuple[Checkpoint | None, RunConfig]:
+    """The last checkpoint and the settings to continue with."""
+    checkpoint = read_checkpoint(folder.last) if folder.last.exists() else None
+    return checkpoint, _settings_on_resume(checkpoint.config if checkpoint else RunConfig.read(folder.config), given)
 
 
 def _reopen(folder: RunFolder, state: TrainingState) -> None:
+    folder.remove_unfinished()
     # A crash between the two writes leaves best.ckpt one improvement behind; then last.ckpt is the best.
     if state.epoch and state.best_epoch == state.epoch:
         write_atomically(folder.best, folder.last.read_bytes())
@@ -111,7 +119,7 @@ def _train(state: TrainingState, folder: RunFolder) -> dict[str, Any]:
     best = group.main_only(lambda: read_checkpoint(folder.best))
     load_weights(state.model, best, folder.best)
     test = evaluate(state.model, state.dataset, "test", state.device, state.method.predict, group)
-    result = _result(state, best, test)
+    result = make_result(state, best, test)
 
     def write() -> None:
         write_atomically(folder.result, (json.dumps(result, indent=2) + "\n").encode())
@@ -121,46 +129,10 @@ def _train(state: TrainingState, folder: RunFolder) -> dict[str, Any]:
     return result
 
 
-def _result(state: TrainingState, best: Checkpoint, test: Tally) -> dict[str, Any]:
-    """What ``result.json`` holds. ``validated_on`` says which split chose the epoch, None if none did."""
-    config, first = state.config, state.task.scores[0].name
-    chosen_on = None if best.best_score is None else config.validate_on
-    result: dict[str, Any] = {
-        "method": config.method,
-        "model": config.model,
-        "dataset": config.dataset,
-        "task": state.task.name,
-        "outputs": state.task.outputs,
-        "seed": config.seed,
-        "epochs": config.epochs,
-        "best_epoch": best.best_epoch,
-        "validated_on": chosen_on,
-    }
-    if chosen_on == "val":
-        result[f"val_{first}"] = best.best_score
-    if chosen_on == "test":
-        result["note"] = "the test split chose the epoch, so the test scores are better than on unseen samples"
-    test_scores = {f"test_{name}": value for name, value in test.scores.items()}
-    return {**result, **test_scores, "test_loss": test.loss, "test_samples": test.samples}
-
-
-def result_text(result: Mapping[str, Any]) -> str:
-    """The scores of ``result.json`` in one line."""
-    # Results of earlier versions name neither; the scores that they lack are left out.
-    task = TASKS.load(result.get("task", "classification"))(result.get("outputs", 1000))
-    first = task.scores[0]
-    test = {name.removeprefix("test_"): value for name, value in result.items() if name.startswith("test_")}
-    samples = test.get("samples", test.get("images"))
-    text = f"test {scores_text(task, test)} ({samples} samples)"
-    if f"val_{first.name}" in result:
-        text += f", validation {first.label} {first.text(result[f'val_{first.name}'])} at epoch {result['best_epoch']}"
-    return f"{text}; {result['note']}" if "note" in result else text
-
-
 def _continue_from(checkpoint: Checkpoint, state: TrainingState, folder: RunFolder) -> None:
     try:
         restore(state, checkpoint)
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, KeyError, CheckpointError) as error:
         raise CheckpointError(f"{folder.last} does not fit model {state.config.model}: {one_line(error)}") from error
     set_rng_state(checkpoint.rng)
 

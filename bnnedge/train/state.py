@@ -24,6 +24,7 @@ from bnnedge.train.device import Forward, compiled
 from bnnedge.train.distillation import Distillation
 from bnnedge.train.distributed import ALONE, Group
 from bnnedge.train.ema import Ema
+from bnnedge.train.optimizer_state import load_optimizer
 from bnnedge.train.rng import rng_state
 
 
@@ -115,8 +116,9 @@ def restore(state: TrainingState, checkpoint: Checkpoint) -> None:
         state.ema.load(checkpoint.model, checkpoint.ema["steps"])
     if set(checkpoint.optimizers) != set(state.optimizers):
         raise ValueError(f"it has optimizers {sorted(checkpoint.optimizers)}, expected {sorted(state.optimizers)}")
-    for name, optimizer in state.optimizers.items():
-        optimizer.load_state_dict(checkpoint.optimizers[name])
     for field in dataclasses.fields(checkpoint):
         if field.name in ("epoch", "best_epoch", "best_score"):
             setattr(state, field.name, getattr(checkpoint, field.name))
+    steps = state.epoch_in_phase * state.dataset.steps("train", state.config.batch_size)
+    for name, optimizer in state.optimizers.items():
+        load_optimizer(optimizer, checkpoint.optimizers[name], steps, f"the optimizer {name!r}")

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from bnnedge.errors import ConfigError, MissingDependencyError
+from bnnedge.files import write_output
 
 OPS = (
     "bnnedge.kernels.gpu.bmma_gemm",
@@ -281,7 +282,7 @@ def main() -> int:
     if not options.json:
         print(report(rows))
     if options.output:
-        options.output.write_text(report(rows), encoding="utf-8")
+        write_output(options.output, report(rows).encode())
     return int(any(row.failures for row in rows))
 
 

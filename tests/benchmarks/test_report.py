@@ -243,7 +243,7 @@ def test_missing_and_damaged_logs_are_named(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [{"epoch": 0}])
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 1, "train_lo')
-    with pytest.raises(BenchmarkError, match=r"metrics\.jsonl, line 2: damaged JSON"):
+    with pytest.raises(BenchmarkError, match=r"metrics\.jsonl, line 2: expected JSON, found damage"):
         read_metrics(run)
 
 

@@ -96,8 +96,8 @@ def test_a_damaged_json_file_is_one_line(text: str, capsys: Capture) -> None:
 
 
 def test_a_missing_file_is_one_line(capsys: Capture) -> None:
-    fails(["train", "--config", "none.yaml"], "none.yaml cannot be read as a run's settings", capsys)
-    fails(["train", "--config", os.curdir], "cannot be read as a run's settings", capsys)
+    fails(["train", "--config", "none.yaml"], "none.yaml cannot be read: No such file", capsys)
+    fails(["train", "--config", os.curdir], "cannot be read: Is a directory", capsys)
 
 
 def test_a_file_of_another_method_is_refused(capsys: Capture) -> None:

@@ -15,7 +15,8 @@ from bnnedge.errors import BnnedgeError, ConfigError, DataError
 from bnnedge.train.checkpoint import read_checkpoint
 from bnnedge.train.evaluate import evaluate_run
 from bnnedge.train.load import load_run
-from bnnedge.train.start import result_text, resume_run, start_run
+from bnnedge.train.result import result_text
+from bnnedge.train.start import resume_run, start_run
 
 Config = Callable[..., RunConfig]
 

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,35 +16,9 @@ from bnnedge.train import loop
 from bnnedge.train.checkpoint import Checkpoint, read_checkpoint
 from bnnedge.train.run_folder import RunFolder
 from bnnedge.train.start import resume_run, start_run
+from tests.train.same_run import assert_same_run
 
 Config = Callable[..., RunConfig]
-
-
-def assert_same_state(a: Any, b: Any, where: str = "") -> None:
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype and torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert list(a) == list(b), where
-        for key in a:
-            assert_same_state(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same_state(x, y, f"{where}[{i}]")
-    else:
-        assert a == b, where
-
-
-def assert_same_run(a: Path, b: Path) -> None:
-    for name in ("last.ckpt", "best.ckpt"):
-        x, y = (vars(read_checkpoint(run / name)) for run in (a, b))
-        assert_same_state(x, y, name)
-    rows = [[json.loads(s) for s in (run / "metrics.jsonl").read_text().splitlines()] for run in (a, b)]
-    for row in (*rows[0], *rows[1]):
-        del row["epoch_s"], row["images_per_s"]
-    assert rows[0] == rows[1]
-    assert (a / "result.json").read_text() == (b / "result.json").read_text()
 
 
 class Crash(BaseException):
@@ -177,39 +145,3 @@ def test_resume_refuses_another_models_checkpoint(tiny_config: Config, tmp_path:
     write_atomically(run / "last.ckpt", checkpoint.to_bytes())
     with pytest.raises(CheckpointError, match=r"does not fit model.*conv\.weight"):
         resume_run(run)
-
-
-def command(config: RunConfig, run: Path) -> list[str]:
-    settings = ["--method", config.method, "--model", config.model, "--epochs", str(config.epochs)]
-    return [
-        *(sys.executable, "-m", "bnnedge", "train", *settings, "--image-size", "8", "--device", "cpu"),
-        *("--set", "threads=1", "--out", str(run)),
-    ]
-
-
-def kill_after(epochs: int, arguments: list[str], run: Path, environment: dict[str, str]) -> None:
-    """Start the command and SIGKILL it half-way through the epoch that follows ``epochs`` finished ones."""
-    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    started = run / ("config.yaml" if epochs == 0 else "last.ckpt")
-    while not started.exists() or (epochs and read_checkpoint(started).epoch < epochs):
-        assert process.poll() is None and time.monotonic() < deadline, process.stderr and process.stderr.read()
-        time.sleep(0.02)
-    time.sleep(0.3)  # an epoch has 10 steps of 100 ms
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    process.communicate()
-
-
-def test_kill_minus_nine_and_resume(tiny_config: Config, tmp_path: Path) -> None:
-    config = tiny_config(epochs=4)
-    start_run(config, tmp_path / "whole")
-    run = tmp_path / "killed"
-    package_root = str(Path(loop.__file__).parents[2])
-    environment = {**os.environ, "PYTHONPATH": package_root, "STEP_S": "0.1"}
-    kill_after(0, command(config, run), run, environment)
-    assert not (run / "last.ckpt").exists()
-    kill_after(2, [*command(config, run), "--resume"], run, environment)
-    assert 2 <= read_checkpoint(run / "last.ckpt").epoch < 4
-    subprocess.run([*command(config, run), "--resume"], env=environment, check=True, capture_output=True, timeout=120)
-    assert_same_run(tmp_path / "whole", run)

@@ -8,10 +8,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bnnedge.data.preprocessing import Preprocessing
+from bnnedge.errors import ConfigError
+from bnnedge.memory import check_memory
 
 Box = tuple[float, float, float, float]
 """Left, upper, right and lower edge of a part of an image, in pixels."""
-_CHUNK = 4096
+_CHUNK = 256
 """Images that are resized at a time, which bounds the memory of their float copies."""
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -42,14 +44,16 @@ def resize_images(images: Tensor, record: Preprocessing) -> Tensor:
         images = images[:, :, upper : max(lower, upper + 1), left : max(right, left + 1)]
     if images.shape[-2:] == record.size:
         return images
+    size = len(images) * images.shape[1] * record.height * record.width
+    what = f"the data set in memory, {len(images)} images of {record.height}x{record.width} pixels,"
+    check_memory(size * images.element_size(), what, ConfigError)
     shrinks = record.height < images.shape[-2] or record.width < images.shape[-1]
     options = {} if record.resize == "nearest" else {"align_corners": False, "antialias": shrinks}
-    resized = [
-        F.interpolate(chunk.float(), size=record.size, mode=record.resize, **options)
-        for chunk in torch.split(images, _CHUNK)
-    ]
-    whole = images.dtype == torch.uint8
-    return torch.cat([r.round().clamp(0, 255).to(torch.uint8) for r in resized] if whole else resized)
+    resized = images.new_empty((*images.shape[:2], *record.size))
+    for images_of_chunk, out in zip(torch.split(images, _CHUNK), torch.split(resized, _CHUNK), strict=True):
+        floats = F.interpolate(images_of_chunk.float(), size=record.size, mode=record.resize, **options)
+        out.copy_(floats.round_().clamp_(0, 255) if images.dtype == torch.uint8 else floats)
+    return resized
 
 
 def resize_image(image: Image.Image, record: Preprocessing, box: Box | None) -> Image.Image:
