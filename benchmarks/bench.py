@@ -18,6 +18,7 @@ from bnnedge.data.preprocessing import Preprocessing
 from bnnedge.errors import BenchmarkError, BnnedgeError, DataError
 from bnnedge.export.runtimes.choose import choose_runtime
 from bnnedge.export.targets.target import Target, read_file, target_of
+from bnnedge.progress import Bar
 
 if TYPE_CHECKING:
     from bnnedge.data.source import Source
@@ -78,7 +79,9 @@ def bench(
         _check_same_input(models)
         if json_path is not None:
             check_appendable(json_path)
-        rows = machine.measure(models, benchmark_input(models, data, data_root, images, console), settings, console)
+        given = benchmark_input(models, data, data_root, images, console)
+        with Bar(console) as bar:
+            rows = machine.measure(models, given, settings, bar)
     if json_path is not None:
         append_rows(json_path, rows)
     return rows

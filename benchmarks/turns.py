@@ -11,15 +11,13 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from bnnedge.errors import BenchmarkError
+from bnnedge.progress import Report, counted
 
 Work = Callable[[], object]
 Seconds = NDArray[np.float64]
 """Seconds of one contender in each turn, [turns]."""
-_REDRAW_NS = 250_000_000
 
 
 class Clock(Protocol):
@@ -70,15 +68,14 @@ def take_turns(
     turns: int,
     warmup: int = 0,
     clock: Clock | None = None,
-    console: Console | None = None,
+    report: Report | None = None,
 ) -> list[Seconds]:
     """Seconds of every turn by ``clock`` (by default the clock on the wall), [turns] for each contender.
 
     Each contender first does its work ``warmup`` times in a row, untimed. Then all take turns, so that a change of
     clock rate or of the machine's load meets all of them alike; a ratio between contenders is therefore worth more
     than their times. The price is that each one finds in the caches what the others left there, as in an application
-    that does more than infer. Garbage collection is off meanwhile, and the progress bar on ``console`` (by default the
-    standard error) is drawn between the turns, not by a thread beside them.
+    that does more than infer. Garbage collection is off meanwhile, and progress goes to ``report`` between the turns.
 
     Raises ``BenchmarkError`` if there is nothing to do.
     """
@@ -88,44 +85,16 @@ def take_turns(
         raise BenchmarkError(f"no input to run: {', '.join(empty)}")
     clock = clock or WallClock()
     seconds = [np.zeros(turns) for _ in contenders]
-    with _progress(console) as progress, _no_garbage_collection():
+    with _no_garbage_collection():
         for contender in contenders:
-            bar = progress.add_task(f"warm-up {contender.name}", total=warmup)
-            for i in _drawn(progress, bar, warmup):
+            for i in counted(warmup, f"warm-up {contender.name}", report):
                 contender.works[i % len(contender.works)]()
-        bar = progress.add_task("measuring", total=turns)
-        for i in _drawn(progress, bar, turns):
+        for i in counted(turns, "measuring", report):
             for contender, own in zip(contenders, seconds, strict=True):
                 if contender.before is not None:
                     contender.before()
                 own[i] = clock.seconds(contender.works[i % len(contender.works)])
     return seconds
-
-
-def _progress(console: Console | None) -> Progress:
-    console = console or Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        auto_refresh=False,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-
-
-def _drawn(progress: Progress, bar: TaskID, count: int) -> Iterator[int]:
-    """Yield 0 .. count-1 and redraw the bar at most four times a second, between the iterations."""
-    drawn_at = 0
-    for i in range(count):
-        yield i
-        now = time.perf_counter_ns()
-        if now - drawn_at > _REDRAW_NS or i == count - 1:
-            progress.update(bar, completed=i + 1, refresh=True)
-            drawn_at = now
 
 
 @contextmanager

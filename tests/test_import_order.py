@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "bnnedge"
 # Lowest first. A new module or package gets its place here.
 ORDER: list[set[str]] = [
     {"errors", "registry"},
-    {"options", "files", "memory", "progress", "schedules", "schema"},
+    {"options", "files", "memory", "noise", "progress", "schedules", "schema"},
     {"config"},
     {"kernels"},
     {"binarization"},
@@ -56,7 +56,7 @@ PARTS: dict[str, list[set[str]]] = {
         {"gpu", "networks", "continual"},
     ],
     "benchmarks.devices": [{"device"}, {"measuring"}, {"local"}, {"remote"}, {"ssh"}],
-    "benchmarks.devices.remote": [{"protocol", "drawing"}, {"agent", "connection"}, {"remote_device"}],
+    "benchmarks.devices.remote": [{"protocol"}, {"agent", "connection"}, {"remote_device"}],
     "benchmarks.report": [{"scores"}, {"table", "run_log"}, {"picture"}],
     "export": [
         {"graph"},

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bnnedge.benchmarks.devices.local import LocalDevice
 from bnnedge.benchmarks.rows import read_rows
 from bnnedge.cli import main
 from bnnedge.data import PREPROCESSINGS
 from bnnedge.data.prepare import load_dataset
 from bnnedge.models import MODELS
 from bnnedge.tasks import TASKS
+from tests.benchmarks.this_process import measure_in_this_process
 
 REGRESSION = '''
 """Regression of the digit's number, from 0 to 1."""
@@ -117,7 +119,9 @@ def new_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 
 @pytest.mark.usefixtures("new_entries")
-def test_train_export_verify_evaluate_and_bench(capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_export_verify_evaluate_and_bench(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The network names its task, so ``--task`` need not be given; the lower error picks the best epoch."""
     train = "train --method ste --model small --preprocess halves --epochs 4 --lr 0.01 --threads 1 --out run"
     assert main(train.split()) == 0
@@ -137,6 +141,7 @@ def test_train_export_verify_evaluate_and_bench(capsys: pytest.CaptureFixture[st
         # Outputs of a file are those of the checkpoint but for rounding; see bnnedge/export/verify.py.
         assert of_file["rmse"] == pytest.approx(result["test_rmse"], rel=1e-5)
     assert "verified in onnxruntime" in capsys.readouterr().out
+    monkeypatch.setattr(LocalDevice, "measure", measure_in_this_process)
     bench = "bench run/small.onnx run/small.tflite --baseline --runs 2 --warmup 0 --json rows.jsonl"
     assert main(bench.split()) == 0
     measured = read_rows(Path("rows.jsonl"))

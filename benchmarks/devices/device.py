@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
 from bnnedge.benchmarks.rows import BenchmarkRow
 from bnnedge.data.info import DatasetInfo
 from bnnedge.errors import BenchmarkError
 from bnnedge.export.description import FileDescription, describe_metadata
+from bnnedge.progress import Report
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -140,9 +140,9 @@ class Device(ABC):
         files: Sequence[ModelFile],
         data: BenchmarkInput,
         settings: BenchmarkSettings,
-        console: Console | None = None,
+        report: Report | None = None,
     ) -> list[BenchmarkRow]:
-        """One row for each of ``files``, in order; the files take turns.
+        """One row for each of ``files``, in order; the files take turns and ``report`` is told how far they are.
 
         Raises a ``BnnedgeError`` before anything is timed if a file cannot be opened or its output is wrong.
         """

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from bnnedge.benchmarks.devices import measuring
 from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkSettings, Device, ModelFile
-from bnnedge.benchmarks.devices.measuring import LOCAL, Drawing, Measuring
+from bnnedge.benchmarks.devices.measuring import LOCAL, Measuring
 from bnnedge.benchmarks.rows import BenchmarkRow
 from bnnedge.errors import BenchmarkError
 from bnnedge.export.runtimes import RUNTIMES
 from bnnedge.export.runtimes.child import Child
+from bnnedge.progress import Report
 
 
 class LocalDevice(Device):
@@ -39,13 +38,10 @@ class LocalDevice(Device):
         files: Sequence[ModelFile],
         data: BenchmarkInput,
         settings: BenchmarkSettings,
-        console: Console | None = None,
+        report: Report | None = None,
     ) -> list[BenchmarkRow]:
-        console = console or Console(stderr=True)
-        terminal = console.file.fileno() if console.is_terminal else None
-        request = Measuring.of(files, data, settings, Drawing(terminal, console.width))
-        passed = () if terminal is None else (terminal,)
-        with Child(measuring.__name__, request.limits, f"{files[0].label}: starting", passed) as child:
+        request = Measuring.of(files, data, settings)
+        with Child(measuring.__name__, request.limits, f"{files[0].label}: starting", report) as child:
             child.send(request)
             rows = child.receive()[0]["rows"]
         return [BenchmarkRow.from_json(json.dumps(row)) for row in rows]

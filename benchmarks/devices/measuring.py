@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
 from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkSettings, ModelFile
 from bnnedge.benchmarks.environment import read_environment, utc_now
@@ -23,9 +22,9 @@ from bnnedge.benchmarks.rows import BenchmarkRow
 from bnnedge.benchmarks.turns import Contender, Seconds, quantiles, take_turns
 from bnnedge.errors import BenchmarkError, ExportError
 from bnnedge.export.runtimes import RUNTIMES
-from bnnedge.export.runtimes.child import Limits, Parent, limit_memory, restart_alarm, stream, within
+from bnnedge.export.runtimes.child import Limits, Parent, limit_memory, restart_alarm, within
 from bnnedge.export.runtimes.runtime import Session
-from bnnedge.progress import shown
+from bnnedge.progress import Report, counted
 from bnnedge.tasks.task import Tally
 
 LOCAL = "local"
@@ -37,38 +36,21 @@ _SLOWDOWN = 20
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """The terminal on which the measuring process draws its progress."""
-
-    fd: int | None
-    """File descriptor of the terminal; None if there is none."""
-    width: int | None = None
-
-    def console(self) -> Console:
-        """The console that writes there, or nowhere."""
-        terminal = self.fd is not None
-        return Console(file=stream(self.fd), force_terminal=terminal, width=self.width if terminal else None)
-
-
-@dataclass(frozen=True)
 class Measuring:
     """What the measuring process is asked for."""
 
     files: Sequence[ModelFile]
     data: BenchmarkInput
     settings: BenchmarkSettings
-    drawing: Drawing
     limits: Limits
 
     @classmethod
-    def of(
-        cls, files: Sequence[ModelFile], data: BenchmarkInput, settings: BenchmarkSettings, drawing: Drawing
-    ) -> Measuring:
+    def of(cls, files: Sequence[ModelFile], data: BenchmarkInput, settings: BenchmarkSettings) -> Measuring:
         """The request, with limits that fit the files and the samples."""
         batch_bytes = 4 * max(int(np.prod(file.input_shape)) for file in files)
         limits = Limits.of(sum(len(file.data) for file in files), batch_bytes, settings.threads)
         samples = data.images.nbytes + (0 if data.targets is None else data.targets.nbytes)
-        return cls(files, data, settings, drawing, limits.with_more_memory(4 * samples))
+        return cls(files, data, settings, limits.with_more_memory(4 * samples))
 
 
 def main() -> None:
@@ -77,13 +59,13 @@ def main() -> None:
     for asked in parent.requests():
         limit_memory(asked.limits.memory_bytes)
         with parent.answering():
-            rows = measure_here(asked, lambda doing: parent.send({"doing": doing}))
+            rows = measure_here(asked, parent.say, parent.report)
             parent.send({"rows": [json.loads(row.to_json()) for row in rows]})
 
 
-def measure_here(asked: Measuring, say: Callable[[str], None]) -> list[BenchmarkRow]:
+def measure_here(asked: Measuring, say: Callable[[str], None], report: Report | None = None) -> list[BenchmarkRow]:
     """Measure in this process, which a file on which a runtime crashes may end. ``say`` is told what is being done."""
-    files, data, settings, console = asked.files, asked.data, asked.settings, asked.drawing.console()
+    files, data, settings = asked.files, asked.data, asked.settings
     # Read first: afterwards the load average would be this benchmark's own.
     environment = asdict(read_environment())
     opened, memory = [], []
@@ -96,12 +78,12 @@ def measure_here(asked: Measuring, say: Callable[[str], None]) -> list[Benchmark
     longest = sum(file.first_run_s for file in opened) * (settings.warmup + settings.runs + len(data.images))
     restart_alarm(asked.limits.run_s + _SLOWDOWN * longest)
     started_at = utc_now()
-    measured = take_turns([file.contender() for file in opened], settings.runs, settings.warmup, console=console)
+    measured = take_turns([file.contender() for file in opened], settings.runs, settings.warmup, report=report)
     rows = [
         BenchmarkRow(
             **_given(file, data, settings),
             **_latency(seconds),
-            **opened_file.scores(console),
+            **opened_file.scores(report),
             peak_memory_bytes=peak,
             environment=environment,
             started_at=started_at,
@@ -148,14 +130,14 @@ class OpenFile:
         prepared = [self.session.prepare(inputs[i : i + 1]) for i in range(len(inputs))]
         return Contender(self.file.label, [partial(self.session.invoke, one) for one in prepared])
 
-    def scores(self, console: Console) -> dict[str, Any]:
+    def scores(self, report: Report | None) -> dict[str, Any]:
         """The fields of the row that say how well the file does its task; one sample a run, as on the device."""
         described = self.data.description_for(self.file)
         task = None if described is None else described.task.name
         if described is None or self.data.targets is None or not self.file.trained:
             return {"task": task, "scores": {}, "samples": 0}
         tally, count = Tally(described.task), len(self.data.images)
-        for i in shown(range(count), f"scores of {self.file.label}", count, console):
+        for i in counted(count, f"scores of {self.file.label}", report):
             inputs, targets = self.data.samples(self.file, slice(i, i + 1))
             outputs = self.session.run(inputs)
             self._check_finite(outputs)

@@ -13,6 +13,7 @@ from bnnedge.benchmarks.gpu.clock import DeviceClock
 from bnnedge.benchmarks.gpu.row import GpuRow
 from bnnedge.benchmarks.turns import Contender, Seconds, Work, quantiles, take_turns
 from bnnedge.errors import BenchmarkError
+from bnnedge.progress import Bar
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def measure(
             reason = " ".join(str(error).split())[:200]
             notes.print(f"{case.name}: without {implementation.name}: {reason}", markup=False, soft_wrap=True)
     contenders = [Contender(implementation.name, [work]) for implementation, work in ready]
-    measured = take_turns(contenders, turns, clock=clock, console=notes)
+    with Bar(notes) as bar:
+        measured = take_turns(contenders, turns, clock=clock, report=bar)
     return [
         _row(case, implementation, seconds, environment)
         for (implementation, _), seconds in zip(ready, measured, strict=True)

@@ -35,6 +35,7 @@ from bnnedge.data.source import source_of_tensors
 from bnnedge.errors import BenchmarkError
 from bnnedge.methods import METHODS
 from bnnedge.models.create import create_model
+from bnnedge.progress import Bar
 from bnnedge.train.assemble import make_state
 from bnnedge.train.resolve import resolve
 from bnnedge.train.step import train_step
@@ -150,7 +151,8 @@ def measure(
     """One row for each of ``chosen``, which are among ``labels``; times in turns, memory in one process each."""
     trainings = [make_training(label, setting) for label in chosen]
     contenders = [Contender(training.label, [training.work(setting)]) for training in trainings]
-    measured = take_turns(contenders, runs, warmup, console=console)
+    with Bar(console) as bar:
+        measured = take_turns(contenders, runs, warmup, report=bar)
     environment = asdict(read_environment())
     rows = []
     for training, seconds in zip(trainings, measured, strict=True):

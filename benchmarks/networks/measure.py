@@ -17,6 +17,7 @@ from bnnedge.benchmarks.networks.twins import build, noise
 from bnnedge.benchmarks.rows import BenchmarkRow
 from bnnedge.benchmarks.turns import Contender, Seconds, Work, quantiles, take_turns
 from bnnedge.export.runtimes.runtime import Images, Session
+from bnnedge.progress import Bar
 
 INPUT = "random normal"
 TIMED_IMAGES = 4
@@ -62,7 +63,8 @@ def timed(
         works = [partial(session.invoke, session.prepare(images[i : i + 1])) for i in range(len(images))]
         before = partial(rest_and_wake, works[0]) if settings.threads > 1 else None
         contenders.append(Contender(deployment.name, works, before))
-    return take_turns(contenders, settings.runs, settings.warmup, console=console)
+    with Bar(console) as bar:
+        return take_turns(contenders, settings.runs, settings.warmup, report=bar)
 
 
 def rest_and_wake(work: Work) -> None:

@@ -16,6 +16,7 @@ from bnnedge.benchmarks.ops.row import OpRow
 from bnnedge.benchmarks.ops.shapes import ConvShape
 from bnnedge.benchmarks.turns import Contender, Seconds, Work, quantiles, take_turns
 from bnnedge.kernels import native
+from bnnedge.progress import Bar
 
 _REST_S = 0.02
 """The helper threads of another engine go on spinning after its turn; they get this long to fall asleep."""
@@ -82,7 +83,8 @@ def measure(
     entries = [_prepare(engine, shape, threads, turn_s) for engine in engines]
     peaks = [_Peak.of(kernel, turn_s) for kernel in dict.fromkeys(e.kernel for e in entries) if kernel is not None]
     contenders = [*(peak.contender() for peak in peaks), *(entry.contender(threads) for entry in entries)]
-    seconds = take_turns(contenders, turns, console=console)
+    with Bar(console) as bar:
+        seconds = take_turns(contenders, turns, report=bar)
     peak_rates = {
         peak.kernel: float(np.median(peak.multiply_adds / own)) * threads
         for peak, own in zip(peaks, seconds[: len(peaks)], strict=True)

@@ -7,6 +7,7 @@ too.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from bnnedge.errors import BnnedgeError, BnnedgeWarning, one_line, printable
+from bnnedge.noise import debug_mode
 
 INTERRUPTED = 130
 MOST_CHARACTERS = 4000
@@ -26,8 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"] or ["--help"]
+    if not debug:
+        logging.getLogger().addHandler(logging.NullHandler())  # what libraries log is no concern of the user's
     try:
-        with _warnings_as_lines(debug):
+        with debug_mode(debug), _warnings_as_lines(debug):
             from bnnedge.cli.app import app
 
             code = app(args=arguments, prog_name="bnnedge", standalone_mode=False, obj=arguments)

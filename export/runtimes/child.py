@@ -15,17 +15,19 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnnedge import errors
 from bnnedge.errors import BnnedgeError, ExportError, one_line, printable
+from bnnedge.noise import debugging
+from bnnedge.progress import Report
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -79,17 +81,18 @@ class Child:
     """The parent's end. ``with`` ends the process.
 
     ``doing`` says what the child is at, for messages: ``net.tflite: litert loading it``. A child may say so itself.
+    ``progress`` is told what the child reports.
     """
 
-    def __init__(self, module: str, limits: Limits, doing: str, pass_fds: Sequence[int] = ()) -> None:
+    def __init__(self, module: str, limits: Limits, doing: str, progress: Report | None = None) -> None:
         self.limits = limits
         self.doing = doing
+        self._progress = progress
         self._process = subprocess.Popen(
             python_command(module),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            pass_fds=pass_fds,
+            stderr=None if debugging() else subprocess.DEVNULL,
         )
 
     def send(self, request: Any) -> None:
@@ -106,6 +109,20 @@ class Child:
 
         Raises the ``BnnedgeError`` that the child met, or ``ExportError`` if it died: the message says of what.
         """
+        while True:
+            answer, arrays = self._next()
+            if "doing" in answer:
+                self.doing = printable(answer["doing"], most=600)
+            elif "progress" in answer:
+                what, done, total = answer["progress"]
+                if self._progress is not None:
+                    self._progress(printable(what), done, total)
+            elif "error" in answer:
+                raise self._error(*answer["error"])
+            else:
+                return answer, arrays
+
+    def _next(self) -> tuple[dict[str, Any], Arrays]:
         assert self._process.stdout is not None
         pipe = self._process.stdout
         lengths = pipe.read(_LENGTHS.size)
@@ -118,11 +135,6 @@ class Child:
         if len(header) < header_length or len(values) < length:
             raise self._died()
         answer = json.loads(header)
-        if "doing" in answer:
-            self.doing = printable(answer["doing"], most=600)
-            return self.receive()
-        if "error" in answer:
-            raise self._error(*answer["error"])
         return answer, _arrays(answer.pop("arrays", []), values)
 
     def ask(self, request: Any) -> tuple[dict[str, Any], Arrays]:
@@ -200,6 +212,14 @@ class Parent:
             self._answers.write(values.tobytes())
         self._answers.flush()
 
+    def say(self, doing: str) -> None:
+        """Tell the parent what is being done."""
+        self.send({"doing": doing})
+
+    def report(self, what: str, done: int, total: int) -> None:
+        """Tell the parent how far it is, see ``progress.Report``."""
+        self.send({"progress": [what, done, total]})
+
     @contextmanager
     def answering(self) -> Iterator[None]:
         """Send the parent what goes wrong inside of ``with``."""
@@ -266,8 +286,3 @@ def _arrays(kinds: list[Any], values: bytes) -> Arrays:
         found[name] = np.frombuffer(values, np.dtype(dtype), count, start).reshape(shape)
         start += found[name].nbytes
     return found
-
-
-def stream(fd: int | None) -> IO[str]:
-    """The text stream of a file descriptor that the parent passed on; without one, nowhere."""
-    return open(os.devnull, "w", encoding="utf-8") if fd is None else os.fdopen(fd, "w", encoding="utf-8")

@@ -20,6 +20,7 @@ from bnnedge.errors import ExportError, MissingDependencyError
 from bnnedge.export.runtimes.tflite import TfliteRuntime, TfliteSession
 from bnnedge.export.targets.tflite.layers import binary_layers
 from bnnedge.export.targets.tflite.reader import Model, parse_model
+from bnnedge.noise import without_noise
 
 Kernel = Literal["default", "indirect", "reference"]
 _PACKAGE = "larq_compute_engine"
@@ -77,9 +78,10 @@ class LceSession(TfliteSession):
             kernel = "indirect"
         self._data = data  # the interpreter reads constants from these bytes
         try:
-            self._interpreter = _extension().LiteInterpreter(
-                self._data, threads, kernel == "reference", kernel == "indirect", False
-            )
+            with without_noise():
+                self._interpreter = _extension().LiteInterpreter(
+                    self._data, threads, kernel == "reference", kernel == "indirect", False
+                )
         except (RuntimeError, ValueError) as error:
             raise ExportError(f"LCE cannot load the file: {' '.join(str(error).split())}") from error
 

@@ -13,6 +13,7 @@ from bnnedge.errors import ExportError, MissingDependencyError
 from bnnedge.export.runtimes.tflite import TfliteRuntime, TfliteSession
 from bnnedge.export.targets.tflite.reader import LCE_OPERATORS, Model, parse_model
 from bnnedge.kernels.plugins import litert_delegate
+from bnnedge.noise import without_noise
 
 
 class LiteRt(TfliteRuntime):
@@ -69,12 +70,13 @@ class LiteRtSession(TfliteSession):
 
         super().__init__(model)
         try:
-            self._interpreter: Any = Interpreter(
-                model_content=bytes(data),
-                num_threads=threads,
-                experimental_delegates=None if delegate is None else [delegate],
-            )
-            self._interpreter.allocate_tensors()
+            with without_noise():
+                self._interpreter: Any = Interpreter(
+                    model_content=bytes(data),
+                    num_threads=threads,
+                    experimental_delegates=None if delegate is None else [delegate],
+                )
+                self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError, OSError) as error:
             raise ExportError(f"LiteRT cannot load the file: {' '.join(str(error).split())}") from error
         self._inputs = [details["index"] for details in self._interpreter.get_input_details()]

@@ -15,6 +15,7 @@ from bnnedge.export.runtimes.runtime import FileSession, Images, Inputs, Outputs
 from bnnedge.export.targets.onnx import functions
 from bnnedge.export.targets.onnx.reader import binary_nodes, input_channels, load_model
 from bnnedge.kernels.layout import pack, unpack, words_for
+from bnnedge.noise import without_noise
 
 _FATAL_ONLY = 4
 
@@ -165,9 +166,10 @@ class OnnxRuntime(VerifyingRuntime):
     def _inference_session(cls, data: bytes, threads: int) -> Any:
         errors = _errors()
         try:
-            return _onnxruntime().InferenceSession(
-                data, cls.session_options(threads), providers=["CPUExecutionProvider"]
-            )
+            with without_noise():
+                return _onnxruntime().InferenceSession(
+                    data, cls.session_options(threads), providers=["CPUExecutionProvider"]
+                )
         except errors as error:
             reason = " ".join(str(error).split())[:300]
             raise ExportError(f"ONNX Runtime {cls.version()} cannot load the file: {reason}") from error
@@ -233,7 +235,8 @@ def _one_layer_model(model: ModelProto, layer: str) -> tuple[ModelProto, bool]:
 
 def _onnxruntime() -> Any:
     try:
-        import onnxruntime
+        with without_noise():
+            import onnxruntime
     except ImportError as error:
         raise MissingDependencyError(f"onnxruntime cannot be imported ({error}): pip install onnxruntime") from error
     return onnxruntime

@@ -17,7 +17,6 @@ from bnnedge.benchmarks.bench import bench, open_device, random_input, read_mode
 from bnnedge.benchmarks.devices import DEVICES
 from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkSettings, Device, ModelFile
 from bnnedge.benchmarks.devices.local import LocalDevice
-from bnnedge.benchmarks.devices.measuring import Drawing, Measuring, measure_here
 from bnnedge.benchmarks.report.table import score_column
 from bnnedge.benchmarks.rows import BenchmarkRow, read_rows
 from bnnedge.data.dataset import Dataset
@@ -38,8 +37,10 @@ from bnnedge.export.targets.onnx.target import OnnxTarget
 from bnnedge.export.targets.tflite.target import LceTarget
 from bnnedge.methods import METHODS
 from bnnedge.models.create import create_model
+from bnnedge.progress import Report
 from bnnedge.tasks import TASKS
 from bnnedge.tasks.task import Score, Task
+from tests.benchmarks.this_process import measure_in_this_process
 
 Classifier = tuple[Graph, NDArray[np.float64]]
 QUICK: dict[str, Any] = {"warmup": 1, "runs": 5}
@@ -321,13 +322,6 @@ class Copy(Task):
         raise NotImplementedError
 
 
-def measure_in_this_process(
-    device: LocalDevice, files: Any, data: Any, settings: Any, console: object
-) -> list[BenchmarkRow]:
-    """Another process would not know a task that exists in this one alone."""
-    return measure_here(Measuring.of(files, data, settings, Drawing(None)), lambda doing: None)
-
-
 @pytest.fixture
 def copy_task(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TASKS._paths, "copy", f"{__name__}:Copy")
@@ -509,7 +503,7 @@ class RecordingDevice(Device):
         files: Sequence[ModelFile],
         data: BenchmarkInput,
         settings: BenchmarkSettings,
-        console: Console | None = None,
+        report: Report | None = None,
     ) -> list[BenchmarkRow]:
         self.files = list(files)
         return []

@@ -28,7 +28,6 @@ from bnnedge.benchmarks.devices.remote.protocol import (
     PROTOCOL,
     MeasureRequest,
     Message,
-    Terminal,
     encode,
     receive,
 )
@@ -110,12 +109,14 @@ def test_messages() -> None:
     sent = b"".join(encode(message))
     stream = io.BytesIO(sent + sent)
     for _ in range(2):
-        received = receive(stream)
+        received = receive(stream, most_payload_bytes=4)
         assert received is not None
         assert (received.header, list(received.payloads)) == (message.header, message.payloads)
     assert receive(stream) is None
     with pytest.raises(EOFError):
-        receive(io.BytesIO(sent[:-1]))
+        receive(io.BytesIO(sent[:-1]), most_payload_bytes=4)
+    with pytest.raises(BenchmarkError, match="expected a message with at most 3 bytes, found 4"):
+        receive(io.BytesIO(sent), most_payload_bytes=3)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32", ">f4", "int64"])
@@ -125,9 +126,9 @@ def test_a_request_arrives_as_it_was_sent(dtype: str, digits: Dataset) -> None:
     files = [ModelFile("a.onnx", b"a", "onnxruntime", {"input_shape": [3, 4, 5]}, trained=False)]
     for targets, info in ((masks, digits.info), (None, None)):
         data = BenchmarkInput("a test", images, targets, info)
-        sent = MeasureRequest(files, data, BenchmarkSettings(threads=3), None)
+        sent = MeasureRequest(files, data, BenchmarkSettings(threads=3))
         arrived = MeasureRequest.from_message(receive_one(b"".join(encode(sent.to_message()))))
-        assert (arrived.files, arrived.settings, arrived.terminal) == (files, sent.settings, None)
+        assert (arrived.files, arrived.settings) == (files, sent.settings)
         assert (arrived.data.name, arrived.data.info) == ("a test", info)
         assert arrived.data.images.dtype == np.dtype(dtype).newbyteorder("<")
         assert np.array_equal(arrived.data.images, images)
@@ -137,7 +138,7 @@ def test_a_request_arrives_as_it_was_sent(dtype: str, digits: Dataset) -> None:
 
 
 def receive_one(sent: bytes) -> Message:
-    message = receive(io.BytesIO(sent))
+    message = receive(io.BytesIO(sent), most_payload_bytes=2**20)
     assert message is not None
     return message
 
@@ -201,7 +202,7 @@ def test_one_connection_serves_all_questions(login: Path) -> None:
         missing = ModelFile("net.onnx", b"junk", "onnxruntime", {"input_shape": [1, 2]})
         noise = BenchmarkInput("noise", np.zeros((1, 1, 2), np.float32))
         with pytest.raises(BenchmarkError, match=r"on ssh://user@box:2222: net\.onnx: "):
-            device.measure([missing], noise, BenchmarkSettings(), None)
+            device.measure([missing], noise, BenchmarkSettings())
     assert not login.exists()
 
 
@@ -267,7 +268,7 @@ def test_without_ssh(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_end_of_the_connection_ends_a_measurement(onnx_file: Path) -> None:
     file = ModelFile("net.onnx", onnx_file.read_bytes(), "onnxruntime", {"input_shape": [1, 8, 8]})
     noise = BenchmarkInput("noise", np.zeros((1, 1, 8, 8), np.float32))
-    request = MeasureRequest([file], noise, BenchmarkSettings(runs=10**6), Terminal("xterm", 80)).to_message()
+    request = MeasureRequest([file], noise, BenchmarkSettings(runs=10**6)).to_message()
     agent = subprocess.Popen(
         [sys.executable, "-m", "bnnedge.benchmarks.devices.remote.agent"],
         stdin=subprocess.PIPE,
@@ -279,11 +280,11 @@ def test_the_end_of_the_connection_ends_a_measurement(onnx_file: Path) -> None:
     assert greeting is not None and greeting.header["bnnedge_agent"] == PROTOCOL
     agent.stdin.writelines(encode(request))
     agent.stdin.flush()
-    while b"measuring" not in (drawn := os.read(agent.stderr.fileno(), 4096)):
-        assert drawn
+    while (message := receive(agent.stdout)) is not None and message.header.get("progress", [""])[0] != "measuring":
+        assert {"alive", "progress"} & set(message.header)
     agent.stdin.close()
     agent.stderr.close()
-    assert agent.stdout.read() == b""
+    agent.stdout.read()
     assert agent.wait(timeout=30) == 0
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from bnnedge.benchmarks.turns import Contender, Quantiles, WallClock, Work, quantiles, take_turns
 from bnnedge.errors import BenchmarkError
+from bnnedge.progress import Bar
 
 Log = list[tuple[str, int]]
 
@@ -43,14 +44,10 @@ def logging(name: str, inputs: list[int], log: Log, before: Work | None = None) 
     return Contender(name, [partial(log.append, (name, value)) for value in inputs], before)
 
 
-def quiet() -> Console:
-    return Console(file=io.StringIO())
-
-
 def test_each_is_warmed_up_and_then_they_take_turns() -> None:
     log: Log = []
     contenders = [logging("a", [0, 1], log), logging("b", [5], log), logging("c", [7, 8, 9], log)]
-    seconds = take_turns(contenders, turns=3, warmup=2, console=quiet())
+    seconds = take_turns(contenders, turns=3, warmup=2)
     warm = [("a", 0), ("a", 1), ("b", 5), ("b", 5), ("c", 7), ("c", 8)]
     turns = [("a", 0), ("b", 5), ("c", 7), ("a", 1), ("b", 5), ("c", 8), ("a", 0), ("b", 5), ("c", 9)]
     assert log == warm + turns
@@ -70,7 +67,7 @@ def test_what_comes_before_a_turn_is_not_timed(monkeypatch: pytest.MonkeyPatch) 
         log.append(("work", 0))
         clock.now_ns += 1_000
 
-    (seconds,) = take_turns([Contender("a", [work], pause)], turns=2, warmup=1, console=quiet())
+    (seconds,) = take_turns([Contender("a", [work], pause)], turns=2, warmup=1)
     assert log == [("work", 0), ("pause", 0), ("work", 0), ("pause", 0), ("work", 0)]
     assert seconds.tolist() == [1e-6, 1e-6]
 
@@ -79,7 +76,7 @@ def test_the_seconds_are_those_of_the_turns_of_each(monkeypatch: pytest.MonkeyPa
     clock = FakeTime()
     monkeypatch.setattr(time, "perf_counter_ns", clock)
     contenders = [Contender("a", [Counter(clock, 1_000)]), Contender("b", [Counter(clock, 7_000_000)])]
-    a, b = take_turns(contenders, turns=4, warmup=2, console=quiet())
+    a, b = take_turns(contenders, turns=4, warmup=2)
     assert (a * 1e9).round().tolist() == [3_000, 4_000, 5_000, 6_000]
     assert (b * 1e9).round().tolist() == [21_000_000, 28_000_000, 35_000_000, 42_000_000]
 
@@ -91,13 +88,13 @@ def test_another_clock_can_be_given() -> None:
             return 42.0
 
     work = Counter()
-    (seconds,) = take_turns([Contender("a", [work])], turns=3, clock=Slow(), console=quiet())
+    (seconds,) = take_turns([Contender("a", [work])], turns=3, clock=Slow())
     assert seconds.tolist() == [42.0] * 3
     assert work.calls == 3
 
 
 def test_real_time_passes_in_seconds() -> None:
-    (seconds,) = take_turns([Contender("a", [partial(time.sleep, 0.005)])], turns=5, console=quiet())
+    (seconds,) = take_turns([Contender("a", [partial(time.sleep, 0.005)])], turns=5)
     assert (seconds >= 0.005).all()
     assert seconds.min() < 0.5
 
@@ -107,7 +104,7 @@ def test_no_garbage_collection_while_measuring_and_afterwards_as_before(was_on: 
     work = Counter()
     try:
         (gc.enable if was_on else gc.disable)()
-        take_turns([Contender("a", [work])], turns=2, warmup=1, console=quiet())
+        take_turns([Contender("a", [work])], turns=2, warmup=1)
         assert gc.isenabled() == was_on
     finally:
         gc.enable()
@@ -122,7 +119,7 @@ def test_garbage_collection_is_as_before_after_a_failure(was_on: bool) -> None:
     try:
         (gc.enable if was_on else gc.disable)()
         with pytest.raises(ZeroDivisionError):
-            take_turns([Contender("a", [broken])], turns=1, console=quiet())
+            take_turns([Contender("a", [broken])], turns=1)
         assert gc.isenabled() == was_on
     finally:
         gc.enable()
@@ -130,7 +127,8 @@ def test_garbage_collection_is_as_before_after_a_failure(was_on: bool) -> None:
 
 def test_progress_names_the_phase() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    take_turns([Contender("net.onnx", [Counter()])], turns=7, warmup=3, console=console)
+    with Bar(console) as bar:
+        take_turns([Contender("net.onnx", [Counter()])], turns=7, warmup=3, report=bar)
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
     assert "warm-up net.onnx" in text
@@ -141,12 +139,12 @@ def test_progress_names_the_phase() -> None:
 @pytest.mark.parametrize(("warmup", "turns"), [(-1, 1), (0, 0)])
 def test_impossible_counts(warmup: int, turns: int) -> None:
     with pytest.raises(BenchmarkError, match="expected warmup >= 0 and runs >= 1"):
-        take_turns([Contender("a", [Counter()])], turns, warmup, console=quiet())
+        take_turns([Contender("a", [Counter()])], turns, warmup)
 
 
 def test_nothing_to_run_on() -> None:
     with pytest.raises(BenchmarkError, match=r"no input to run: net\.onnx"):
-        take_turns([Contender("net.onnx", [])], 1, console=quiet())
+        take_turns([Contender("net.onnx", [])], 1)
 
 
 def test_quantiles_of_known_values() -> None:

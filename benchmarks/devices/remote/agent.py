@@ -1,8 +1,8 @@
 """``python -m bnnedge.benchmarks.devices.remote.agent`` measures on this machine what another one asks for.
 
 It talks through its standard input and output, and so through whatever connects these; ``connection.py`` is the other
-end and ``protocol.py`` defines the messages. Progress goes to the standard error, drawn for the terminal of the other
-end. The end of the input ends the agent, also in the middle of a measurement. Nothing here needs PyTorch.
+end and ``protocol.py`` defines the messages. The end of the input ends the agent, also in the middle of a measurement.
+Nothing here needs PyTorch.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO
 
-from rich.console import Console
-
 from bnnedge import __version__
 from bnnedge.benchmarks.devices.local import LocalDevice
 from bnnedge.benchmarks.devices.remote.protocol import (
@@ -24,37 +22,35 @@ from bnnedge.benchmarks.devices.remote.protocol import (
     ALIVE_EVERY_S,
     HELLO,
     MOST_PAYLOAD_BYTES,
+    PROGRESS,
     PROTOCOL,
     MeasureRequest,
     Message,
-    Terminal,
     encode,
     receive,
 )
 from bnnedge.errors import BnnedgeError
 
+Send = Callable[[Message], None]
 
-def _answer(device: LocalDevice, request: Message) -> Message:
+
+def _answer(device: LocalDevice, request: Message, send: Send) -> Message:
     try:
         if "unavailable" in request.header:
             return Message({"reason": device.unavailable(request.header["unavailable"])})
-        return Message({"rows": _measure(device, MeasureRequest.from_message(request))})
+        return Message({"rows": _measure(device, MeasureRequest.from_message(request), send)})
     except BnnedgeError as error:
         return Message({"error": str(error)})
     except Exception as error:  # the other end cannot see a traceback
         return Message({"error": f"{type(error).__name__}: {error}"})
 
 
-def _measure(device: LocalDevice, request: MeasureRequest) -> list[str]:
-    rows = device.measure(request.files, request.data, request.settings, _console(request.terminal))
+def _measure(device: LocalDevice, request: MeasureRequest, send: Send) -> list[str]:
+    def report(what: str, done: int, total: int) -> None:
+        send(Message({PROGRESS: [what, done, total]}))
+
+    rows = device.measure(request.files, request.data, request.settings, report)
     return [row.to_json() for row in rows]
-
-
-def _console(terminal: Terminal | None) -> Console:
-    if terminal is None:
-        return Console(stderr=True)
-    os.environ["TERM"] = terminal.term
-    return Console(stderr=True, force_terminal=True, width=terminal.width)
 
 
 def _requests(stream: IO[bytes]) -> Iterator[Message]:
@@ -93,12 +89,12 @@ def main() -> None:
         device = LocalDevice()
         for request in _requests(sys.stdin.buffer):
             with _alive(send):
-                answer = _answer(device, request)
+                answer = _answer(device, request, send)
             send(answer)
 
 
 @contextmanager
-def _alive(send: Callable[[Message], None]) -> Iterator[None]:
+def _alive(send: Send) -> Iterator[None]:
     """Say now and then, while the body of ``with`` runs, that the agent is alive."""
     done = threading.Event()
 

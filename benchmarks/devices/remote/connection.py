@@ -14,12 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-from bnnedge.benchmarks.devices.remote.drawing import DrawingFilter
 from bnnedge.benchmarks.devices.remote.protocol import Message, encode, receive
 from bnnedge.errors import MissingDependencyError, printable
+from bnnedge.progress import Report
 
 _CHUNK_BYTES = 65536
 _PATIENCE_S = 2
@@ -69,31 +66,24 @@ class Connection:
         self._from.deadline = time.monotonic() + seconds
         yield
 
-    def send(self, message: Message, console: Console | None) -> None:
-        """Send ``message``, with a progress bar if ``console`` is a terminal.
+    def send(self, message: Message, report: Report | None) -> None:
+        """Send ``message`` and tell ``report`` how many KiB of it are written.
 
         Raises ``BrokenPipeError`` if the other end is gone, ``TimeoutError`` if it takes nothing any more.
         """
         parts = list(encode(message))
         total = sum(map(len, parts))
-        columns = (TextColumn("sending"), BarColumn(), DownloadColumn(), TextColumn("left"), TimeRemainingColumn())
-        hidden = console is None or not console.is_terminal
         writing = _Writing(self._to, parts)
-        with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-            bar = progress.add_task("", total=total)
-            written, since = 0, time.monotonic()
-            while writing.goes_on():
-                if writing.written > written:
-                    written, since = writing.written, time.monotonic()
-                    progress.update(bar, completed=written)
-                elif time.monotonic() - since > _STALLED_S:
-                    raise TimeoutError(f"took nothing for {_STALLED_S} s")
+        written, since = 0, time.monotonic()
+        while writing.goes_on():
+            if writing.written > written:
+                written, since = writing.written, time.monotonic()
+                if report is not None:
+                    report("sending, in KiB", written >> 10, total >> 10)
+            elif time.monotonic() - since > _STALLED_S:
+                raise TimeoutError(f"took nothing for {_STALLED_S} s")
         if writing.written < total:
             raise BrokenPipeError
-
-    def show_errors(self) -> None:
-        """Begin to copy the agent's standard error, where its progress is drawn, to that of this process."""
-        self._errors.show()
 
     def end(self) -> tuple[int, str]:
         """Exit code of a process that has ended, or is not worth keeping and is killed, and its last error line."""
@@ -182,12 +172,11 @@ class _Writing:
 
 
 class _ErrorStream:
-    """The standard error of a process, read by a thread: at first it is only kept, after ``show`` also copied here."""
+    """The end of the standard error of a process, which a thread reads."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self._kept = bytearray()
-        self._filter: DrawingFilter | None = None
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
@@ -197,12 +186,6 @@ class _ErrorStream:
             with self._lock:
                 self._kept += part
                 del self._kept[:-_CHUNK_BYTES]
-                if self._filter is not None:
-                    self._filter.write(part)
-
-    def show(self) -> None:
-        with self._lock:
-            self._filter = DrawingFilter()
 
     def last_line(self) -> str:
         self._thread.join(timeout=_PATIENCE_S)

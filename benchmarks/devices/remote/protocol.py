@@ -5,8 +5,10 @@ agent says ``{"bnnedge_agent": PROTOCOL, "version": ..}``; what comes before tha
 each request has one answer, which is ``{"error": sentence}`` if the request cannot be met:
 
     {"unavailable": runtime}                                                     -> {"reason": sentence or null}
-    {"measure": {"files", "input", "settings", "terminal"}} and a payload a file,
+    {"measure": {"files", "input", "settings"}} and a payload a file,
         one for the images and one for the targets if there are any              -> {"rows": [BenchmarkRow's JSON ..]}
+
+In front of an answer the agent may say {"progress": [what, done, total]}, and says {"alive": true} now and then.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ from bnnedge.schema import check, read_json
 PROTOCOL = 3
 """Raised when messages change their meaning."""
 HELLO = "bnnedge_agent"
-ALIVE = "alive"
-"""The only entry of a message by which an agent says that it is still working on its answer."""
+ALIVE, PROGRESS = "alive", "progress"
+"""The only entries of messages by which an agent says that it is still working on its answer, and how far it is."""
 ALIVE_EVERY_S = 10
 MOST_HEADER_BYTES = 2**24
 MOST_PAYLOAD_BYTES = 2**33
@@ -45,24 +47,12 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Terminal:
-    """The terminal that progress is drawn on."""
-
-    term: str
-    """The kind of terminal, which is the value of the variable TERM."""
-    width: int
-    """The width of the terminal in characters."""
-
-
-@dataclass(frozen=True)
 class MeasureRequest:
     """What a device is asked to measure."""
 
     files: Sequence[ModelFile]
     data: BenchmarkInput
     settings: BenchmarkSettings
-    terminal: Terminal | None
-    """None if progress is not to be drawn."""
 
     def to_message(self) -> Message:
         """The request as it is sent."""
@@ -75,7 +65,6 @@ class MeasureRequest:
                 "arrays": [{"dtype": _little_endian(array).str, "shape": array.shape} for array in arrays],
             },
             "settings": asdict(self.settings),
-            "terminal": None if self.terminal is None else asdict(self.terminal),
         }
         payloads = [np.ascontiguousarray(array, _little_endian(array)).tobytes() for array in arrays]
         return Message({"measure": header}, [*(file.data for file in self.files), *payloads])
@@ -92,8 +81,7 @@ class MeasureRequest:
         )
         info = None if asked["input"]["info"] is None else DatasetInfo.from_dict(asked["input"]["info"])
         data = BenchmarkInput(asked["input"]["name"], images, targets[0] if targets else None, info)
-        terminal = None if asked["terminal"] is None else Terminal(**asked["terminal"])
-        return cls(files, data, BenchmarkSettings(**asked["settings"]), terminal)
+        return cls(files, data, BenchmarkSettings(**asked["settings"]))
 
 
 def encode(message: Message) -> Iterator[bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -10,7 +9,6 @@ from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
-from rich.console import Console
 from typing_extensions import TypedDict
 
 from bnnedge import __version__
@@ -20,13 +18,14 @@ from bnnedge.benchmarks.devices.remote.protocol import (
     ALIVE,
     ALIVE_EVERY_S,
     HELLO,
+    PROGRESS,
     PROTOCOL,
     MeasureRequest,
     Message,
-    Terminal,
 )
 from bnnedge.benchmarks.rows import BenchmarkRow
 from bnnedge.errors import BenchmarkError, MissingDependencyError, printable
+from bnnedge.progress import Report
 from bnnedge.schema import check, read_json
 
 _GREETING_BYTES = 65536
@@ -36,6 +35,7 @@ _GREETING_S = 60
 _ANSWER_S = 6 * ALIVE_EVERY_S
 """Time without a sign of life from an agent that works on its answer."""
 _LONGEST_S = 24 * 3600
+_REPORT_EVERY_S = 0.1
 
 
 class _Reason(TypedDict):
@@ -48,6 +48,10 @@ class _Rows(TypedDict):
 
 class _Error(TypedDict):
     error: str
+
+
+class _Progress(TypedDict):
+    progress: tuple[str, int, int]
 
 
 A = TypeVar("A")
@@ -86,11 +90,9 @@ class RemoteDevice(Device):
         files: Sequence[ModelFile],
         data: BenchmarkInput,
         settings: BenchmarkSettings,
-        console: Console | None = None,
+        report: Report | None = None,
     ) -> list[BenchmarkRow]:
-        console = console or Console(stderr=True)
-        terminal = Terminal(os.environ.get("TERM", "xterm"), console.width) if console.is_terminal else None
-        answer = self._ask(MeasureRequest(files, data, settings, terminal).to_message(), _Rows, console)
+        answer = self._ask(MeasureRequest(files, data, settings).to_message(), _Rows, report)
         try:
             rows = [BenchmarkRow.from_json(line) for line in answer["rows"]]
         except BenchmarkError as error:
@@ -123,7 +125,6 @@ class RemoteDevice(Device):
                 f"{self._address} has bnnedge {version} with protocol {protocol}, "
                 f"this machine {__version__} with protocol {PROTOCOL}; install the same version on both"
             )
-        self._connection.show_errors()
 
     def _read_hello(self) -> dict[str, Any] | None:
         """The agent's greeting, behind whatever the login shell says first; None if there is none."""
@@ -134,17 +135,17 @@ class RemoteDevice(Device):
                 return hello
         return None
 
-    def _ask(self, request: Message, answer: type[A], console: Console | None = None) -> A:
+    def _ask(self, request: Message, answer: type[A], report: Report | None = None) -> A:
         """Send a request and wait for its answer, a mapping as the TypedDict ``answer`` describes it."""
         message = None
         try:
-            self._connection.send(request, console)
-            message = self._wait()
+            self._connection.send(request, report)
+            message = self._wait(report)
         except (BrokenPipeError, EOFError):
             pass
         except TimeoutError as error:
             self._connection.end()
-            raise BenchmarkError(f"{self._address} {error or f'gave no sign of life for {_ANSWER_S} s'}") from None
+            raise BenchmarkError(f"{self._address} {str(error) or f'gave no sign of life for {_ANSWER_S} s'}") from None
         except BenchmarkError as error:
             raise self._nonsense(error) from error
         if message is None:
@@ -158,15 +159,23 @@ class RemoteDevice(Device):
         except BenchmarkError as error:
             raise self._nonsense(error) from error
 
-    def _wait(self) -> Message | None:
+    def _wait(self, report: Report | None) -> Message | None:
         """The answer, for which an agent may take long while it says that it is alive."""
-        longest = time.monotonic() + _LONGEST_S
+        shown, longest = 0.0, time.monotonic() + _LONGEST_S
         while time.monotonic() < longest:
             with self._connection.within(_ANSWER_S):
                 message = self._connection.receive()
-            if message is None or ALIVE not in message.header:
+            if message is None or not {ALIVE, PROGRESS} & set(message.header):
                 return message
+            if report is not None and PROGRESS in message.header and time.monotonic() > shown + _REPORT_EVERY_S:
+                report(*_progress(message))
+                shown = time.monotonic()
         raise TimeoutError(f"gave no answer within {_LONGEST_S // 3600} hours")
+
+
+def _progress(message: Message) -> tuple[str, int, int]:
+    what, done, total = check(message.header, _Progress, "progress", BenchmarkError)["progress"]
+    return printable(what), done, total
 
 
 def _hello(line: bytes) -> dict[str, Any] | None:
