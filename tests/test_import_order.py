@@ -106,7 +106,7 @@ PARTS: dict[str, list[set[str]]] = {
         {"target"},
     ],
     "export.runtimes": [
-        {"runtime", "choose", "child"},
+        {"runtime", "choose", "child", "forked"},
         {"ort", "tflite"},
         {"litert", "lce"},
         {"ort_bnnedge", "litert_bnnedge"},

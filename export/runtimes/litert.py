@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnnedge.errors import ExportError, MissingDependencyError
+from bnnedge.export.runtimes.forked import never_drop_in_forked_processes
 from bnnedge.export.runtimes.tflite import TfliteRuntime, TfliteSession
 from bnnedge.export.targets.tflite.reader import LCE_OPERATORS, Model, parse_model
 from bnnedge.kernels.plugins import litert_delegate
@@ -71,22 +72,25 @@ class LiteRtSession(TfliteSession):
         super().__init__(model)
         try:
             with without_noise():
-                self._interpreter: Any = Interpreter(
-                    model_content=bytes(data),
-                    num_threads=threads,
-                    experimental_delegates=None if delegate is None else [delegate],
+                self._interpreter: Any = never_drop_in_forked_processes(
+                    Interpreter(
+                        model_content=bytes(data),
+                        num_threads=threads,
+                        experimental_delegates=None if delegate is None else [delegate],
+                    )
                 )
                 self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError, OSError) as error:
             raise ExportError(f"LiteRT cannot load the file: {' '.join(str(error).split())}") from error
         self._inputs = [details["index"] for details in self._interpreter.get_input_details()]
         self._outputs = [output["index"] for output in self._interpreter.get_output_details()]
-        self._batch = self._shapes[self.input_names[0]][0]
+        self._batch: int | None = self._shapes[self.input_names[0]][0]
 
     def stored_outputs(self, prepared: list[NDArray[np.float32]]) -> list[NDArray[Any]]:
         batch = len(prepared[0])
         try:
             if batch != self._batch:
+                self._batch = None  # until all of this has succeeded
                 for tensor, values in zip(self._inputs, prepared, strict=True):
                     self._interpreter.resize_tensor_input(tensor, values.shape)
                 self._interpreter.allocate_tensors()
@@ -95,6 +99,6 @@ class LiteRtSession(TfliteSession):
                 self._interpreter.set_tensor(tensor, values)
             self._interpreter.invoke()
         except (RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).split()) or "it does not say why; try a smaller batch"
             raise ExportError(f"LiteRT cannot run a batch of {batch}: {reason}") from error
         return [self._interpreter.get_tensor(output) for output in self._outputs]

@@ -11,6 +11,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from bnnedge.errors import DataError, ExportError, MissingDependencyError
 from bnnedge.export.graph import LOWEST_CODE
+from bnnedge.export.runtimes.forked import never_drop_in_forked_processes
 from bnnedge.export.runtimes.runtime import FileSession, Images, Inputs, Outputs, VerifyingRuntime
 from bnnedge.export.targets.onnx import functions
 from bnnedge.export.targets.onnx.reader import binary_nodes, input_channels, load_model
@@ -167,9 +168,10 @@ class OnnxRuntime(VerifyingRuntime):
         errors = _errors()
         try:
             with without_noise():
-                return _onnxruntime().InferenceSession(
+                session = _onnxruntime().InferenceSession(
                     data, cls.session_options(threads), providers=["CPUExecutionProvider"]
                 )
+            return never_drop_in_forked_processes(session)
         except errors as error:
             reason = " ".join(str(error).split())[:300]
             raise ExportError(f"ONNX Runtime {cls.version()} cannot load the file: {reason}") from error

@@ -66,12 +66,17 @@ class FileSession(Session):
         return self.invoke_all(self.prepare(images))
 
     def inputs_of(self, images: Inputs) -> dict[str, Images]:
-        """``images`` by name, in the order of ``input_names``. Raises ``DataError`` as ``prepare`` does."""
+        """``images`` by name, in the order of ``input_names``.
+
+        Raises ``DataError`` as ``prepare`` does, and for an empty batch, which no runtime promises to run.
+        """
         given = images if isinstance(images, Mapping) else {self.input_names[0]: images}
         if sorted(given) != sorted(self.input_names):
             found = ", ".join(images) if isinstance(images, Mapping) else "one array without a name"
             expected = ", ".join(self.input_names)
             raise DataError(f"the file has the inputs {expected}, found {found}; give all of them by name")
+        if any(len(values) == 0 for values in given.values()):
+            raise DataError("expected a batch of at least one image, found an empty one")
         return {name: given[name] for name in self.input_names}
 
 

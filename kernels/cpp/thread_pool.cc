@@ -7,8 +7,15 @@
 
 #include <algorithm>
 #include <chrono>
+#include <condition_variable>
 #include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
 
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
 #if defined(__x86_64__) || defined(_M_X64)
 #include <xmmintrin.h>
 #endif
@@ -19,6 +26,12 @@ namespace {
 constexpr int kCountBits = 20;
 constexpr uint64_t kCountMask = (uint64_t{1} << kCountBits) - 1;
 constexpr std::chrono::microseconds kSpin{50};
+
+// How many forks lie between this process and the one that loaded the library.
+std::atomic<int> forks{0};
+#if defined(__unix__) || defined(__APPLE__)
+[[maybe_unused]] const int counts_forks = pthread_atfork(nullptr, nullptr, [] { ++forks; });
+#endif
 
 uint64_t Next(uint64_t ticket) { return ticket & kCountMask; }
 uint64_t Count(uint64_t ticket) { return (ticket >> kCountBits) & kCountMask; }
@@ -83,7 +96,68 @@ void RunBlock(void* context, int64_t i) {
 
 }  // namespace
 
+// The threads of one process and what they share.
+class ThreadPool::Team {
+ public:
+  explicit Team(int threads) : threads_(threads) {}
+  ~Team();
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+
+  bool IsOfThisProcess() const { return forks_ == forks.load(std::memory_order_relaxed); }
+  void Run(int64_t count, Piece piece, void* context);
+
+ private:
+  void RunJob(int64_t count, Piece piece, void* context);
+  void StartWorkers();
+  void Work();
+  bool TakePieces(bool adopts_float_mode);
+  bool HasPieces() const;
+  void WaitForPieces();
+  void AwaitDone(int64_t count);
+
+  const int threads_;
+  const int forks_ = forks.load(std::memory_order_relaxed);
+  std::mutex owner_;  // held by the interpreter whose job is running
+  std::vector<std::thread> workers_;
+
+  std::atomic<uint64_t> ticket_{0};
+  std::atomic<Piece> piece_{nullptr};
+  std::atomic<void*> context_{nullptr};
+  std::atomic<uint64_t> float_mode_{0};
+  std::atomic<int64_t> done_{0};
+
+  std::mutex sleep_;
+  std::condition_variable wake_, finished_;
+  std::atomic<int> sleepers_{0};
+  std::atomic<bool> caller_sleeps_{false};
+  std::atomic<bool> stop_{false};
+};
+
+ThreadPool::ThreadPool(int threads) : threads_(threads), team_(new Team(threads)) {}
+
 ThreadPool::~ThreadPool() {
+  Team* const team = team_.load();
+  // Neither can threads of another process be joined, nor what they may have locked be destroyed.
+  if (team->IsOfThisProcess()) delete team;
+}
+
+ThreadPool::Team* ThreadPool::TeamOfThisProcess() {
+  Team* team = team_.load(std::memory_order_acquire);
+  if (team->IsOfThisProcess()) return team;
+  auto* const own = new Team(threads_);
+  if (team_.compare_exchange_strong(team, own)) return own;
+  delete own;  // another thread was faster
+  return team;
+}
+
+void ThreadPool::Run(void* host, int64_t count, Piece piece, void* context) {
+  ThreadPool& pool = *static_cast<ThreadPool*>(host);
+  if (count > 1 && pool.threads_ > 1) return pool.TeamOfThisProcess()->Run(count, piece, context);
+  for (int64_t i = 0; i < count; ++i) piece(context, i);
+}
+
+ThreadPool::Team::~Team() {
   {
     const std::lock_guard<std::mutex> lock(sleep_);
     stop_ = true;
@@ -92,23 +166,22 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::Run(void* host, int64_t count, Piece piece, void* context) {
-  ThreadPool& pool = *static_cast<ThreadPool*>(host);
-  std::unique_lock<std::mutex> owner(pool.owner_, std::defer_lock);
-  if (count <= 1 || pool.threads_ <= 1 || !owner.try_lock()) {
+void ThreadPool::Team::Run(int64_t count, Piece piece, void* context) {
+  std::unique_lock<std::mutex> owner(owner_, std::defer_lock);
+  if (!owner.try_lock()) {
     for (int64_t i = 0; i < count; ++i) piece(context, i);
     return;
   }
   if (count <= static_cast<int64_t>(kCountMask)) {
-    pool.RunJob(count, piece, context);
+    RunJob(count, piece, context);
     return;
   }
   const int64_t block = count / static_cast<int64_t>(kCountMask) + 1;
   Blocks blocks{piece, context, count, block};
-  pool.RunJob((count + block - 1) / block, RunBlock, &blocks);
+  RunJob((count + block - 1) / block, RunBlock, &blocks);
 }
 
-void ThreadPool::StartWorkers() {
+void ThreadPool::Team::StartWorkers() {
   try {
     workers_.reserve(static_cast<size_t>(threads_ - 1));
     while (workers_.size() < static_cast<size_t>(threads_ - 1)) workers_.emplace_back([this] { Work(); });
@@ -117,7 +190,7 @@ void ThreadPool::StartWorkers() {
   }
 }
 
-void ThreadPool::RunJob(int64_t count, Piece piece, void* context) {
+void ThreadPool::Team::RunJob(int64_t count, Piece piece, void* context) {
   if (workers_.empty()) StartWorkers();
   piece_.store(piece, std::memory_order_relaxed);
   context_.store(context, std::memory_order_relaxed);
@@ -136,7 +209,7 @@ void ThreadPool::RunJob(int64_t count, Piece piece, void* context) {
   AwaitDone(count);
 }
 
-void ThreadPool::AwaitDone(int64_t count) {
+void ThreadPool::Team::AwaitDone(int64_t count) {
   const auto all = [this, count] { return done_.load() == count; };
   if (SpinUntil(all)) return;
   std::unique_lock<std::mutex> lock(sleep_);
@@ -145,13 +218,13 @@ void ThreadPool::AwaitDone(int64_t count) {
   caller_sleeps_ = false;
 }
 
-bool ThreadPool::HasPieces() const {
+bool ThreadPool::Team::HasPieces() const {
   const uint64_t ticket = ticket_.load();
   return Next(ticket) < Count(ticket);
 }
 
 // Returns whether it found any.
-bool ThreadPool::TakePieces(bool adopts_float_mode) {
+bool ThreadPool::Team::TakePieces(bool adopts_float_mode) {
   bool any = false;
   uint64_t ticket = ticket_.load();
   while (Next(ticket) < Count(ticket)) {
@@ -175,7 +248,7 @@ bool ThreadPool::TakePieces(bool adopts_float_mode) {
   return any;
 }
 
-void ThreadPool::WaitForPieces() {
+void ThreadPool::Team::WaitForPieces() {
   const auto ready = [this] { return stop_.load(std::memory_order_relaxed) || HasPieces(); };
   if (SpinUntil(ready)) return;
   std::unique_lock<std::mutex> lock(sleep_);
@@ -184,7 +257,7 @@ void ThreadPool::WaitForPieces() {
   --sleepers_;
 }
 
-void ThreadPool::Work() {
+void ThreadPool::Team::Work() {
   while (!stop_.load()) {
     if (!TakePieces(true)) WaitForPieces();
   }

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,6 +109,38 @@ def test_interpreters_in_threads_share_a_delegate_or_not() -> None:
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+FORKING = """
+import gc, os, sys
+import numpy as np
+from bnnedge.kernels.plugins import litert_delegate
+from tests.kernels.litert.chain import chain, image
+from tests.kernels.litert.running import interpreter, invoke
+data, _ = chain()
+loaded = interpreter(data, litert_delegate(threads=4))
+wanted = invoke(loaded, image(32))
+child = os.fork()
+if child == 0:
+    right = sys.argv[1] == "drops" or np.array_equal(invoke(loaded, image(32)), wanted)
+    if sys.argv[1] == "exits":
+        sys.exit(0)
+    loaded = None
+    gc.collect()
+    os._exit(0 if right else 1)
+_, status = os.waitpid(child, 0)
+print(os.waitstatus_to_exitcode(status), np.array_equal(invoke(loaded, image(32)), wanted))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.parametrize("does", ["runs", "drops", "exits"])
+def test_a_forked_process_has_none_of_the_threads(does: str) -> None:
+    """There the delegate starts its own threads, and neither waits for its parent's nor crashes."""
+    command = [sys.executable, "-c", FORKING, does]
+    root = Path(__file__).parents[3]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=root)
+    assert ended.stdout == "0 True\n", ended.stderr
 
 
 @pytest.fixture(scope="module", params=itertools.product(MODELS, ["ste", "rbnn"]), ids="-".join)
