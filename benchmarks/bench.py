@@ -150,8 +150,7 @@ def _test_split(
 ) -> BenchmarkInput:
     # Imported here: it brings torch, which a device that only times files can do without.
     from bnnedge.data import DATASETS
-    from bnnedge.data.dataset import Dataset
-    from bnnedge.data.prepare import prepare
+    from bnnedge.data.dataset import Dataset, prepare
 
     source: Source = DATASETS.load(name)(data_root)
     described = [(model, own.info) for model in models if (own := model.description) is not None]

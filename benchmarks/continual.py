@@ -21,8 +21,7 @@ from rich.table import Table
 from torch import nn
 
 from bnnedge.config import RunConfig
-from bnnedge.data.dataset import SPLITS, Dataset
-from bnnedge.data.prepare import load_dataset, prepare
+from bnnedge.data.dataset import SPLITS, Dataset, load_dataset, prepare
 from bnnedge.data.source import source_of_tensors
 from bnnedge.layers.binary_layers import BinaryLinear
 from bnnedge.train.assemble import make_state

@@ -18,8 +18,8 @@ from torch import nn
 
 import bnnedge
 from bnnedge.data.augmentation import Flip
+from bnnedge.data.dataset import prepare
 from bnnedge.data.info import DatasetInfo
-from bnnedge.data.prepare import prepare
 from bnnedge.data.samples import MemorySamples
 from bnnedge.data.source import Source, own_validation
 from bnnedge.export.runtimes import RUNTIMES

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import bnnedge
-from bnnedge.data.prepare import load_dataset
+from bnnedge.data.dataset import load_dataset
 from bnnedge.methods.method import Method
 
 EPOCHS = 4

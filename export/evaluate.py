@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from bnnedge.data.dataset import Split
-from bnnedge.data.prepare import load_dataset_as
+from bnnedge.data.dataset import Split, load_dataset_as
 from bnnedge.errors import BenchmarkError, ExportError
 from bnnedge.export.description import describe_metadata
 from bnnedge.export.runtimes.choose import choose_runtime

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from bnnedge.data.prepare import load_dataset_as
+from bnnedge.data.dataset import load_dataset_as
 from bnnedge.export.api import ExportReport, check_stem, export
 from bnnedge.export.targets import TARGETS
 from bnnedge.export.targets.target import Target

@@ -13,7 +13,7 @@ from bnnedge.benchmarks.devices.local import LocalDevice
 from bnnedge.benchmarks.rows import read_rows
 from bnnedge.cli import main
 from bnnedge.data import PREPROCESSINGS
-from bnnedge.data.prepare import load_dataset
+from bnnedge.data.dataset import load_dataset
 from bnnedge.models import MODELS
 from bnnedge.tasks import TASKS
 from tests.benchmarks.this_process import measure_in_this_process

@@ -29,8 +29,7 @@ from bnnedge.benchmarks.methods.plain_ste import PlainSteTraining
 from bnnedge.benchmarks.rows import Row
 from bnnedge.benchmarks.turns import Contender, Work, quantiles, take_turns
 from bnnedge.config import RunConfig
-from bnnedge.data.dataset import Dataset
-from bnnedge.data.prepare import prepare
+from bnnedge.data.dataset import Dataset, prepare
 from bnnedge.data.source import source_of_tensors
 from bnnedge.errors import BenchmarkError
 from bnnedge.methods import METHODS

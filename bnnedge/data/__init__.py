@@ -1,7 +1,7 @@
 """Data sets, preprocessings and augmentations by name. Add a function or class, and a line here.
 
 A data set, in a file of its own, is a function ``load(data_root: Path | None) -> Source``; None is the folder that
-``BNNEDGE_DATA`` names. ``load_dataset`` of ``bnnedge/data/prepare.py`` splits, resizes and normalises what it gives.
+``BNNEDGE_DATA`` names. ``load_dataset`` of ``bnnedge/data/dataset.py`` splits, resizes and normalises what it gives.
 A preprocessing is a function that makes a record of the data set's own one (``bnnedge/data/preprocessing.py``), an
 augmentation a class of ``bnnedge/data/augmentation.py``. The command line and the tests know every entry.
 """
@@ -17,6 +17,7 @@ DATASETS = Registry(
         ("mnist", "bnnedge.data.mnist:load_mnist"),
         ("tiny_imagenet", "bnnedge.data.tiny_imagenet:load_tiny_imagenet"),
         ("imagenet", "bnnedge.data.imagenet:load_imagenet"),
+        ("folder", "bnnedge.data.folder:load_folder"),
     ],
 )
 

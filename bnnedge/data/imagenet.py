@@ -8,11 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from bnnedge.data.augmentation import WindowAndFlip
-from bnnedge.data.files.class_folders import class_folders, labelled
+from bnnedge.data.files.class_folders import classes_of, labelled
 from bnnedge.data.files.folders import find_folder
 from bnnedge.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from bnnedge.data.source import Source, own_validation
-from bnnedge.errors import DataError
 
 _FOLDERS = ("imagenet/train", "ILSVRC2012/train", "train")
 SPLIT_SEED = 1_231_000
@@ -30,15 +29,12 @@ def load_imagenet(data_root: Path | None = None) -> Source:
     windows, mirrored at random. Raises ``DataError`` naming the folder that is missing.
     """
     folder = find_folder("imagenet", data_root, _FOLDERS).parent
-    wnids = class_folders(folder / "train")
-    if (test := class_folders(folder / "val")) != wnids:
-        odd = sorted(set(wnids) ^ set(test))
-        raise DataError(f"{folder}: expected the same classes in train and val, found {odd[0]} in one of them")
+    wnids = classes_of(folder, ("train", "val"))
     train = labelled([folder / "train" / wnid for wnid in wnids])
     return Source(
         name="imagenet",
         train=train,
-        test=labelled([folder / "val" / wnid for wnid in wnids]),
+        test=labelled([folder / "val" / wnid for wnid in wnids], train.white),
         size=(224, 224),
         channels=3,
         classes=tuple(wnids),

@@ -39,6 +39,16 @@ class DatasetInfo:
     validation_split: ValidationSplit = "own"
     """What was held out of the training samples."""
 
+    @property
+    def num_classes(self) -> int:
+        """Channels of the network's output, as networks take it."""
+        return self.outputs
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The same as ``classes``."""
+        return self.classes
+
     def make_task(self) -> Task:
         """The task, for this many outputs. Raises ``UnknownNameError`` for a task that is not known here."""
         task = TASKS.load(self.task)(self.outputs)

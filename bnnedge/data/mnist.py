@@ -11,6 +11,7 @@ import gzip
 import math
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -19,11 +20,14 @@ from numpy.typing import NDArray
 from bnnedge.data.files.folders import find_folder
 from bnnedge.data.samples import MemorySamples
 from bnnedge.data.source import Source, own_validation
-from bnnedge.errors import DataError
+from bnnedge.errors import DataError, one_line
+from bnnedge.files import open_regular
 
 SPLIT_SEED = 54_000
 """Fixes which training images are held out for validation, whatever the run's seed."""
 _BYTES = 8
+_MOST_BYTES = 2**29
+"""Bytes of a file's images, of which the published ones have 47 million."""
 _FOLDERS = ("mnist", "MNIST/raw")
 
 
@@ -60,15 +64,29 @@ def _samples(folder: Path, part: str) -> MemorySamples:
 def _read_idx(folder: Path, name: str, dimensions: int) -> tuple[NDArray[np.uint8], Path]:
     plain, packed = folder / name, folder / f"{name}.gz"
     path = plain if plain.exists() else packed
+    if not path.exists():
+        raise DataError(f"mnist: expected the file {plain} or {packed.name} there")
     try:
-        data = path.read_bytes()
-        data = data if path == plain else gzip.decompress(data)
-    except FileNotFoundError as error:
-        raise DataError(f"mnist: expected the file {plain} or {packed.name} there") from error
+        with open_regular(path, DataError) as stored, gzip.open(stored) if path == packed else stored as file:
+            shape = _read_shape(file, dimensions, path)
+            count = math.prod(shape)
+            data = file.read(count + 1)  # and no more, however much a small file unpacks to
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read ({error}); download it again") from error
-    start = 4 + 4 * dimensions
-    shape = np.frombuffer(data[4:start], ">u4").tolist()
-    if data[:4] != bytes([0, 0, _BYTES, dimensions]) or len(data) != start + math.prod(shape):
+        raise DataError(f"{path} cannot be read ({one_line(error)}); download it again") from error
+    if len(data) != count:
+        found = "more" if len(data) > count else f"{len(data):,}"
+        raise DataError(f"{path}: expected {count:,} bytes behind the header, found {found}; download it again")
+    return np.frombuffer(data, np.uint8).reshape(shape).copy(), path
+
+
+def _read_shape(file: BinaryIO | gzip.GzipFile, dimensions: int, path: Path) -> list[int]:
+    """The sizes that the header gives, which hold at most _MOST_BYTES."""
+    size = 4 + 4 * dimensions
+    header = file.read(size)
+    if len(header) < size or header[:4] != bytes([0, 0, _BYTES, dimensions]):
         raise DataError(f"{path} is no IDX file of bytes in {dimensions} dimensions, or cut off; download it again")
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy(), path
+    shape: list[int] = np.frombuffer(header[4:], ">u4").tolist()
+    if math.prod(shape) > _MOST_BYTES:
+        sizes = " x ".join(map(str, shape))
+        raise DataError(f"{path}: expected at most {_MOST_BYTES:,} bytes, found {sizes}; download it again")
+    return shape

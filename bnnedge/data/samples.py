@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from bnnedge.data.augmentation import Augmentation
+from bnnedge.data.images.decode import WhiteLevel, decode
 from bnnedge.data.images.resize import central_box, resize_image, resize_images
 from bnnedge.data.preprocessing import Preprocessing
-from bnnedge.errors import DataError
 
 _MOST_THREADS = 32
 
@@ -75,18 +74,29 @@ class MemorySamples(Samples):
 
 
 class FileSamples(Samples):
-    """Colour images that stay in their files until a batch needs them; as many threads as there are CPUs decode."""
+    """Images that stay in their files until a batch needs them; as many threads as there are CPUs decode.
 
-    def __init__(self, paths: Sequence[str], targets: Tensor, record: Preprocessing | None = None) -> None:
+    They are read in grey or colour, as the record has it.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        targets: Tensor,
+        record: Preprocessing | None = None,
+        white: WhiteLevel | None = None,
+    ) -> None:
+        """``white`` is that of the training images; None if these are the training images."""
         super().__init__(targets)
         self.paths = paths
+        self.white = white or WhiteLevel(paths)
         self._record = record
 
     def select(self, indices: NDArray[np.int64]) -> FileSamples:
-        return FileSamples([self.paths[i] for i in indices.tolist()], self.targets[indices], self._record)
+        return FileSamples([self.paths[i] for i in indices.tolist()], self.targets[indices], self._record, self.white)
 
     def fit(self, record: Preprocessing) -> FileSamples:
-        return FileSamples(self.paths, fit_targets(self.targets, record), record)
+        return FileSamples(self.paths, fit_targets(self.targets, record), record, self.white)
 
     def read(
         self, indices: Tensor, augmentation: Augmentation | None = None, numbers: Tensor | None = None
@@ -95,7 +105,8 @@ class FileSamples(Samples):
         paths = [self.paths[i] for i in indices.tolist()]
         rows: list[Any] = [None] * len(paths) if numbers is None else numbers.tolist()
         pixels = list(_threads().map(lambda path, row: self._decode(path, augmentation, row), paths, rows))
-        stacked = np.stack(pixels) if pixels else np.empty((0, *self._record.size, 3), np.uint8)
+        shape = len(pixels), *self._record.size, self._record.channels
+        stacked = np.stack(pixels).reshape(shape) if pixels else np.empty(shape, np.uint8)
         images, targets = torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous(), self.targets[indices]
         if augmentation is None or numbers is None:
             return images, targets
@@ -106,14 +117,10 @@ class FileSamples(Samples):
     ) -> NDArray[np.uint8]:
         record = self._record
         assert record is not None
-        try:
-            with Image.open(path) as opened:
-                image = opened.convert("RGB")
-            random = augmentation is not None and numbers is not None
-            box = augmentation.window(*image.size, record, numbers) if random else None  # type: ignore[union-attr, arg-type]
-            return np.asarray(resize_image(image, record, box or central_box(*image.size, record)))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # as Pillow reports damage
-            raise DataError(f"{path} is damaged or no image ({error}); unpack the archive again") from error
+        image = decode(path, record.channels, self.white)
+        random = augmentation is not None and numbers is not None
+        box = augmentation.window(*image.size, record, numbers) if random else None  # type: ignore[union-attr, arg-type]
+        return np.asarray(resize_image(image, record, box or central_box(*image.size, record)))
 
 
 def fit_targets(targets: Tensor, record: Preprocessing) -> Tensor:

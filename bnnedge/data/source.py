@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bnnedge.data.augmentation import Augmentation
-from bnnedge.data.images.splits import Indices, hold_out
+from bnnedge.data.images.splits import Indices, stratified_split
 from bnnedge.data.samples import MemorySamples, Samples
 
 
@@ -47,9 +47,10 @@ class Source:
 
 
 def own_validation(targets: Sequence[int] | Indices, share: float, seed: int) -> Indices:
-    """The data set's own validation split: the rounded ``share`` of each class."""
+    """The data set's own validation split: the rounded ``share`` of each class, and at least one sample of each class
+    that has others."""
     labels = np.asarray(targets, np.int64)
-    return hold_out(labels, len(labels), share, seed)
+    return stratified_split(labels, (share,), seed, at_least_one=True)[0]
 
 
 def source_of_tensors(

@@ -5,6 +5,7 @@ Le and Yang 2015, "Tiny ImageNet Visual Recognition Challenge"; http://cs231n.st
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,12 +14,16 @@ import torch
 from bnnedge.data.augmentation import CropAndFlip
 from bnnedge.data.files.class_folders import class_folders, labelled
 from bnnedge.data.files.folders import find_folder
+from bnnedge.data.images.decode import WhiteLevel
 from bnnedge.data.samples import FileSamples
 from bnnedge.data.source import Source, own_validation
-from bnnedge.errors import DataError
+from bnnedge.errors import DataError, printable
+from bnnedge.files import read_within
 
 FOLDER = "tiny-imagenet-200"
 MEAN, STD = (0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)
+_MOST_BYTES = 2**26
+"""Bytes of a table, of which the largest published one, words.txt, has 2.7 million."""
 SPLIT_SEED = 90_000
 """Fixes which training images are held out for validation, whatever the run's seed."""
 
@@ -36,7 +41,7 @@ def load_tiny_imagenet(data_root: Path | None = None) -> Source:
     return Source(
         name="tiny_imagenet",
         train=train,
-        test=_published_val(folder / "val", wnids),
+        test=_published_val(folder / "val", wnids, train.white),
         size=(64, 64),
         channels=3,
         classes=_names(folder, wnids),
@@ -52,30 +57,40 @@ def _images(folder: Path) -> Path:
     return folder / "images" if (folder / "images").is_dir() else folder
 
 
-def _published_val(folder: Path, wnids: Sequence[str]) -> FileSamples:
+def _published_val(folder: Path, wnids: Sequence[str], white: WhiteLevel) -> FileSamples:
     annotations = folder / "val_annotations.txt"
     if not annotations.exists():
-        return labelled([_images(folder / wnid) for wnid in wnids])
+        return labelled([_images(folder / wnid) for wnid in wnids], white)
+    images = set(os.listdir(folder / "images")) if (folder / "images").is_dir() else set()
     place = {wnid: label for label, wnid in enumerate(wnids)}
     paths, labels = [], []
-    for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(_lines(annotations), start=1):
         file, _, rest = line.partition("\t")
         wnid = rest.split("\t")[0]
-        if wnid not in place:
-            raise DataError(f"{annotations}, line {number}: expected a file and a class of train, found {line[:80]!r}")
+        if wnid not in place or file not in images:
+            raise DataError(
+                f"{annotations}, line {number}: expected a file of the folder images and a class of train, found "
+                f"{printable(line, 80)!r}"
+            )
         paths.append(str(folder / "images" / file))
         labels.append(place[wnid])
     if not paths:
         raise DataError(f"{annotations} is empty; unpack the archive again")
-    return FileSamples(paths, torch.tensor(labels))
+    return FileSamples(paths, torch.tensor(labels), white=white)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return read_within(path, _MOST_BYTES, DataError).decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected text in UTF-8 ({error.reason}); unpack the archive again") from error
 
 
 def _names(folder: Path, wnids: Sequence[str]) -> tuple[str, ...]:
     """Names from words.txt, or WordNet numbers where that file is missing or gives several classes one name."""
-    try:
-        lines = (folder / "words.txt").read_text(encoding="utf-8").splitlines()
-    except OSError:
+    path = folder / "words.txt"
+    if not path.exists():
         return tuple(wnids)
-    words = {wnid: text.split(",")[0].strip() for wnid, _, text in (line.partition("\t") for line in lines)}
+    words = {wnid: text.split(",")[0].strip() for wnid, _, text in (line.partition("\t") for line in _lines(path))}
     names = [words.get(wnid) or wnid for wnid in wnids]
     return tuple(name if names.count(name) == 1 else wnid for name, wnid in zip(names, wnids, strict=True))

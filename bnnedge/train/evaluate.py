@@ -7,8 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bnnedge.data.dataset import Split
-from bnnedge.data.prepare import load_dataset_as
+from bnnedge.data.dataset import Split, load_dataset_as
 from bnnedge.errors import CheckpointError
 from bnnedge.tasks.measured import Measured
 from bnnedge.train.device import find_device

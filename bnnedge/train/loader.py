@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from bnnedge.data.dataset import Batch
+from bnnedge.data.batches import Batch
 from bnnedge.train.distributed import Group
 
 T = TypeVar("T")

@@ -10,8 +10,7 @@ import torch
 
 from bnnedge.config import RunConfig
 from bnnedge.data import DATASETS
-from bnnedge.data.dataset import Dataset
-from bnnedge.data.prepare import load_dataset
+from bnnedge.data.dataset import Dataset, load_dataset
 from bnnedge.methods import METHODS
 from bnnedge.models import MODELS
 from bnnedge.models.create import check_model_name

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bnnedge.config import RunConfig
-from bnnedge.data.prepare import load_dataset_as
+from bnnedge.data.dataset import load_dataset_as
 from bnnedge.errors import CheckpointError, ConfigError, one_line
 from bnnedge.files import write_atomically
 from bnnedge.methods import METHODS

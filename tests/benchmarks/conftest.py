@@ -11,8 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bnnedge.benchmarks.rows import BenchmarkRow
-from bnnedge.data.dataset import Dataset
-from bnnedge.data.prepare import load_dataset
+from bnnedge.data.dataset import Dataset, load_dataset
 from bnnedge.export.graph import Graph, Linear, Reshape, TensorSpec
 
 RowFactory = Callable[..., BenchmarkRow]

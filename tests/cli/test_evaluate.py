@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bnnedge.cli import main
-from bnnedge.data.prepare import load_dataset
+from bnnedge.data.dataset import load_dataset
 from bnnedge.registry import Registry
 from tests.cli.command_line import Capture, fails, train
 

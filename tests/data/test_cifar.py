@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from bnnedge.data.cifar10 import LAYOUT as CIFAR10
 from bnnedge.data.cifar100 import LAYOUT as CIFAR100
-from bnnedge.data.dataset import Dataset
+from bnnedge.data.dataset import Dataset, load_dataset
 from bnnedge.data.files.cifar import IMAGE_BYTES, CifarLayout, _read
-from bnnedge.data.prepare import load_dataset
+from bnnedge.data.files.pickled_arrays import read_pickled
 from bnnedge.errors import DataError
 
 LAYOUTS = [CIFAR10, CIFAR100]
@@ -185,7 +185,43 @@ def damaged_pickles() -> list[tuple[bytes, str]]:
         (python2_pickle({**good, b"data": pixels.astype(np.int16)}), "uint8"),
         (python2_pickle({**good, b"labels": [0, 1, 2, 10]}), "labels from 0 to 9"),
         (python2_pickle({**good, b"labels": [0, 1, 2, -1]}), "labels from 0 to 9"),
+        (python2_pickle({**good, b"labels": [[0], [1], [2], [3, 4]]}), r"whole numbers, found \[0\]"),
+        (python2_pickle({**good, b"labels": [0, 1, 2, 3.5]}), "whole numbers, found 3.5"),
+        (pickle.dumps({**good, b"data": pixels.astype(object)}), "elements are no numbers"),
+        (b"\x80\x02]r\xff\xff\xff\xff.", "expected a dictionary"),  # a place in the memo, of which none is made
+        (b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.", "not a file of the Python version"),  # 2^63 bytes
     ]
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickles_of_every_protocol(protocol: int) -> None:
+    """As Python 3 writes them; those of Python 2 are what the archives hold."""
+    values = {
+        b"data": np.arange(6, dtype=np.uint8).reshape(2, 3),
+        "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "big-endian": np.arange(3, dtype=">i4"),
+        b"labels": [0, 255, 70_000, -1, 2**40, 0.5, None, True],
+        "texts": ("", "a", b"\xff\x00", "\u20ac" * 300, b"x" * 70_000),
+        "shared": [labels := [1], labels, {}],
+    }
+    found = read_pickled(pickle.dumps(values, protocol))
+    assert list(found) == list(values)
+    for key, expected in values.items():
+        if isinstance(expected, np.ndarray):
+            assert found[key].dtype == expected.dtype
+            np.testing.assert_array_equal(found[key], expected)
+        else:
+            assert found[key] == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "words"), [([b"\xff"] * 10, "UTF-8"), ([1] * 10, "10 class names"), (["a"], "10 cl")]
+)
+def test_class_names_that_are_no_text(names: list[Any], words: str, tmp_path: Path) -> None:
+    (write_python(CIFAR10, tmp_path) / "batches.meta").write_bytes(pickle.dumps({b"label_names": names}))
+    with pytest.raises(DataError, match=words) as caught:
+        load_dataset("cifar10", data_root=tmp_path)
+    assert "batches.meta" in str(caught.value) and one_line(caught.value)
 
 
 @pytest.mark.parametrize(("data", "words"), damaged_pickles())

@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from bnnedge.data.augmentation import Augmentation, random_crop, random_flip
-from bnnedge.data.dataset import SPLITS, Dataset
+from bnnedge.data.dataset import SPLITS, Dataset, load_dataset, load_dataset_as, prepare
 from bnnedge.data.images.resize import resize_images
 from bnnedge.data.images.splits import stratified_split
 from bnnedge.data.images.statistics import channel_statistics
 from bnnedge.data.info import DatasetInfo
-from bnnedge.data.prepare import load_dataset, load_dataset_as, prepare
 from bnnedge.data.preprocessing import Preprocessing
 from bnnedge.data.source import source_of_tensors
 from bnnedge.errors import ConfigError, DataError, UnknownNameError
@@ -352,14 +351,14 @@ def test_a_data_set_is_made_again_as_it_was_described(digits: Dataset) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("mean", "x", "mean must be a finite number"),
+        ("mean", "x", "mean: input should be a valid array"),
         ("mean", [0.1, 0.2], "mean must be 1 numbers, one a channel"),
-        ("std", [0.0], "scale and std must be above 0"),
-        ("std", [float("nan")], "std must be a finite number"),
-        ("height", 0, "height must be at least 1"),
-        ("resize", "lanczos", "resize must be one of bilinear"),
+        ("std", [0.0], "std.0: input should be greater than"),
+        ("std", [float("nan")], "expected finite numbers"),
+        ("height", 0, "height: input should be greater than or equal to 1"),
+        ("resize", "lanczos", "resize: input should be 'bilinear'"),
         ("crop", 1.5, "crop must be above 0 and at most 1"),
-        ("code", "import os", "has no option 'code'"),
+        ("code", "import os", "code: unexpected keyword argument"),
     ],
 )
 def test_a_damaged_record_is_refused(field: str, value: Any, words: str) -> None:

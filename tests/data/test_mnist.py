@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bnnedge.data.prepare import load_dataset
+from bnnedge.data.dataset import load_dataset
 from bnnedge.errors import DataError
 
 SIZES = {"train": 100, "t10k": 30}
@@ -72,7 +75,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [
-        ("images-idx3", idx(pixels("train"))[:-1], "cut off"),
+        ("images-idx3", idx(pixels("train"))[:-1], "expected 78,400 bytes behind the header, found 78,399"),
         ("images-idx3", b"", "no IDX file"),
         ("images-idx3", idx(labels("train")), "in 3 dimensions"),
         ("images-idx3", idx(pixels("train")[:, :, 1:]), "28 x 28 pixels, found 100 x 28 x 27"),
@@ -88,6 +91,46 @@ def test_damaged_files_are_refused(name: str, data: bytes, words: str, tmp_path:
     with pytest.raises(DataError, match=words) as caught:
         load_dataset("mnist", data_root=tmp_path)
     assert path.name in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("keep", range(16))
+def test_a_header_that_is_cut_at_any_byte(keep: int, tmp_path: Path) -> None:
+    path = write(tmp_path) / "train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(DataError, match="is no IDX file of bytes in 3 dimensions, or cut off; download it again"):
+        load_dataset("mnist", data_root=tmp_path)
+
+
+def test_a_header_that_promises_too_much(tmp_path: Path) -> None:
+    path = write(tmp_path) / "train-images-idx3-ubyte"
+    path.write_bytes(bytes([0, 0, 8, 3]) + b"\xff" * 12)
+    with pytest.raises(DataError, match="expected at most 536,870,912 bytes, found 4294967295 x 4294967295 x 42949"):
+        load_dataset("mnist", data_root=tmp_path)
+
+
+def test_an_archive_that_unpacks_to_more_than_it_promises(tmp_path: Path) -> None:
+    """Only as much is unpacked as the header says: these 200 MiB of zeros would be in memory otherwise."""
+    path = write(tmp_path, packed=True) / "train-images-idx3-ubyte.gz"
+    zeros = zlib.compressobj(9, wbits=31)
+    data = zeros.compress(idx(pixels("train")))
+    block = bytes(2**20)
+    data += b"".join(zeros.compress(block) for _ in range(200)) + zeros.flush()
+    path.write_bytes(data)
+    tracemalloc.start()
+    with pytest.raises(DataError, match="expected 78,400 bytes behind the header, found more"):
+        load_dataset("mnist", data_root=tmp_path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2**20
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    path = write(tmp_path) / "train-images-idx3-ubyte"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DataError, match="train-images-idx3-ubyte: expected a file, found a pipe or a device"):
+        load_dataset("mnist", data_root=tmp_path)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 300])

@@ -11,7 +11,7 @@ from torch import nn
 
 import bnnedge
 from bnnedge.config import RunConfig
-from bnnedge.data.prepare import load_dataset
+from bnnedge.data.dataset import load_dataset
 from bnnedge.errors import CheckpointError, ExportError, UnknownNameError, VerificationError
 from bnnedge.export import api
 from bnnedge.export.evaluate import evaluate_file

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bnnedge.config import RunConfig
-from bnnedge.data.prepare import load_dataset
+from bnnedge.data.dataset import load_dataset
 from bnnedge.errors import ExportError
 from bnnedge.export.run import export_run
 from bnnedge.export.targets import TARGETS

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bnnedge.binarization.binarizer import Binarizer
 from bnnedge.config import RunConfig
-from bnnedge.data.prepare import load_dataset
+from bnnedge.data.dataset import load_dataset
 from bnnedge.errors import CheckpointError, ConfigError
 from bnnedge.files import write_atomically
 from bnnedge.layers.binary_layers import BinaryConv2d, BinaryLayer, binary_layers

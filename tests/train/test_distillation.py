@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bnnedge.config import RunConfig
-from bnnedge.data.prepare import load_dataset
+from bnnedge.data.dataset import load_dataset
 from bnnedge.errors import CheckpointError, ConfigError
 from bnnedge.tasks.classification import Classification
 from bnnedge.train import loop

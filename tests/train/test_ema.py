@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bnnedge.config import RunConfig
-from bnnedge.data.prepare import load_dataset
+from bnnedge.data.dataset import load_dataset
 from bnnedge.errors import ConfigError
 from bnnedge.files import write_atomically
 from bnnedge.layers.binary_layers import binary_layers

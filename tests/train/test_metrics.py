@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bnnedge.data.prepare import load_dataset
+from bnnedge.data.dataset import load_dataset
 from bnnedge.layers.binary_layers import BinaryConv2d
 from bnnedge.train.metrics import binary_weights, evaluate, flip_rates, mean_of, positive_fractions
 

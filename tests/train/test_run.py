@@ -13,7 +13,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bnnedge.config import RunConfig
-from bnnedge.data.prepare import load_dataset
+from bnnedge.data.dataset import load_dataset
 from bnnedge.errors import BnnedgeError, CheckpointError, ConfigError, MissingDependencyError, UnknownNameError
 from bnnedge.methods import METHODS
 from bnnedge.train.checkpoint import read_checkpoint

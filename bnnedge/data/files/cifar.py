@@ -6,8 +6,6 @@ Both hold images as 3,072 bytes: 1,024 red, 1,024 green, 1,024 blue, each row by
 
 from __future__ import annotations
 
-import io
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +17,15 @@ from numpy.typing import NDArray
 
 from bnnedge.data.augmentation import CropAndFlip
 from bnnedge.data.files.folders import find_folder
+from bnnedge.data.files.pickled_arrays import read_pickled
 from bnnedge.data.samples import MemorySamples
 from bnnedge.data.source import Source, own_validation
-from bnnedge.errors import DataError
+from bnnedge.errors import DataError, one_line, printable
+from bnnedge.files import read_within
 
 IMAGE_BYTES = 3 * 32 * 32
+MOST_BYTES = 2**29
+"""Bytes of a file, of which the largest published one has 154 million."""
 SPLIT_SEED = 45_000
 """Fixes which training images are held out for validation, whatever the run's seed."""
 
@@ -79,8 +81,8 @@ def _read(layout: CifarLayout, data_root: Path | None) -> tuple[Samples, Samples
 def _read_binary(layout: CifarLayout, folder: Path) -> tuple[Samples, Samples, tuple[str, ...]]:
     train = _join([_binary_samples(layout, folder / name) for name in layout.binary_train])
     test = _binary_samples(layout, folder / layout.binary_test)
-    lines = _read_bytes(layout, folder / layout.binary_names).decode("ascii", "replace").split("\n")
-    return train, test, _class_names(layout, [s.strip() for s in lines if s.strip()], folder / layout.binary_names)
+    path = folder / layout.binary_names
+    return train, test, _class_names(layout, [s.strip() for s in _read_bytes(layout, path).split(b"\n")], path)
 
 
 def _binary_samples(layout: CifarLayout, path: Path) -> Samples:
@@ -97,7 +99,7 @@ def _read_python(layout: CifarLayout, folder: Path) -> tuple[Samples, Samples, t
     test = _python_samples(layout, folder / layout.python_test)
     meta = folder / layout.python_meta
     names = _field(_unpickle(layout, meta), layout.names_key, list, meta)
-    return train, test, _class_names(layout, [n.decode() if isinstance(n, bytes) else str(n) for n in names], meta)
+    return train, test, _class_names(layout, names, meta)
 
 
 def _python_samples(layout: CifarLayout, path: Path) -> Samples:
@@ -108,11 +110,13 @@ def _python_samples(layout: CifarLayout, path: Path) -> Samples:
         raise DataError(
             f"{path}: expected uint8 data of shape ({len(labels)}, {IMAGE_BYTES}), got {images.dtype} {images.shape}"
         )
-    return _samples(layout, images, np.asarray(labels), path)
+    if odd := next((label for label in labels if type(label) is not int), None):
+        raise DataError(f"{path}: expected labels that are whole numbers, found {printable(repr(odd), 40)}")
+    return _samples(layout, images, np.asarray(labels, np.int64), path)
 
 
 def _samples(layout: CifarLayout, pixels: NDArray[np.uint8], labels: NDArray[Any], path: Path) -> Samples:
-    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= layout.num_classes:
+    if labels.min() < 0 or labels.max() >= layout.num_classes:
         raise DataError(f"{path}: expected labels from 0 to {layout.num_classes - 1}; unpack the archive again")
     return pixels.reshape(-1, 3, 32, 32).copy(), labels.astype(np.int64)
 
@@ -121,47 +125,32 @@ def _join(parts: Sequence[Samples]) -> Samples:
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 
-def _class_names(layout: CifarLayout, names: list[str], path: Path) -> tuple[str, ...]:
-    if len(names) != layout.num_classes:
-        raise DataError(f"{path}: expected {layout.num_classes} class names, got {len(names)}")
+def _class_names(layout: CifarLayout, stored: list[Any], path: Path) -> tuple[str, ...]:
+    names = []
+    for name in stored:
+        try:
+            text = name.decode("utf-8") if isinstance(name, bytes) else name
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: expected class names in UTF-8, found {printable(repr(name), 40)}") from error
+        if text != "":
+            names.append(text)
+    if len(names) != layout.num_classes or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{path}: expected {layout.num_classes} class names, found {printable(repr(names), 80)}")
     return tuple(names)
 
 
 def _read_bytes(layout: CifarLayout, path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{layout.name}: expected the file {path}: {error.strerror}") from error
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles built-in containers and NumPy arrays and nothing else: a pickle may otherwise run any code."""
-
-    ALLOWED = frozenset(
-        {
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("_codecs", "encode"),
-        }
-    )
-
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        if (module_name, global_name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}")
-        if global_name == "_reconstruct":
-            # The module's name depends on the NumPy version; the function is the same.
-            return np.ndarray.__reduce__(np.empty(0))[0]
-        return super().find_class(module_name, global_name)
+    if not path.exists():
+        raise DataError(f"{layout.name}: expected the file {path}; unpack the archive again")
+    return read_within(path, MOST_BYTES, DataError)
 
 
 def _unpickle(layout: CifarLayout, path: Path) -> dict[Any, Any]:
     data = _read_bytes(layout, path)
     try:
-        contents = _ArrayUnpickler(io.BytesIO(data), encoding="bytes").load()
-    except Exception as error:  # a damaged pickle can raise anything
-        raise DataError(f"{path} is not a file of the Python version of {layout.name}: {error}") from error
+        contents = read_pickled(data)
+    except ValueError as error:
+        raise DataError(f"{path} is not a file of the Python version of {layout.name}: {one_line(error)}") from error
     if not isinstance(contents, dict):
         raise DataError(f"{path}: expected a dictionary, got a {type(contents).__name__}")
     return contents

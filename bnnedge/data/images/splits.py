@@ -16,10 +16,13 @@ def hold_out(labels: Indices | None, count: int, share: float, seed: int) -> Ind
     return np.sort(chosen)
 
 
-def stratified_split(labels: Indices, shares: tuple[float, ...], seed: int) -> list[Indices]:
+def stratified_split(
+    labels: Indices, shares: tuple[float, ...], seed: int, at_least_one: bool = False
+) -> list[Indices]:
     """Sorted indices of one part for each of ``shares``, to which every class gives its rounded share, and of the rest.
 
-    Drawn with NumPy's legacy generator, whose stream is frozen: the split is the same in every version.
+    With ``at_least_one`` a class of several samples gives at least one to the first part. The parts are drawn with
+    NumPy's legacy generator, whose stream is frozen: they are the same in every version.
     """
     random = np.random.RandomState(seed)
     parts: list[list[Indices]] = [[] for _ in range(len(shares) + 1)]
@@ -27,7 +30,8 @@ def stratified_split(labels: Indices, shares: tuple[float, ...], seed: int) -> l
         members = random.permutation(np.flatnonzero(labels == label))
         start = 0
         for part, share in zip(parts, shares, strict=False):
-            end = start + round(share * len(members))
+            least = int(at_least_one and start == 0 and len(members) > 1)
+            end = start + max(round(share * len(members)), least)
             part.append(members[start:end])
             start = end
         parts[-1].append(members[start:])
