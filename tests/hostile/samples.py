@@ -19,6 +19,7 @@ import torch
 import yaml
 from ai_edge_litert import schema_py_generated as tflite_schema
 
+from tests.hostile.data_samples import DATA, write_data
 from tests.hostile.mutations import damage_bytes, damage_value
 from tests.hostile.server import Server
 
@@ -52,6 +53,11 @@ def make_samples(server: Server, folder: Path) -> None:
         ended = server.run(command.split(), folder)
         assert ended.code == 0, ended.err
     _record_a_device(server, folder)
+    write_data(folder / "data")
+    for dataset in DATA:
+        trained = server.run(_trained_on(dataset), folder)
+        assert trained.code == 0, trained.err
+        shutil.rmtree(folder / f"trained on {dataset}")
 
 
 def damage_checkpoint(folder: Path, random: Random) -> Damaged:
@@ -152,6 +158,24 @@ def damage_device(folder: Path, random: Random) -> Damaged:
     return Damaged(command, True, {"BNNEDGE_SSH": f"{sys.executable} -S device.py"})
 
 
+def _trained_on(dataset: str) -> tuple[str, ...]:
+    root, _ = DATA[dataset]
+    train = (
+        "train --method ste --model resnet20_1w1a --image-size 8 --batch-size 64 --epochs 1 --threads 1 --device cpu"
+    )
+    return (*train.split(), "--dataset", dataset, "--data-root", root, "--out", f"trained on {dataset}")
+
+
+def damage_data(dataset: str) -> Callable[[Path, Random], Damaged]:
+    """What damages a file of ``dataset``, before a network is trained on it."""
+
+    def damage(folder: Path, random: Random) -> Damaged:
+        DATA[dataset][1](folder / "data", random)
+        return Damaged(_trained_on(dataset), True)
+
+    return damage
+
+
 KINDS: dict[str, Callable[[Path, Random], Damaged]] = {
     "checkpoint": damage_checkpoint,
     "settings": damage_settings,
@@ -161,6 +185,7 @@ KINDS: dict[str, Callable[[Path, Random], Damaged]] = {
     "onnx": damage_onnx,
     "tflite": damage_tflite,
     "device": damage_device,
+    **{dataset: damage_data(dataset) for dataset in DATA},
 }
 
 
