@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
 
 from bnnedge.errors import BenchmarkError, printable
 from bnnedge.files import append, read_within
@@ -28,6 +29,14 @@ MOST_FILE_BYTES = 2**30
 Text = Annotated[str, Field(max_length=10_000)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Milliseconds = Annotated[float, Field(gt=0, le=1e12)]
+
+
+class _Environment(TypedDict, total=False):
+    """What reports show of an environment; rows of other versions and kinds lack some of it and hold more."""
+
+    cpu: Text
+    versions: dict[Text, Text]
+    git_commit: Text | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +78,10 @@ class Row:
         names = {f.name for f in fields(cls)}
         if odd := names ^ record.keys():
             raise BenchmarkError(f"missing or unknown fields: {printable(', '.join(sorted(odd)))}")
-        return check(record, cls, "a row", BenchmarkError)
+        row: Self = check(record, cls, "a row", BenchmarkError)
+        known = {name: value for name, value in row.environment.items() if name in _Environment.__annotations__}
+        check(known, _Environment, "the environment of a row", BenchmarkError)
+        return row
 
     @classmethod
     def upgraded(cls, record: dict[str, Any], version: Any) -> dict[str, Any]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from bnnedge.benchmarks.report.run_log import SPLITS, RunLog, read_run_log
 from bnnedge.benchmarks.report.scores import labelled
 from bnnedge.benchmarks.report.table import machine_line, short
 from bnnedge.benchmarks.rows import BenchmarkRow
-from bnnedge.errors import BenchmarkError, MissingDependencyError
+from bnnedge.errors import BenchmarkError, BnnedgeWarning, MissingDependencyError, one_line, printable
 from bnnedge.files import write_output
 from bnnedge.tasks.task import Score
 
@@ -20,18 +21,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+T = TypeVar("T")
 # Okabe and Ito, "Color Universal Design" (2008): told apart with every common colour blindness.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#8C8C8C"
 _SPLIT_STYLES = dict(zip(SPLITS, ((BLUE, "--"), (ORANGE, "-"), (ORANGE, "-")), strict=True))
 _LOSS = Score("loss", "loss", higher_is_better=False)
 _CURVES_A_STRIP = 3
+_MOST_CURVES, _MOST_BARS = 30, 60
+"""What a picture can show so that it can still be read."""
 _CURVES_INCHES, _BARS_INCHES, _BAR_INCHES = 3.4, 1.6, 0.5
 
 
 def draw_report(run_dir: Path | None, rows: Sequence[BenchmarkRow], png_path: Path) -> None:
     """Draw scores and loss by epoch (from ``run_dir``), latency and size (from ``rows``) into one PNG.
 
-    Either may be left out, as None or empty. Raises ``BenchmarkError`` if both are, or if the log is damaged;
+    Either may be left out, as None or empty. A warning says how many scores and rows are left out because a picture
+    cannot show as many. Raises ``BenchmarkError`` if both are empty, or if the log is damaged;
     ``MissingDependencyError`` without matplotlib.
     """
     log = RunLog("benchmark", [], []) if run_dir is None else read_run_log(run_dir)
@@ -51,7 +56,8 @@ def _draw(log: RunLog, rows: Sequence[BenchmarkRow], png_path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    curves = [*log.scores, _LOSS] if log.epochs else []
+    curves = [*_first(log.scores, _MOST_CURVES, "scores"), _LOSS] if log.epochs else []
+    rows = _first(rows, _MOST_BARS, "rows")
     strips = [curves[i : i + _CURVES_A_STRIP] for i in range(0, len(curves), _CURVES_A_STRIP)]
     heights = [_CURVES_INCHES] * len(strips) + [_BARS_INCHES + _BAR_INCHES * len(rows)] * bool(rows)
     figure: Figure = Figure(figsize=(11, sum(heights) + 1.1), dpi=150, layout="constrained")
@@ -65,18 +71,32 @@ def _draw(log: RunLog, rows: Sequence[BenchmarkRow], png_path: Path) -> None:
         _draw_latency(latency, rows)
         _draw_size(size, rows)
         figure.supxlabel(machine_line(rows), x=0.01, ha="left", fontsize=8, color="#555555")
-    figure.suptitle(log.name, x=0.01, ha="left", fontsize=14, fontweight="bold")
+    figure.suptitle(printable(log.name, most=80), x=0.01, ha="left", fontsize=14, fontweight="bold")
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
     png_path.parent.mkdir(parents=True, exist_ok=True)
     write_output(png_path, drawn.getvalue())
 
 
-def _style() -> AbstractContextManager[None]:
-    from matplotlib import rc_context
+def _first(items: Sequence[T], most: int, what: str) -> Sequence[T]:
+    """The first ``most`` of ``items``, with a warning if that is not all."""
+    if len(items) > most:
+        warnings.warn(
+            f"the picture shows the first {most} of {len(items):,} {what}; draw fewer at a time",
+            BnnedgeWarning,
+            stacklevel=2,
+        )
+    return items[:most]
 
+
+def _style() -> AbstractContextManager[None]:
+    try:
+        from matplotlib import rc_context
+    except ValueError as error:  # as for a MPLBACKEND that it does not know
+        raise MissingDependencyError(f"matplotlib cannot be imported: {one_line(error)}; mend its settings") from error
     return rc_context(
         {
+            "text.parse_math": False,  # names may hold dollar signs
             "font.size": 10,
             "axes.spines.top": False,
             "axes.spines.right": False,
@@ -101,7 +121,7 @@ def draw_curves(axes: Axes, log: RunLog, quantity: Score) -> None:
         if points:
             x, y = zip(*points, strict=True)
             axes.plot(x, y, style, color=colour, label=split, linewidth=1.8, marker="o" if len(x) == 1 else None)
-    axes.set_title(", ".join(part for part in (quantity.label, quantity.unit) if part))
+    axes.set_title(", ".join(part for part in (printable(quantity.label, most=60), quantity.unit) if part))
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(axis="y")
@@ -143,4 +163,5 @@ def _draw_bars(
 
 
 def _bar_name(row: BenchmarkRow) -> str:
-    return f"{Path(row.file).name}\n{', '.join(part for part in (row.runtime, labelled(row)) if part)}"
+    file, runtime = printable(Path(row.file).name, most=60), printable(row.runtime, most=40)
+    return f"{file}\n{', '.join(part for part in (runtime, labelled(row)) if part)}"

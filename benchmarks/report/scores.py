@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bnnedge.benchmarks.rows import BenchmarkRow
+from bnnedge.errors import printable
 from bnnedge.tasks import TASKS
 from bnnedge.tasks.task import Score
 
@@ -41,7 +42,7 @@ def number(score: Score, value: float) -> str:
 
 def header(score: Score) -> str:
     """Two lines for the head of a column: label and unit."""
-    return f"{score.label}\n{score.unit}"
+    return f"{printable(score.label)}\n{score.unit}"
 
 
 def labelled(row: BenchmarkRow) -> str:
@@ -49,4 +50,4 @@ def labelled(row: BenchmarkRow) -> str:
     score = first_score(row)
     if score is None or score.name not in row.scores:
         return ""
-    return f"{score.label} {score.text(row.scores[score.name])}"
+    return f"{printable(score.label)} {score.text(row.scores[score.name])}"

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from bnnedge.benchmarks.report.scores import first_score, header, labelled, number
 from bnnedge.benchmarks.rows import BenchmarkRow
+from bnnedge.errors import printable
 
 _MIB = 2**20
 
@@ -24,21 +25,21 @@ def comparison_table(rows: Sequence[BenchmarkRow]) -> Table:
         padding=(0, 1, 0, 0),
         pad_edge=False,
         show_edge=False,
-        caption=machine_line(rows),
+        caption=Text(machine_line(rows)),
         caption_justify="left",
     )
     score_header, scores = score_column(rows)
     table.add_column("file\nruntime", overflow="fold", min_width=20)
     for name in ("p20\nms", "p50\nms", "p80\nms", "p50\nx", score_header, "memory\nMiB", "size\nKiB", "size\nx"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(Text(name), justify="right", no_wrap=True)
     for row, score in zip(rows, scores, strict=True):
         table.add_row(
-            f"{escape(Path(row.file).name)}\n[dim]{row.runtime}[/dim]",
+            Text.assemble(printable(Path(row.file).name), "\n", (printable(row.runtime), "dim")),
             short(row.p20_ms),
             short(row.p50_ms),
             short(row.p80_ms),
             short(row.p50_ms / rows[0].p50_ms),
-            score,
+            Text(score),
             "-" if row.peak_memory_bytes is None else short(row.peak_memory_bytes / _MIB),
             short(row.file_bytes / 1024),
             short(row.file_bytes / rows[0].file_bytes),
@@ -71,7 +72,7 @@ def machine_line(rows: Sequence[BenchmarkRow]) -> str:
         _joined(_bnnedge_version(e) for e in environments),
         _joined(row.started_at[:10] for row in rows),
     ]
-    return " · ".join(part for part in parts if part)
+    return printable(" · ".join(part for part in parts if part), most=2000)
 
 
 def short(value: float) -> str:

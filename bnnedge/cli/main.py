@@ -13,7 +13,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from bnnedge.errors import BnnedgeError, BnnedgeWarning, one_line, printable
 from bnnedge.noise import debug_mode
@@ -30,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = [a for a in arguments if a != "--debug"] or ["--help"]
     if not debug:
         logging.getLogger().addHandler(logging.NullHandler())  # what libraries log is no concern of the user's
+    with suppress(AttributeError):  # a stream of a test or a notebook
+        # A name that the encoding of the output lacks is shown with question marks.
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         with debug_mode(debug), _warnings_as_lines(debug):
             from bnnedge.cli.app import app

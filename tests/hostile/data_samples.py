@@ -98,7 +98,8 @@ def _lists(value: Any) -> Any:
 def _arrays(value: Any) -> Any:
     if isinstance(value, dict) and isinstance(value.get(b"data"), list):
         try:
-            few = np.array(value[b"data"]).astype(np.uint8)
+            with np.errstate(invalid="ignore"):
+                few = np.array(value[b"data"]).astype(np.uint8)
             value[b"data"] = np.resize(few, (len(few), 3072))
         except (ValueError, TypeError, OverflowError):
             value[b"data"] = np.array([None] * 3)
