@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from bnnedge.benchmarks.report.run_log import SPLITS, RunLog, read_run_log
 from bnnedge.benchmarks.report.scores import labelled
 from bnnedge.benchmarks.report.table import machine_line, short
 from bnnedge.benchmarks.rows import BenchmarkRow
-from bnnedge.errors import BenchmarkError, MissingDependencyError
+from bnnedge.errors import BenchmarkError, BnnedgeWarning, MissingDependencyError, one_line, printable
 from bnnedge.files import write_output
 from bnnedge.tasks.task import Score
 
@@ -26,32 +27,52 @@ _SPLIT_STYLES = dict(zip(SPLITS, ((BLUE, "--"), (ORANGE, "-"), (ORANGE, "-")), s
 _LOSS = Score("loss", "loss", higher_is_better=False)
 _CURVES_A_STRIP = 3
 _CURVES_INCHES, _BARS_INCHES, _BAR_INCHES = 3.4, 1.6, 0.5
+MOST_BARS, MOST_CURVES = 60, 12
+"""Most files and most quantities in one picture."""
+_MOST_CHARACTERS = 60
+"""Longest name in a picture; a longer one would leave no room for the bars."""
 
 
 def draw_report(run_dir: Path | None, rows: Sequence[BenchmarkRow], png_path: Path) -> None:
     """Draw scores and loss by epoch (from ``run_dir``), latency and size (from ``rows``) into one PNG.
 
-    Either may be left out, as None or empty. Raises ``BenchmarkError`` if both are, or if the log is damaged;
-    ``MissingDependencyError`` without matplotlib.
+    Either may be left out, as None or empty. The picture shows the first ``MOST_BARS`` rows and the first
+    ``MOST_CURVES`` quantities, and a warning says how many are left out. Raises ``BenchmarkError`` if there is nothing
+    to draw, if the log is damaged, or if the picture cannot be written; ``MissingDependencyError`` without matplotlib.
     """
     log = RunLog("benchmark", [], []) if run_dir is None else read_run_log(run_dir)
     if not log.epochs and not rows:
         raise BenchmarkError("expected a run folder with epochs or benchmark rows to report, found neither")
+    curves = [*log.scores, _LOSS] if log.epochs else []
+    _warn_of_more(len(rows), MOST_BARS, "benchmark rows", "their file has them all, and --rows names another file")
+    _warn_of_more(len(curves), MOST_CURVES, "scores and losses", "metrics.jsonl of the run has them all")
     try:
         with _style():
-            _draw(log, rows, png_path)
-    except ModuleNotFoundError as error:
+            drawn = _drawn(log, curves[:MOST_CURVES], rows[:MOST_BARS])
+    except ImportError as error:
         raise MissingDependencyError(f"drawing needs matplotlib ({error}); pip install matplotlib") from error
+    try:
+        png_path.parent.mkdir(parents=True, exist_ok=True)
+        write_output(png_path, drawn)
     except OSError as error:
         raise BenchmarkError(f"{png_path}: cannot be written: {error.strerror or error}") from error
 
 
-def _draw(log: RunLog, rows: Sequence[BenchmarkRow], png_path: Path) -> None:
+def _warn_of_more(there: int, shown: int, what: str, where: str) -> None:
+    if there > shown:
+        warnings.warn(
+            f"the picture shows the first {shown} of {there:,} {what} and leaves out {there - shown:,}; {where}",
+            BnnedgeWarning,
+            stacklevel=3,
+        )
+
+
+def _drawn(log: RunLog, curves: Sequence[Score], rows: Sequence[BenchmarkRow]) -> bytes:
+    """The picture as the bytes of a PNG file."""
     # Figure, not pyplot: no global state, and no display is looked for.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    curves = [*log.scores, _LOSS] if log.epochs else []
     strips = [curves[i : i + _CURVES_A_STRIP] for i in range(0, len(curves), _CURVES_A_STRIP)]
     heights = [_CURVES_INCHES] * len(strips) + [_BARS_INCHES + _BAR_INCHES * len(rows)] * bool(rows)
     figure: Figure = Figure(figsize=(11, sum(heights) + 1.1), dpi=150, layout="constrained")
@@ -65,29 +86,44 @@ def _draw(log: RunLog, rows: Sequence[BenchmarkRow], png_path: Path) -> None:
         _draw_latency(latency, rows)
         _draw_size(size, rows)
         figure.supxlabel(machine_line(rows), x=0.01, ha="left", fontsize=8, color="#555555")
-    figure.suptitle(log.name, x=0.01, ha="left", fontsize=14, fontweight="bold")
+    figure.suptitle(_name(log.name), x=0.01, ha="left", fontsize=14, fontweight="bold")
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
-    png_path.parent.mkdir(parents=True, exist_ok=True)
-    write_output(png_path, drawn.getvalue())
+    return drawn.getvalue()
 
 
-def _style() -> AbstractContextManager[None]:
-    from matplotlib import rc_context
+@contextmanager
+def _style() -> Iterator[None]:
+    """Matplotlib's settings for a report; names are drawn as they are, and never read as formulas."""
+    try:
+        from matplotlib import rc_context
+    except ValueError as error:  # raised for the variable MPLBACKEND and for the settings file of matplotlib
+        raise BenchmarkError(
+            f"matplotlib does not start with its settings on this machine ({printable(one_line(error, most=120))}); "
+            "mend the environment variable MPLBACKEND or the file matplotlibrc"
+        ) from error
+    settings = {
+        "text.parse_math": False,
+        "text.usetex": False,
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": "#555555",
+        "axes.titlelocation": "left",
+        "axes.titlesize": 11,
+        "axes.axisbelow": True,
+        "grid.color": "#DDDDDD",
+        "legend.frameon": False,
+    }
+    with rc_context(settings), warnings.catch_warnings():
+        # A character that no font has is drawn as a box.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        yield
 
-    return rc_context(
-        {
-            "font.size": 10,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.edgecolor": "#555555",
-            "axes.titlelocation": "left",
-            "axes.titlesize": 11,
-            "axes.axisbelow": True,
-            "grid.color": "#DDDDDD",
-            "legend.frameon": False,
-        }
-    )
+
+def _name(text: str) -> str:
+    """Text from a file, as it is drawn."""
+    return printable(text, most=_MOST_CHARACTERS)
 
 
 def draw_curves(axes: Axes, log: RunLog, quantity: Score) -> None:
@@ -101,7 +137,7 @@ def draw_curves(axes: Axes, log: RunLog, quantity: Score) -> None:
         if points:
             x, y = zip(*points, strict=True)
             axes.plot(x, y, style, color=colour, label=split, linewidth=1.8, marker="o" if len(x) == 1 else None)
-    axes.set_title(", ".join(part for part in (quantity.label, quantity.unit) if part))
+    axes.set_title(", ".join(_name(part) for part in (quantity.label, quantity.unit) if part))
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(axis="y")
@@ -143,4 +179,5 @@ def _draw_bars(
 
 
 def _bar_name(row: BenchmarkRow) -> str:
-    return f"{Path(row.file).name}\n{', '.join(part for part in (row.runtime, labelled(row)) if part)}"
+    below = ", ".join(part for part in (row.runtime, labelled(row)) if part)
+    return f"{_name(Path(row.file).name)}\n{_name(below)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bnnedge.benchmarks.rows import BenchmarkRow
+from bnnedge.errors import printable
 from bnnedge.tasks import TASKS
 from bnnedge.tasks.task import Score
 
@@ -24,7 +25,7 @@ def named(names: Iterable[str], task: str | None) -> list[Score]:
     """The scores called ``names``, in the order of the task; one that the task does not know is its bare name."""
     known = scores_of_task(task)
     found = list(names)
-    unknown = [Score(name, name) for name in found if name not in {score.name for score in known}]
+    unknown = [Score(name, printable(name, most=60)) for name in found if name not in {score.name for score in known}]
     return [score for score in known if score.name in found] + unknown
 
 
