@@ -27,28 +27,27 @@ _SPLIT_STYLES = dict(zip(SPLITS, ((BLUE, "--"), (ORANGE, "-"), (ORANGE, "-")), s
 _LOSS = Score("loss", "loss", higher_is_better=False)
 _CURVES_A_STRIP = 3
 _CURVES_INCHES, _BARS_INCHES, _BAR_INCHES = 3.4, 1.6, 0.5
-MOST_BARS, MOST_CURVES = 60, 12
-"""Most files and most quantities in one picture."""
-_MOST_CHARACTERS = 60
-"""Longest name in a picture; a longer one would leave no room for the bars."""
+MOST_BARS, MOST_SCORES = 60, 11
+"""Most files and most scores in one picture."""
+_MOST_CHARACTERS = 44
+"""Longest name beside a bar or above a curve; a longer one would leave no room for these."""
 
 
 def draw_report(run_dir: Path | None, rows: Sequence[BenchmarkRow], png_path: Path) -> None:
     """Draw scores and loss by epoch (from ``run_dir``), latency and size (from ``rows``) into one PNG.
 
     Either may be left out, as None or empty. The picture shows the first ``MOST_BARS`` rows and the first
-    ``MOST_CURVES`` quantities, and a warning says how many are left out. Raises ``BenchmarkError`` if there is nothing
+    ``MOST_SCORES`` scores, and a warning says how many are left out. Raises ``BenchmarkError`` if there is nothing
     to draw, if the log is damaged, or if the picture cannot be written; ``MissingDependencyError`` without matplotlib.
     """
     log = RunLog("benchmark", [], []) if run_dir is None else read_run_log(run_dir)
     if not log.epochs and not rows:
         raise BenchmarkError("expected a run folder with epochs or benchmark rows to report, found neither")
-    curves = [*log.scores, _LOSS] if log.epochs else []
     _warn_of_more(len(rows), MOST_BARS, "benchmark rows", "their file has them all, and --rows names another file")
-    _warn_of_more(len(curves), MOST_CURVES, "scores and losses", "metrics.jsonl of the run has them all")
+    _warn_of_more(len(log.scores), MOST_SCORES, "scores", "metrics.jsonl of the run has them all")
     try:
         with _style():
-            drawn = _drawn(log, curves[:MOST_CURVES], rows[:MOST_BARS])
+            drawn = _drawn(log, rows[:MOST_BARS])
     except ImportError as error:
         raise MissingDependencyError(f"drawing needs matplotlib ({error}); pip install matplotlib") from error
     try:
@@ -67,12 +66,13 @@ def _warn_of_more(there: int, shown: int, what: str, where: str) -> None:
         )
 
 
-def _drawn(log: RunLog, curves: Sequence[Score], rows: Sequence[BenchmarkRow]) -> bytes:
+def _drawn(log: RunLog, rows: Sequence[BenchmarkRow]) -> bytes:
     """The picture as the bytes of a PNG file."""
     # Figure, not pyplot: no global state, and no display is looked for.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    curves = [*log.scores[:MOST_SCORES], _LOSS] if log.epochs else []
     strips = [curves[i : i + _CURVES_A_STRIP] for i in range(0, len(curves), _CURVES_A_STRIP)]
     heights = [_CURVES_INCHES] * len(strips) + [_BARS_INCHES + _BAR_INCHES * len(rows)] * bool(rows)
     figure: Figure = Figure(figsize=(11, sum(heights) + 1.1), dpi=150, layout="constrained")
@@ -86,7 +86,7 @@ def _drawn(log: RunLog, curves: Sequence[Score], rows: Sequence[BenchmarkRow]) -
         _draw_latency(latency, rows)
         _draw_size(size, rows)
         figure.supxlabel(machine_line(rows), x=0.01, ha="left", fontsize=8, color="#555555")
-    figure.suptitle(_name(log.name), x=0.01, ha="left", fontsize=14, fontweight="bold")
+    figure.suptitle(printable(log.name, most=80), x=0.01, ha="left", fontsize=14, fontweight="bold")
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
     return drawn.getvalue()
