@@ -42,10 +42,13 @@ SEEN = {
     ),
     "sends a deep message": (HELLO + "sys.stdin.buffer.readline(); print('[' * 200_000, flush=True)", NONSENSE),
     "announces payloads": (
-        HELLO + "sys.stdin.buffer.readline(); print('{\"payloads\": [1000000], \"reason\": null}', flush=True)",
+        HELLO + 'sys.stdin.buffer.readline(); print(\'{"payloads": [1000000], "reason": null}\', flush=True)',
         NONSENSE + "expected a message with at most 0 bytes, found 1,000,000",
     ),
-    "announces a negative payload": (HELLO + "sys.stdin.buffer.readline(); print('{\"payloads\": [-1]}', flush=True)", NONSENSE),
+    "announces a negative payload": (
+        HELLO + "sys.stdin.buffer.readline(); print('{\"payloads\": [-1]}', flush=True)",
+        NONSENSE,
+    ),
     "gives no reason": (HELLO + "say({})", NONSENSE),
     "reports no progress": (ROWS + "say({'progress': ['x', 'much', None]}); " + FOREVER, NONSENSE),
     "sends no rows": (ROWS + "say({'rows': []})", NONSENSE + "expected one row for each file as it was sent, found 0"),
@@ -129,7 +132,7 @@ def test_rows_of_other_files(
     stored = json.loads(row.to_json())
     rows = [stored, stored] if change == "twice" else [{**stored, **change}]
     pretend(monkeypatch, tmp_path, ROWS + f"say({{'rows': {[json.dumps(row) for row in rows]!r}}})")
-    command = "--runtime onnxruntime --warmup 0 --runs 1 --data random --device ssh://box".split()
+    command = ["--runtime", "onnxruntime", "--warmup", "0", "--runs", "1", "--data", "random", "--device", "ssh://box"]
     assert main(["bench", str(onnx_file), *command]) == 2
     assert "expected one row for each file as it was sent" in capsys.readouterr().err
 

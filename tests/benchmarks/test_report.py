@@ -17,18 +17,37 @@ from matplotlib.image import imread
 from numpy.typing import NDArray
 from rich.console import Console
 
-from bnnedge.benchmarks.report.picture import BLUE, GREEN, GREY, MOST_BARS, MOST_SCORES, ORANGE, draw_curves, draw_report
+from bnnedge.benchmarks.report.picture import (
+    BLUE,
+    GREEN,
+    GREY,
+    MOST_BARS,
+    MOST_SCORES,
+    ORANGE,
+    draw_curves,
+    draw_report,
+)
 from bnnedge.benchmarks.report.run_log import RunLog, read_metrics, read_run_log
 from bnnedge.benchmarks.report.table import comparison_table, machine_line, score_column
 from bnnedge.benchmarks.rows import BenchmarkRow
-from bnnedge.config import RunConfig
 from bnnedge.cli import main
+from bnnedge.config import RunConfig
 from bnnedge.errors import BenchmarkError, BnnedgeWarning, MissingDependencyError
 from bnnedge.tasks import TASKS
 from bnnedge.tasks.task import Score
 
 RowFactory = Callable[..., BenchmarkRow]
-ODD_NAMES = ("a$_$b", "$\\frac{$", "[/nope][red]", "\x1b[2J\x1b]0;t\x07", "日本\u202e🙂", ":smile:", "\udcff", "x\0\ny", "n" * 9000)
+ODD_NAMES = (
+    "a$_$b",
+    "$\\frac{$",
+    "[/nope][red]",
+    "\x1b[2J\x1b]0;t\x07",
+    "日本\u202e🙂",
+    ":smile:",
+    "\udcff",
+    "x\0\ny",
+    "n" * 9000,
+)
 """Names that a formula, Rich's markup, a terminal, a font or a line would take for something else."""
 
 
