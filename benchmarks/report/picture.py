@@ -102,20 +102,24 @@ def _style() -> Iterator[None]:
             f"matplotlib does not start with its settings on this machine ({printable(one_line(error, most=120))}); "
             "mend the environment variable MPLBACKEND or the file matplotlibrc"
         ) from error
-    settings = {
-        "text.parse_math": False,
-        "text.usetex": False,
-        "font.size": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": "#555555",
-        "axes.titlelocation": "left",
-        "axes.titlesize": 11,
-        "axes.axisbelow": True,
-        "grid.color": "#DDDDDD",
-        "legend.frameon": False,
-    }
-    with rc_context(settings), warnings.catch_warnings():
+    with (
+        rc_context(
+            {
+                "text.parse_math": False,
+                "text.usetex": False,
+                "font.size": 10,
+                "axes.spines.top": False,
+                "axes.spines.right": False,
+                "axes.edgecolor": "#555555",
+                "axes.titlelocation": "left",
+                "axes.titlesize": 11,
+                "axes.axisbelow": True,
+                "grid.color": "#DDDDDD",
+                "legend.frameon": False,
+            }
+        ),
+        warnings.catch_warnings(),
+    ):
         # A character that no font has is drawn as a box.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
         yield
