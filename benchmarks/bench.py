@@ -15,7 +15,7 @@ from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkSettings,
 from bnnedge.benchmarks.rows import BenchmarkRow, append_rows, check_appendable
 from bnnedge.data.info import DatasetInfo
 from bnnedge.data.preprocessing import Preprocessing
-from bnnedge.errors import BenchmarkError, BnnedgeError, DataError
+from bnnedge.errors import BenchmarkError, BnnedgeError, DataError, printable
 from bnnedge.export.runtimes.choose import choose_runtime
 from bnnedge.export.targets.target import Target, read_file, target_of
 from bnnedge.progress import Bar
@@ -98,7 +98,7 @@ def read_model_file(path: Path, runtime: str, device: Device) -> ModelFile:
     """Load ``path`` and choose its runtime. Raises a ``BnnedgeError`` that names the file."""
     file = read_file(path)
     chosen = choose_runtime(file.target.runtimes, runtime, str(path), device.unavailable)
-    model = ModelFile(str(path), file.data, chosen, file.metadata)
+    model = ModelFile(printable(str(path), most=4096), file.data, chosen, file.metadata)
     model.check_metadata()
     return model
 
@@ -135,7 +135,8 @@ def benchmark_input(
     except BnnedgeError as error:
         if data is not None:
             raise
-        console.print(f"no scores, latency on random input: {error}", markup=False, soft_wrap=True)
+        said = printable(f"no scores, latency on random input: {error}", most=1000)
+        console.print(said, markup=False, soft_wrap=True)
         return random_input(models[0].input_shape)
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
+from typing import Any, get_type_hints
 
 from bnnedge import __version__
+from bnnedge.errors import BenchmarkError
+from bnnedge.schema import check
 
 CPU_FLAGS = (
     "avx2",
@@ -60,6 +64,16 @@ class Environment:
     """Commit of the checkout that bnnedge runs from, with ``-dirty`` if files differ; None outside a checkout."""
     date_utc: str
     """ISO 8601, to the second."""
+
+
+def check_environment(environment: Mapping[str, Any], what: str) -> None:
+    """Raise ``BenchmarkError``, which begins with ``what``, if an entry is not of the type that ``Environment`` says.
+
+    Entries may be missing, as in rows of earlier versions, and there may be others, such as that of a GPU.
+    """
+    for name, kind in get_type_hints(Environment).items():
+        if name in environment:
+            check(environment[name], kind, f"{what}.{name}", BenchmarkError)
 
 
 def read_environment() -> Environment:

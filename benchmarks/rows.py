@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 from pydantic import ConfigDict, Field
-from typing_extensions import TypedDict
 
+from bnnedge.benchmarks.environment import check_environment
 from bnnedge.errors import BenchmarkError, printable
 from bnnedge.files import append, read_within
-from bnnedge.schema import check, read_json
+from bnnedge.schema import Number, check, read_json
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -28,15 +28,7 @@ MOST_LINE_CHARACTERS = 2**22
 MOST_FILE_BYTES = 2**30
 Text = Annotated[str, Field(max_length=10_000)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
-Milliseconds = Annotated[float, Field(gt=0, le=1e12)]
-
-
-class _Environment(TypedDict, total=False):
-    """What reports show of an environment; rows of other versions and kinds lack some of it and hold more."""
-
-    cpu: Text
-    versions: dict[Text, Text]
-    git_commit: Text | None
+Milliseconds = Annotated[float, Field(ge=1e-9, le=1e12)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +70,8 @@ class Row:
         names = {f.name for f in fields(cls)}
         if odd := names ^ record.keys():
             raise BenchmarkError(f"missing or unknown fields: {printable(', '.join(sorted(odd)))}")
-        row: Self = check(record, cls, "a row", BenchmarkError)
-        known = {name: value for name, value in row.environment.items() if name in _Environment.__annotations__}
-        check(known, _Environment, "the environment of a row", BenchmarkError)
+        row = check(record, cls, "a row", BenchmarkError)
+        check_environment(row.environment, "a row: environment")
         return row
 
     @classmethod
@@ -125,7 +116,7 @@ class BenchmarkRow(Row):
     """``1000 * batch_size / p50_ms``."""
     task: Text | None
     """Name in TASKS, which defines the scores; None for a file that does not say."""
-    scores: dict[Text, float]
+    scores: dict[Text, Number]
     """Each score of the task by its name, computed over all samples; empty if not measured."""
     samples: Count
     """Test samples behind ``scores``; 0 if not measured."""

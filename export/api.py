@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor, nn
 
 import bnnedge
-from bnnedge.errors import BnnedgeWarning, ExportError
+from bnnedge.errors import BnnedgeWarning, ExportError, printable
 from bnnedge.export.constant_signs import constant_signs
 from bnnedge.export.graph import Graph
 from bnnedge.export.passes import optimize
@@ -66,29 +66,29 @@ class ExportReport:
         """A row for every layer with its precision, its bytes and why it is float, and the total against float32."""
         ratio = self.float32_bytes / self.file_bytes
         caption = (
-            f"{escape(str(self.path))}: {format_bytes(self.file_bytes)}, "
+            f"{printable(str(self.path))}: {format_bytes(self.file_bytes)}, "
             f"{ratio:.1f}x smaller than the float32 weights ({format_bytes(self.float32_bytes)})"
         )
-        table = Table(title="exported layers", caption=caption, caption_justify="left")
+        table = Table(title="exported layers", caption=Text(caption, style="table.caption"), caption_justify="left")
         for column in ("layer", "precision", "kind", "bytes", "note"):
             table.add_column(column, justify="right" if column == "bytes" else "left", overflow="fold")
         for row in self.rows:
             binary = row.binary_weights > 0
             table.add_row(
-                escape(row.name),
-                "[green]binary[/]" if binary else "int8" if row.int8_weights else "float",
-                row.kind,
+                Text(printable(row.name)),
+                Text("binary", "green") if binary else "int8" if row.int8_weights else "float",
+                Text(printable(row.kind)),
                 f"{row.weight_bytes:,}",
                 self._note(row),
             )
         return table
 
-    def _note(self, row: LayerRow) -> str:
+    def _note(self, row: LayerRow) -> Text:
         """Why a layer is float, or what is wrong with a binary one."""
         sign = self.constant_signs.get(row.name)
         if sign is not None:
-            return f"[yellow]all signs of its input are {sign:+d}[/]"
-        return "" if row.binary_weights else row.reason
+            return Text(f"all signs of its input are {sign:+d}", "yellow")
+        return Text("" if row.binary_weights else printable(row.reason))
 
 
 def export(

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from torch import nn
 
-from bnnedge.errors import BnnedgeError, BnnedgeWarning, MissingDependencyError
+from bnnedge.errors import BnnedgeError, BnnedgeWarning, MissingDependencyError, printable
 from bnnedge.export.graph import Graph
 from bnnedge.export.passes import optimize
 from bnnedge.export.runtimes.choose import choose_runtime
@@ -143,7 +143,7 @@ def summary_table(rows: list[LayerRow], title: str) -> Table:
     MACs are per image and of the precision that the kind names. 8-bit weights are there if any row has some.
     """
     table = Table(
-        title=escape(title),
+        title=Text(printable(title), style="table.title"),
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
@@ -161,7 +161,7 @@ def summary_table(rows: list[LayerRow], title: str) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for i, row in enumerate(rows):
         table.add_row(
-            f"{escape(row.name)}\n[dim]{row.kind}[/dim]",
+            Text.assemble(printable(row.name), "\n", (printable(row.kind), "dim")),
             "\n".join("x".join(map(str, shape)) for shape in (row.input_shape, row.output_shape)),
             *(f"{column[i]:,}" for column in shown.values()),
             f"{row.weight_bytes / 1024:,.1f}",

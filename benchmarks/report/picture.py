@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from bnnedge.benchmarks.report.run_log import SPLITS, RunLog, read_run_log
 from bnnedge.benchmarks.report.scores import labelled
@@ -21,43 +21,58 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-T = TypeVar("T")
 # Okabe and Ito, "Color Universal Design" (2008): told apart with every common colour blindness.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#8C8C8C"
 _SPLIT_STYLES = dict(zip(SPLITS, ((BLUE, "--"), (ORANGE, "-"), (ORANGE, "-")), strict=True))
 _LOSS = Score("loss", "loss", higher_is_better=False)
 _CURVES_A_STRIP = 3
-_MOST_CURVES, _MOST_BARS = 30, 60
-"""What a picture can show so that it can still be read."""
 _CURVES_INCHES, _BARS_INCHES, _BAR_INCHES = 3.4, 1.6, 0.5
+MOST_BARS, MOST_SCORES = 60, 11
+"""Most files and most scores in one picture."""
+_MOST_CHARACTERS = 44
+"""Longest name beside a bar or above a curve; a longer one would leave no room for these."""
 
 
 def draw_report(run_dir: Path | None, rows: Sequence[BenchmarkRow], png_path: Path) -> None:
     """Draw scores and loss by epoch (from ``run_dir``), latency and size (from ``rows``) into one PNG.
 
-    Either may be left out, as None or empty. A warning says how many scores and rows are left out because a picture
-    cannot show as many. Raises ``BenchmarkError`` if both are empty, or if the log is damaged;
-    ``MissingDependencyError`` without matplotlib.
+    Either may be left out, as None or empty. The picture shows the first ``MOST_BARS`` rows and the first
+    ``MOST_SCORES`` scores, and a warning says how many are left out. Raises ``BenchmarkError`` if there is nothing
+    to draw, if the log is damaged, or if the picture cannot be written; ``MissingDependencyError`` without matplotlib.
     """
     log = RunLog("benchmark", [], []) if run_dir is None else read_run_log(run_dir)
     if not log.epochs and not rows:
         raise BenchmarkError("expected a run folder with epochs or benchmark rows to report, found neither")
+    _warn_of_more(len(rows), MOST_BARS, "benchmark rows", "their file has them all, and --rows names another file")
+    _warn_of_more(len(log.scores), MOST_SCORES, "scores", "metrics.jsonl of the run has them all")
     try:
         with _style():
-            _draw(log, rows, png_path)
-    except ModuleNotFoundError as error:
+            drawn = _drawn(log, rows[:MOST_BARS])
+    except ImportError as error:
         raise MissingDependencyError(f"drawing needs matplotlib ({error}); pip install matplotlib") from error
+    try:
+        png_path.parent.mkdir(parents=True, exist_ok=True)
+        write_output(png_path, drawn)
     except OSError as error:
         raise BenchmarkError(f"{png_path}: cannot be written: {error.strerror or error}") from error
 
 
-def _draw(log: RunLog, rows: Sequence[BenchmarkRow], png_path: Path) -> None:
+def _warn_of_more(there: int, shown: int, what: str, where: str) -> None:
+    if there > shown:
+        warnings.warn(
+            f"the picture shows the first {shown} of {there:,} {what} and leaves out {there - shown:,}; {where}",
+            BnnedgeWarning,
+            stacklevel=3,
+        )
+
+
+def _drawn(log: RunLog, rows: Sequence[BenchmarkRow]) -> bytes:
+    """The picture as the bytes of a PNG file."""
     # Figure, not pyplot: no global state, and no display is looked for.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    curves = [*_first(log.scores, _MOST_CURVES, "scores"), _LOSS] if log.epochs else []
-    rows = _first(rows, _MOST_BARS, "rows")
+    curves = [*log.scores[:MOST_SCORES], _LOSS] if log.epochs else []
     strips = [curves[i : i + _CURVES_A_STRIP] for i in range(0, len(curves), _CURVES_A_STRIP)]
     heights = [_CURVES_INCHES] * len(strips) + [_BARS_INCHES + _BAR_INCHES * len(rows)] * bool(rows)
     figure: Figure = Figure(figsize=(11, sum(heights) + 1.1), dpi=150, layout="constrained")
@@ -74,40 +89,45 @@ def _draw(log: RunLog, rows: Sequence[BenchmarkRow], png_path: Path) -> None:
     figure.suptitle(printable(log.name, most=80), x=0.01, ha="left", fontsize=14, fontweight="bold")
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
-    png_path.parent.mkdir(parents=True, exist_ok=True)
-    write_output(png_path, drawn.getvalue())
+    return drawn.getvalue()
 
 
-def _first(items: Sequence[T], most: int, what: str) -> Sequence[T]:
-    """The first ``most`` of ``items``, with a warning if that is not all."""
-    if len(items) > most:
-        warnings.warn(
-            f"the picture shows the first {most} of {len(items):,} {what}; draw fewer at a time",
-            BnnedgeWarning,
-            stacklevel=2,
-        )
-    return items[:most]
-
-
-def _style() -> AbstractContextManager[None]:
+@contextmanager
+def _style() -> Iterator[None]:
+    """Matplotlib's settings for a report; names are drawn as they are, and never read as formulas."""
     try:
         from matplotlib import rc_context
-    except ValueError as error:  # as for a MPLBACKEND that it does not know
-        raise MissingDependencyError(f"matplotlib cannot be imported: {one_line(error)}; mend its settings") from error
-    return rc_context(
-        {
-            "text.parse_math": False,  # names may hold dollar signs
-            "font.size": 10,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.edgecolor": "#555555",
-            "axes.titlelocation": "left",
-            "axes.titlesize": 11,
-            "axes.axisbelow": True,
-            "grid.color": "#DDDDDD",
-            "legend.frameon": False,
-        }
-    )
+    except ValueError as error:  # raised for the variable MPLBACKEND and for the settings file of matplotlib
+        raise BenchmarkError(
+            f"matplotlib does not start with its settings on this machine ({printable(one_line(error, most=120))}); "
+            "mend the environment variable MPLBACKEND or the file matplotlibrc"
+        ) from error
+    with (
+        rc_context(
+            {
+                "text.parse_math": False,
+                "text.usetex": False,
+                "font.size": 10,
+                "axes.spines.top": False,
+                "axes.spines.right": False,
+                "axes.edgecolor": "#555555",
+                "axes.titlelocation": "left",
+                "axes.titlesize": 11,
+                "axes.axisbelow": True,
+                "grid.color": "#DDDDDD",
+                "legend.frameon": False,
+            }
+        ),
+        warnings.catch_warnings(),
+    ):
+        # A character that no font has is drawn as a box.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        yield
+
+
+def _name(text: str) -> str:
+    """Text from a file, as it is drawn."""
+    return printable(text, most=_MOST_CHARACTERS)
 
 
 def draw_curves(axes: Axes, log: RunLog, quantity: Score) -> None:
@@ -121,7 +141,7 @@ def draw_curves(axes: Axes, log: RunLog, quantity: Score) -> None:
         if points:
             x, y = zip(*points, strict=True)
             axes.plot(x, y, style, color=colour, label=split, linewidth=1.8, marker="o" if len(x) == 1 else None)
-    axes.set_title(", ".join(part for part in (printable(quantity.label, most=60), quantity.unit) if part))
+    axes.set_title(", ".join(_name(part) for part in (quantity.label, quantity.unit) if part))
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(axis="y")
@@ -163,5 +183,5 @@ def _draw_bars(
 
 
 def _bar_name(row: BenchmarkRow) -> str:
-    file, runtime = printable(Path(row.file).name, most=60), printable(row.runtime, most=40)
-    return f"{file}\n{', '.join(part for part in (runtime, labelled(row)) if part)}"
+    below = ", ".join(part for part in (row.runtime, labelled(row)) if part)
+    return f"{_name(Path(row.file).name)}\n{_name(below)}"

@@ -25,7 +25,7 @@ def named(names: Iterable[str], task: str | None) -> list[Score]:
     """The scores called ``names``, in the order of the task; one that the task does not know is its bare name."""
     known = scores_of_task(task)
     found = list(names)
-    unknown = [Score(name, name) for name in found if name not in {score.name for score in known}]
+    unknown = [Score(name, printable(name, most=60)) for name in found if name not in {score.name for score in known}]
     return [score for score in known if score.name in found] + unknown
 
 
@@ -42,7 +42,7 @@ def number(score: Score, value: float) -> str:
 
 def header(score: Score) -> str:
     """Two lines for the head of a column: label and unit."""
-    return f"{printable(score.label)}\n{score.unit}"
+    return f"{score.label}\n{score.unit}"
 
 
 def labelled(row: BenchmarkRow) -> str:
@@ -50,4 +50,4 @@ def labelled(row: BenchmarkRow) -> str:
     score = first_score(row)
     if score is None or score.name not in row.scores:
         return ""
-    return f"{printable(score.label)} {score.text(row.scores[score.name])}"
+    return f"{score.label} {score.text(row.scores[score.name])}"

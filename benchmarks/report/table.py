@@ -16,6 +16,8 @@ from bnnedge.benchmarks.rows import BenchmarkRow
 from bnnedge.errors import printable
 
 _MIB = 2**20
+_MOST_VALUES = 3
+"""Most values of one thing in the line about the machine."""
 
 
 def comparison_table(rows: Sequence[BenchmarkRow]) -> Table:
@@ -25,7 +27,7 @@ def comparison_table(rows: Sequence[BenchmarkRow]) -> Table:
         padding=(0, 1, 0, 0),
         pad_edge=False,
         show_edge=False,
-        caption=Text(machine_line(rows)),
+        caption=Text(machine_line(rows), style="table.caption"),
         caption_justify="left",
     )
     score_header, scores = score_column(rows)
@@ -61,18 +63,21 @@ def score_column(rows: Sequence[BenchmarkRow]) -> tuple[str, list[str]]:
 
 
 def machine_line(rows: Sequence[BenchmarkRow]) -> str:
-    """CPU, threads, versions and date of ``rows`` in one line; several values of one thing are joined by a slash."""
+    """CPU, threads, versions and date of ``rows`` in one line; several values of one thing are joined by a slash.
+
+    What the rows say is made printable here.
+    """
     environments = [row.environment for row in rows]
     versions: dict[str, str] = {row.runtime: f"{row.runtime} {row.runtime_version}" for row in rows}
     parts = [
         _joined(e.get("cpu") for e in environments),
         _joined(f"{row.threads} thread{'s' * (row.threads > 1)}" for row in rows),
         _joined(row.device for row in rows),
-        ", ".join(versions.values()),
+        _joined(versions.values(), ", "),
         _joined(_bnnedge_version(e) for e in environments),
         _joined(row.started_at[:10] for row in rows),
     ]
-    return printable(" · ".join(part for part in parts if part), most=2000)
+    return " · ".join(part for part in parts if part)
 
 
 def short(value: float) -> str:
@@ -88,5 +93,9 @@ def _bnnedge_version(environment: dict[str, Any]) -> str:
     return " ".join(part for part in ("bnnedge", version, shortened) if part)
 
 
-def _joined(values: Iterable[object]) -> str:
-    return " / ".join(dict.fromkeys(str(value) for value in values if value))
+def _joined(values: Iterable[object], separator: str = " / ") -> str:
+    """Each different value once; of many, the first ``_MOST_VALUES`` and how many more there are."""
+    different = list(dict.fromkeys(str(value) for value in values if value))
+    shown = [printable(value, most=60) for value in different[:_MOST_VALUES]]
+    more = len(different) - len(shown)
+    return separator.join(shown) + (f" and {more} more" if more else "")

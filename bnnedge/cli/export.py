@@ -47,6 +47,6 @@ def export(
     console = Console()
     console.print(report.table())
     if report.stem is not None:
-        console.print(str(report.stem), highlight=False)
+        console.print(str(report.stem), highlight=False, markup=False)
     checked = str(report.verification or f"not verified: {report.not_verified}")
     console.print(checked, highlight=False, markup=False)  # "bnnedge[lce]" is no markup

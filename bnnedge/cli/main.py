@@ -7,13 +7,14 @@ too.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from bnnedge.errors import BnnedgeError, BnnedgeWarning, one_line, printable
 from bnnedge.noise import debug_mode
@@ -28,11 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"] or ["--help"]
+    _replace_what_cannot_be_written()
     if not debug:
         logging.getLogger().addHandler(logging.NullHandler())  # what libraries log is no concern of the user's
-    with suppress(AttributeError):  # a stream of a test or a notebook
-        # A name that the encoding of the output lacks is shown with question marks.
-        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         with debug_mode(debug), _warnings_as_lines(debug):
             from bnnedge.cli.app import app
@@ -53,6 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if code == INTERRUPTED:
         _say("error", "interrupted")
     return code if isinstance(code, int) else 0
+
+
+def _replace_what_cannot_be_written() -> None:
+    """Let a character that the standard output's encoding lacks, such as ASCII's, be a question mark and no error.
+
+    How the user asked for it to be written, as by ``PYTHONIOENCODING=ascii:backslashreplace``, stays.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
+        sys.stdout.reconfigure(errors="replace")
 
 
 @contextmanager

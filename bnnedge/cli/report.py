@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bnnedge.errors import ConfigError
+from bnnedge.errors import ConfigError, printable
 
 
 def report(
@@ -30,4 +30,4 @@ def report(
     if output is None and picture.is_symlink():  # whoever made the run folder chose where it leads
         raise ConfigError(f"{picture} is a symbolic link; name the picture with --output")
     draw_report(run, measured, picture)
-    print(f"wrote {picture}")
+    print(f"wrote {printable(str(picture), most=4096)}")

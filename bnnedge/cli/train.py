@@ -11,7 +11,7 @@ import typer
 from bnnedge.cli.given import merge
 from bnnedge.cli.settings import flag_name, with_settings_as_flags
 from bnnedge.cli.trust import TrustCode
-from bnnedge.errors import ConfigError, InterruptedRunError
+from bnnedge.errors import ConfigError, InterruptedRunError, printable
 
 if TYPE_CHECKING:
     from bnnedge.config import RunConfig
@@ -110,7 +110,7 @@ def _run(
 def _line(result: Mapping[str, Any], folder: Path) -> str:
     from bnnedge.train.result import result_text
 
-    return f"{result_text(result)}; run folder {folder}"
+    return f"{result_text(result)}; run folder {printable(str(folder), most=4096)}"
 
 
 def _launch(arguments: list[str], config: RunConfig, gpus: str | None, processes: int | None) -> int:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from bnnedge.config import MOST_EPOCHS
-from bnnedge.errors import BnnedgeError, CheckpointError
+from bnnedge.errors import BnnedgeError, CheckpointError, printable
 from bnnedge.files import read_within
 from bnnedge.schema import Number, check, read_json
 from bnnedge.tasks import TASKS
@@ -99,7 +99,7 @@ def result_text(result: Mapping[str, Any]) -> str:
     text = f"test {scores_text(task, test)} ({samples} samples)"
     if f"val_{first.name}" in result:
         text += f", validation {first.label} {first.text(result[f'val_{first.name}'])} at epoch {result['best_epoch']}"
-    return f"{text}; {result['note']}" if "note" in result else text
+    return f"{text}; {printable(result['note'])}" if "note" in result else text
 
 
 def _task(result: Mapping[str, Any]) -> Task:

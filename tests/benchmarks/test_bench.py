@@ -175,6 +175,17 @@ def test_data_that_is_not_at_hand_costs_the_scores_and_says_so(tmp_path: Path, d
         bench([path], data="cifar10", data_root=tmp_path, console=console, **QUICK)
 
 
+def test_hostile_names_are_printable(tmp_path: Path, digits_classifier: Classifier) -> None:
+    path = write_onnx(digits_classifier[0], tmp_path / "\udcff\x1b[2J.onnx", classes=["[/nope]\x1b[2J", "y"])
+    console = Console(file=io.StringIO(), width=1000)
+    (row,) = bench([path], console=console, **QUICK)
+    assert row.file == rf"{tmp_path}/\udcff\x1b[2J.onnx"
+    assert isinstance(console.file, io.StringIO)
+    said = console.file.getvalue()
+    assert r"its 2 classes ([/nope]\x1b[2J, y)" in said
+    assert "\x1b" not in said
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

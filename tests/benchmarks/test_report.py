@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,16 +17,38 @@ from matplotlib.image import imread
 from numpy.typing import NDArray
 from rich.console import Console
 
-from bnnedge.benchmarks.report.picture import BLUE, GREEN, GREY, ORANGE, draw_curves, draw_report
+from bnnedge.benchmarks.report.picture import (
+    BLUE,
+    GREEN,
+    GREY,
+    MOST_BARS,
+    MOST_SCORES,
+    ORANGE,
+    draw_curves,
+    draw_report,
+)
 from bnnedge.benchmarks.report.run_log import RunLog, read_metrics, read_run_log
 from bnnedge.benchmarks.report.table import comparison_table, machine_line, score_column
 from bnnedge.benchmarks.rows import BenchmarkRow
+from bnnedge.cli import main
 from bnnedge.config import RunConfig
-from bnnedge.errors import BenchmarkError, MissingDependencyError
+from bnnedge.errors import BenchmarkError, BnnedgeWarning, MissingDependencyError
 from bnnedge.tasks import TASKS
 from bnnedge.tasks.task import Score
 
 RowFactory = Callable[..., BenchmarkRow]
+ODD_NAMES = (
+    "a$_$b",
+    "$\\frac{$",
+    "[/nope][red]",
+    "\x1b[2J\x1b]0;t\x07",
+    "日本\u202e🙂",
+    ":smile:",
+    "\udcff",
+    "x\0\ny",
+    "n" * 9000,
+)
+"""Names that a formula, Rich's markup, a terminal, a font or a line would take for something else."""
 
 
 @pytest.fixture
@@ -258,3 +283,146 @@ def test_without_matplotlib_it_says_so(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingDependencyError, match="pip install matplotlib"):
         draw_report(None, rows, tmp_path / "a.png")
+
+
+def odd_rows(make_row: RowFactory) -> list[BenchmarkRow]:
+    return [
+        make_row(
+            file=f"out/{name.replace('/', '')}",
+            runtime=name,
+            runtime_version=name,
+            device=name,
+            task=name,
+            scores={name: 0.5},
+            metadata={"method": name},
+            environment={"cpu": name, "versions": {"bnnedge": name}, "git_commit": name},
+            started_at=name,
+        )
+        for name in ODD_NAMES
+    ]
+
+
+def test_names_are_drawn_as_they_are(tmp_path: Path, make_row: RowFactory) -> None:
+    names = [name for name in ODD_NAMES if name != "\udcff"]  # JSON cannot hold this one
+    epochs: list[dict[str, float | None]] = [{"epoch": e, **{f"train_{name}": e for name in names}} for e in (1, 2)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for number, name in enumerate(("a$_$b", "[red]$日本")):
+            run = write_run(tmp_path / name, epochs)
+            draw_report(run, odd_rows(make_row), tmp_path / f"{number}.png")
+            assert imread(tmp_path / f"{number}.png").shape[1] == 1650
+
+
+def test_a_dollar_is_a_dollar(tmp_path: Path, make_row: RowFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A formula that is a right one would be drawn as a formula without an error."""
+    drawn = []
+    monkeypatch.setattr("matplotlib.mathtext.MathTextParser.parse", lambda *given, **_: drawn.append(given))
+    draw_report(None, [make_row(file="$x^2$", runtime="$y$")], tmp_path / "a.png")
+    assert not drawn
+
+
+def test_long_names_leave_room_for_bars(tmp_path: Path, make_row: RowFactory) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib gives up its layout with a warning
+        draw_report(None, [make_row(file="n" * 9000, runtime="r" * 9000)], tmp_path / "a.png")
+    assert pixels(imread(tmp_path / "a.png"), GREEN) > 5000
+
+
+def test_names_in_a_table_are_printable_and_no_markup(make_row: RowFactory) -> None:
+    text = text_of(odd_rows(make_row), width=300)
+    assert all(character.isprintable() or character == "\n" for character in text)
+    for shown in ("a$_$b", "[/nope][red]", r"\x1b[2J\x1b]0;t\x07", ":smile:", r"\udcff", r"x\x00\ny"):
+        assert shown.replace("/", "") in text
+        assert text.count(shown) >= 2  # in the cell of the runtime, and in that of the score
+
+
+def test_the_machine_line_is_short_and_printable(make_row: RowFactory) -> None:
+    rows = [make_row(environment={"cpu": f"CPU {i}\x1b"}, runtime=f"runtime {i}") for i in range(1000)]
+    line = machine_line(rows)
+    assert line.startswith(r"CPU 0\x1b / CPU 1\x1b / CPU 2\x1b and 997 more")
+    assert "runtime 0 1.31.1, runtime 1 1.31.1, runtime 2 1.31.1 and 997 more" in line
+    assert len(machine_line(odd_rows(make_row))) < 2000
+
+
+def test_a_picture_of_many_rows_has_the_first_ones_and_says_so(tmp_path: Path, make_row: RowFactory) -> None:
+    rows = [make_row() for _ in range(1000)]
+    with pytest.warns(BnnedgeWarning, match="first 60 of 1,000 benchmark rows and leaves out 940; their file has them"):
+        draw_report(None, rows, tmp_path / "many.png")
+    draw_report(None, rows[:MOST_BARS], tmp_path / "first.png")
+    assert np.array_equal(imread(tmp_path / "many.png"), imread(tmp_path / "first.png"))
+
+
+def test_a_picture_of_many_scores_has_the_first_ones_and_the_loss(tmp_path: Path) -> None:
+    names = [f"score{i:04}" for i in range(1000)]
+    run = write_run(tmp_path / "run", [{"train_loss": 1.0, **dict.fromkeys((f"train_{name}" for name in names), 1.0)}])
+    with pytest.warns(BnnedgeWarning, match=r"first 11 of 1,000 scores and leaves out 989; metrics\.jsonl"):
+        draw_report(run, [], tmp_path / "many.png")
+    (run / "metrics.jsonl").write_text(
+        json.dumps({"train_loss": 1.0, **dict.fromkeys((f"train_{name}" for name in names[:MOST_SCORES]), 1.0)})
+    )
+    draw_report(run, [], tmp_path / "first.png")
+    assert np.array_equal(imread(tmp_path / "many.png"), imread(tmp_path / "first.png"))
+
+
+def test_latencies_at_both_ends_of_what_a_row_may_hold(tmp_path: Path, make_row: RowFactory) -> None:
+    small = make_row(p20_ms=1e-9, p50_ms=1e-9, p80_ms=1e-9, file_bytes=1, scores={"top1": 1e100})
+    large = make_row(p20_ms=1e12, p50_ms=1e12, p80_ms=1e12, file_bytes=2**53, scores={"top1": -1e100})
+    for rows in ([small, large], [large, small]):
+        rows = [BenchmarkRow.from_json(row.to_json()) for row in rows]
+        assert text_of(rows)
+        draw_report(None, rows, tmp_path / "a.png")
+
+
+def reported(run: Path, **environment: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of ``bnnedge report`` in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bnnedge", "report", str(run)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def whole_run(run_dir: Path) -> Path:
+    """A run folder that the command line takes for one."""
+    RunConfig(method="ste", model="resnet20_1w1a").write(run_dir / "config.yaml")
+    return run_dir
+
+
+def test_matplotlib_says_nothing_of_its_caches(whole_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    environment = {"MPLCONFIGDIR": str(tmp_path / "file"), "MPLBACKEND": ""}
+    said = subprocess.run(
+        [sys.executable, "-c", "import matplotlib.font_manager"],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    assert "temporary" in said  # this is what matplotlib says by itself
+    assert reported(whole_run, **environment) == (0, f"wrote {whole_run}/report.png\n", "")
+
+
+def test_settings_that_stop_matplotlib_are_one_line(whole_run: Path, tmp_path: Path) -> None:
+    code, _, said = reported(whole_run, MPLBACKEND="nosuch")
+    assert code == 2
+    assert said.startswith("error: matplotlib does not start") and "'nosuch'" in said and said.count("\n") == 1
+    (tmp_path / "matplotlibrc").write_bytes(b"font.family: \xff\n")
+    code, _, said = reported(whole_run, MPLCONFIGDIR=str(tmp_path), MPLBACKEND="")
+    assert code == 2
+    assert said.startswith("error: matplotlib does not start") and said.count("\n") == 1
+
+
+def test_the_settings_of_the_user_do_not_read_names_as_formulas(whole_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\n")
+    assert reported(whole_run, MPLCONFIGDIR=str(tmp_path), MPLBACKEND="")[0] == 0
+
+
+def test_report_of_a_hostile_folder_name(whole_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = whole_run.rename(tmp_path / "a\x1b[2J$_$")
+    assert main(["report", str(hostile)]) == 0
+    assert capsys.readouterr().out == f"wrote {tmp_path}/a\\x1b[2J$_$/report.png\n"
+    assert (hostile / "report.png").is_file()

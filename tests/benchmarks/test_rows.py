@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bnnedge.benchmarks.environment import read_environment
 from bnnedge.benchmarks.gpu.row import GpuRow
 from bnnedge.benchmarks.methods.cost import CostRow
 from bnnedge.benchmarks.ops.row import OpRow
@@ -143,12 +145,24 @@ def test_a_damaged_line_is_named(tmp_path: Path, make_row: RowFactory, damage: s
         ("task", 1, "task"),
         ("metadata", [], "metadata"),
         ("surplus", 1, "surplus"),
+        ("scores", {"top1": 1e308}, "scores.top1"),
+        ("p20_ms", 1e-320, "p20_ms"),
+        ("environment", {"versions": [1]}, r"environment\.versions: .*, found \[1\]"),
+        ("environment", {"versions": {"torch": 2}}, r"environment\.versions: torch: .*, found 2"),
+        ("environment", {"git_commit": 5}, r"environment\.git_commit: .*, found 5"),
+        ("environment", {"cpu": None}, r"environment\.cpu: .*, found None"),
+        ("environment", {"cpu_flags": "avx2"}, r"environment\.cpu_flags: .*, found 'avx2'"),
     ],
 )
 def test_a_wrong_field_is_named(make_row: RowFactory, field: str, value: Any, message: str) -> None:
     record = {**json.loads(make_row().to_json()), field: value}
     with pytest.raises(BenchmarkError, match=message):
         BenchmarkRow.from_json(json.dumps(record))
+
+
+def test_an_environment_may_hold_less_and_more(make_row: RowFactory) -> None:
+    for environment in ({}, asdict(read_environment()), {"cpu": "x", "gpu": {"name": "y"}, "git_commit": None}):
+        assert BenchmarkRow.from_json(make_row(environment=environment).to_json()).environment == environment
 
 
 def test_a_missing_field_is_named(make_row: RowFactory) -> None:

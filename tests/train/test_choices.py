@@ -49,6 +49,11 @@ def test_the_test_split_chooses_only_if_asked_and_says_so(tiny_config: Config, t
     assert "the test split chose the epoch" in result["note"] and result["note"] in result_text(result)
 
 
+def test_the_note_of_a_result_is_printable() -> None:
+    result = {"test_top1": 0.5, "test_samples": 2, "note": "\x1b[2J"}
+    assert result_text(result) == r"test top-1 50.00% (2 samples); \x1b[2J"
+
+
 def test_a_share_is_held_out(tiny_config: Config, tmp_path: Path) -> None:
     start_run(tiny_config(validation_split=0.5, epochs=1), tmp_path / "run")
     assert [evaluate_run(tmp_path / "run", split).samples for split in ("train", "val", "test")] == [719, 719, 359]

@@ -144,8 +144,9 @@ class Model:
         self.raw.signatureDefs = None
 
     def name(self, tensor: int) -> str:
+        """The name of a tensor; bytes in it that are not UTF-8 are escaped."""
         raw = self.subgraph.tensors[tensor].name
-        return raw.decode() if raw else f"tensor {tensor}"
+        return raw.decode(errors="backslashreplace") if raw else f"tensor {tensor}"
 
     def shape(self, tensor: int) -> tuple[int, ...]:
         return tuple(int(d) for d in _items(self.subgraph.tensors[tensor].shape))
@@ -198,6 +199,8 @@ class Model:
         written = [*self.inputs, *self.outputs, *(i for op in self.operators for i in op.outputs)]
         if not self.inputs or not self.outputs or not all(0 <= i < count for i in written):
             raise ValueError("inputs, outputs or results that do not exist")
+        for tensor in (*self.inputs, *self.outputs):  # LiteRT takes no other names of these than UTF-8
+            (self.subgraph.tensors[tensor].name or b"").decode()
         self._check_order()
         if any(len(set(names)) < len(names) for names in (self.input_names, self.output_names)):
             raise ValueError("two inputs or outputs of the same name")

@@ -544,6 +544,29 @@ def test_damaged_files(kind: str, build: Build, rng: np.random.Generator) -> Non
         assert "\n" not in str(error.value)
 
 
+def test_names_that_are_not_text(build: Build, rng: np.random.Generator) -> None:
+    data = without_digest(TARGET.write(small_network(build, rng)))
+    rows = TARGET.describe(data)
+    model = parse_model(data)
+    inside = {model.name(tensor).encode() for op in model.operators for tensor in op.inputs if model.bytes_of(tensor)}
+    assert inside
+    for name in inside:
+        odd = data.replace(name + b"\0", b"\xff\x1b" + name[2:] + b"\0")
+        assert odd != data
+        found = TARGET.describe(odd)
+        assert sum(row.weight_bytes for row in found) == sum(row.weight_bytes for row in rows)
+        assert all(row.name.isprintable() for row in found)
+        LiteRt.open(odd)
+    for tensor in (*model.inputs, *model.outputs):
+        name = model.name(tensor).encode()
+        odd = data.replace(name + b"\0", b"\xff" + name[1:] + b"\0")
+        assert odd != data
+        readers: list[Callable[[bytes], object]] = [TARGET.describe, TARGET.read_metadata, LiteRt.open]
+        for read in readers:
+            with pytest.raises(ExportError, match="the TFLite file is damaged"):
+                read(odd)
+
+
 def test_flipped_bytes_are_read_or_refused_but_never_crash(build: Build, rng: np.random.Generator) -> None:
     data = without_digest(TARGET.write(small_network(build, rng)))
     refused = 0
