@@ -12,7 +12,6 @@ about 1 MB mean little.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import numpy as np
 from bnnedge.errors import BenchmarkError
 from bnnedge.export.graph import Graph, Linear, TensorSpec
 from bnnedge.export.runtimes import RUNTIMES
+from bnnedge.export.runtimes.child import die_with_parent, python_command
 from bnnedge.export.targets import TARGETS
 
 _RUNS = 3
@@ -43,11 +43,8 @@ def peak_memory_bytes(data: bytes, runtime: str, input_shape: Sequence[int], thr
         file = Path(folder, "model")
         file.write_bytes(data)
         request = json.dumps([str(file), runtime, list(input_shape), threads])
-        # The child must find the same bnnedge, also when it is not installed but found through sys.path.
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
-        command = [sys.executable, "-m", __name__, request]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, env=environment)
+            done = subprocess.run(python_command(__name__, request), capture_output=True, text=True, timeout=_TIMEOUT_S)
         except subprocess.TimeoutExpired as error:
             raise BenchmarkError(f"measuring memory with {runtime} took more than {_TIMEOUT_S} s; gave up") from error
     if done.returncode != 0:
@@ -98,6 +95,8 @@ def status_bytes(field: str) -> int:
     raise BenchmarkError(f"{_STATUS} has no {field}")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Print the bytes for the request in the first argument."""
+    die_with_parent()
     path, name, shape, thread_count = json.loads(sys.argv[1])
     print(_measure_here(Path(path), name, shape, thread_count))
