@@ -48,6 +48,7 @@ def with_record(file: Path, path: Path, change: Callable[[dict[str, Any]], None]
     model = onnx.load(file)
     entry = next(p for p in model.metadata_props if "preprocessing" in p.value)
     metadata = json.loads(entry.value)
+    del metadata["digest"]  # which would notice the change
     change(metadata)
     entry.value = json.dumps(metadata)
     onnx.save(model, path)
@@ -104,8 +105,8 @@ def test_the_old_description_of_a_file_is_read(file: Path, tmp_path: Path, monke
     ("change", "words"),
     [
         (lambda m: m["preprocessing"].pop("std"), "the preprocessing record lacks std"),
-        (lambda m: m["preprocessing"].update(std=[0]), "scale and std must be above 0"),
-        (lambda m: m["preprocessing"].update(mean=["__import__('os')"]), "mean must be a finite number"),
+        (lambda m: m["preprocessing"].update(std=[0]), "std.0: input should be greater than"),
+        (lambda m: m["preprocessing"].update(mean=["__import__('os')"]), "mean.0: input should be a valid number"),
         (lambda m: m.update(preprocessing=[1]), "the preprocessing record must be a mapping"),
         (lambda m: m.update(task="mind reading"), "unknown task 'mind reading'"),
         (lambda m: m.update(classes="abc"), "classes"),

@@ -1,4 +1,4 @@
-"""A standard output that knows ASCII alone: what it lacks is replaced, and nothing fails."""
+"""A standard output that knows ASCII alone: what it lacks is replaced, nothing fails, and nothing else is said."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ import pytest
 from tests.conftest import ROOT
 
 ASCII = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+NOWHERE = {"HOME": "/dev/null/home", "XDG_CACHE_HOME": "/dev/null/cache", "XDG_CONFIG_HOME": "/dev/null/config"}
+"""No library can keep a cache, which makes some of them complain."""
 BENCH = ("--runs", "1", "--warmup", "0", "--data", "random")
 
 
 def printed(*arguments: str, **environment: str) -> str:
     """What ``bnnedge ARGUMENTS`` prints; it succeeds and says nothing else."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("MPLCONFIGDIR", "MPLBACKEND")}
     done = subprocess.run(
         [sys.executable, "-m", "bnnedge", *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **ASCII, **environment},
+        env={**kept, "PYTHONPATH": str(ROOT), **ASCII, **NOWHERE, **environment},
         capture_output=True,
         timeout=120,
     )

@@ -64,14 +64,30 @@ class Oracle:
         return np.eye(10, dtype=np.float32)[np.where(right, wanted, (wanted + 1) % 10)]
 
 
+class FileInThisProcess:
+    """An ``IsolatedFile`` that knows the runtimes of this test."""
+
+    def __init__(self, label: str, data: bytes, batch_bytes: int) -> None:
+        self.data = data
+
+    def __enter__(self) -> FileInThisProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def load(self, runtime: str) -> Oracle:
+        assert runtime == "oracle"
+        return Oracle.open(self.data)
+
+
 @pytest.fixture
 def fake_file(monkeypatch: pytest.MonkeyPatch) -> str:
     targets = Registry("target", [("fake", "fake:FakeTarget")])
     runtimes = Registry("runtime", [("absent", "fake:Absent"), ("oracle", "fake:Oracle")])
     monkeypatch.setitem(sys.modules, "fake", sys.modules[__name__])
     monkeypatch.setattr("bnnedge.export.targets.target.TARGETS", targets)
-    for module in ("evaluate", "runtimes.choose"):
-        monkeypatch.setattr(f"bnnedge.export.{module}.RUNTIMES", runtimes)
+    monkeypatch.setattr("bnnedge.export.runtimes.choose.RUNTIMES", runtimes)
+    monkeypatch.setattr("bnnedge.export.evaluate.IsolatedFile", FileInThisProcess)
     Path("net.json").write_text(json.dumps({"dataset": load_dataset("digits", 8).info.to_dict()}))
     return "net.json"
 

@@ -179,7 +179,8 @@ def small(num_classes):
     return nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(8 * 144, num_classes))
 
 def told(**given):
-    net = nn.Sequential(*(nn.Linear(1, 1) for _ in range(3)))
+    convolutions = nn.Conv2d(given["in_channels"], 4, 1), nn.Conv2d(4, 4, 1)
+    net = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, given["num_classes"]))
     net.given = given
     return net
 
