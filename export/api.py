@@ -20,12 +20,13 @@ import bnnedge
 from bnnedge.errors import BnnedgeWarning, ExportError, printable
 from bnnedge.export.constant_signs import constant_signs
 from bnnedge.export.graph import Graph
+from bnnedge.export.layer_rows import graph_rows
 from bnnedge.export.passes import optimize
 from bnnedge.export.passes.quantize_stem import Calibration
 from bnnedge.export.runtimes import RUNTIMES
 from bnnedge.export.runtimes.runtime import Images, VerifyingRuntime
 from bnnedge.export.stem_effect import Int8Stem, measure_effect
-from bnnedge.export.summary import format_bytes, graph_rows
+from bnnedge.export.summary import format_bytes
 from bnnedge.export.targets import TARGETS
 from bnnedge.export.targets.target import LayerRow, Target
 from bnnedge.export.trace import trace
