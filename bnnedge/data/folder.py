@@ -14,7 +14,7 @@ from bnnedge.data.images.decode import is_grey
 from bnnedge.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from bnnedge.data.samples import FileSamples
 from bnnedge.data.source import Source, own_validation
-from bnnedge.errors import DataError
+from bnnedge.errors import DataError, printable
 
 SPLIT_SEED = 9
 """Fixes which training images are held out for validation, whatever the run's seed."""
@@ -40,13 +40,16 @@ def load_folder(data_root: Path | None = None) -> Source:
         )
     classes = classes_of(root, splits)
     if len(classes) == 1:
-        raise DataError(f"{root}: expected at least two classes in train, found only {classes[0]!r}; add another")
+        raise DataError(
+            f"{root}: expected at least two classes in train, found only '{printable(classes[0])}'; add another"
+        )
     train = labelled([root / "train" / name for name in classes])
     held_out, *further = (labelled([root / split / name for name in classes], train.white) for split in splits[1:])
     validation = own_validation(train.targets.numpy(), 0.1, SPLIT_SEED)
     if further:
         validation = np.arange(len(train), len(train) + len(held_out))
-        train = FileSamples([*train.paths, *held_out.paths], torch.cat((train.targets, held_out.targets)))
+        targets = torch.cat((train.targets, held_out.targets))
+        train = FileSamples([*train.paths, *held_out.paths], targets, white=train.white)
     grey = all(map(is_grey, train.paths))
     return Source(
         name="folder",

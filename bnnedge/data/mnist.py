@@ -26,7 +26,7 @@ from bnnedge.files import open_regular
 SPLIT_SEED = 54_000
 """Fixes which training images are held out for validation, whatever the run's seed."""
 _BYTES = 8
-_MOST_BYTES = 2**29
+_MOST_BYTES = 2**27
 """Bytes of a file's images, of which the published ones have 47 million."""
 _FOLDERS = ("mnist", "MNIST/raw")
 

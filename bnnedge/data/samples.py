@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bnnedge.data.augmentation import Augmentation
-from bnnedge.data.images.decode import WhiteLevel, decode
+from bnnedge.data.images.decode import decoded
 from bnnedge.data.images.resize import central_box, resize_image, resize_images
+from bnnedge.data.images.white_level import WhiteLevel
 from bnnedge.data.preprocessing import Preprocessing
 
 _MOST_THREADS = 32
@@ -117,10 +118,10 @@ class FileSamples(Samples):
     ) -> NDArray[np.uint8]:
         record = self._record
         assert record is not None
-        image = decode(path, record.channels, self.white)
         random = augmentation is not None and numbers is not None
-        box = augmentation.window(*image.size, record, numbers) if random else None  # type: ignore[union-attr, arg-type]
-        return np.asarray(resize_image(image, record, box or central_box(*image.size, record)))
+        with decoded(path, record.channels, self.white) as image:
+            box = augmentation.window(*image.size, record, numbers) if random else None  # type: ignore[union-attr, arg-type]
+            return np.asarray(resize_image(image, record, box or central_box(*image.size, record)))
 
 
 def fit_targets(targets: Tensor, record: Preprocessing) -> Tensor:

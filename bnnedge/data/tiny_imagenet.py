@@ -6,18 +6,20 @@ Le and Yang 2015, "Tiny ImageNet Visual Recognition Challenge"; http://cs231n.st
 from __future__ import annotations
 
 import os
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from bnnedge.data.augmentation import CropAndFlip
-from bnnedge.data.files.class_folders import class_folders, labelled
+from bnnedge.data.files.class_folders import class_folders, is_image, labelled
 from bnnedge.data.files.folders import find_folder
-from bnnedge.data.images.decode import WhiteLevel
+from bnnedge.data.images.white_level import WhiteLevel
 from bnnedge.data.samples import FileSamples
 from bnnedge.data.source import Source, own_validation
-from bnnedge.errors import DataError, printable
+from bnnedge.errors import BnnedgeWarning, DataError, printable
 from bnnedge.files import read_within
 
 FOLDER = "tiny-imagenet-200"
@@ -60,23 +62,41 @@ def _images(folder: Path) -> Path:
 def _published_val(folder: Path, wnids: Sequence[str], white: WhiteLevel) -> FileSamples:
     annotations = folder / "val_annotations.txt"
     if not annotations.exists():
-        return labelled([_images(folder / wnid) for wnid in wnids], white)
+        return _sorted_val(folder, wnids, white)
     images = set(os.listdir(folder / "images")) if (folder / "images").is_dir() else set()
     place = {wnid: label for label, wnid in enumerate(wnids)}
-    paths, labels = [], []
+    labels: dict[str, int] = {}
     for number, line in enumerate(_lines(annotations), start=1):
         file, _, rest = line.partition("\t")
         wnid = rest.split("\t")[0]
-        if wnid not in place or file not in images:
+        if wnid not in place or file not in images or file in labels:
             raise DataError(
-                f"{annotations}, line {number}: expected a file of the folder images and a class of train, found "
-                f"{printable(line, 80)!r}"
+                f"{annotations}, line {number}: expected a file of the folder images that no line before names, and a "
+                f"class of train, found '{printable(line, 80)}'; unpack the archive again"
             )
-        paths.append(str(folder / "images" / file))
-        labels.append(place[wnid])
-    if not paths:
+        labels[file] = place[wnid]
+    if not labels:
         raise DataError(f"{annotations} is empty; unpack the archive again")
-    return FileSamples(paths, torch.tensor(labels), white=white)
+    if missing := sum(is_image(file) for file in images - labels.keys()):
+        warnings.warn(
+            f"{annotations} names no class for {missing} of the images of {folder / 'images'}, which are left out; "
+            "unpack the archive again",
+            BnnedgeWarning,
+            stacklevel=2,
+        )
+    paths = [str(folder / "images" / file) for file in labels]
+    return FileSamples(paths, torch.tensor(list(labels.values())), white=white)
+
+
+def _sorted_val(folder: Path, wnids: Sequence[str], white: WhiteLevel) -> FileSamples:
+    """The validation images where they have been sorted into a folder for each class, perhaps beside an empty one."""
+    found = set(class_folders(folder)) - {"images"}
+    if odd := sorted(found ^ set(wnids)):
+        raise DataError(
+            f"{folder.parent}: expected the same classes in train and val, found '{printable(odd[0])}' in one of them; "
+            "add or remove its folder"
+        )
+    return labelled([_images(folder / wnid) for wnid in wnids], white)
 
 
 def _lines(path: Path) -> list[str]:
@@ -93,4 +113,5 @@ def _names(folder: Path, wnids: Sequence[str]) -> tuple[str, ...]:
         return tuple(wnids)
     words = {wnid: text.split(",")[0].strip() for wnid, _, text in (line.partition("\t") for line in _lines(path))}
     names = [words.get(wnid) or wnid for wnid in wnids]
-    return tuple(name if names.count(name) == 1 else wnid for name, wnid in zip(names, wnids, strict=True))
+    counts = Counter(names)
+    return tuple(name if counts[name] == 1 else wnid for name, wnid in zip(names, wnids, strict=True))

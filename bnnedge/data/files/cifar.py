@@ -24,8 +24,10 @@ from bnnedge.errors import DataError, one_line, printable
 from bnnedge.files import read_within
 
 IMAGE_BYTES = 3 * 32 * 32
-MOST_BYTES = 2**29
-"""Bytes of a file, of which the largest published one has 154 million."""
+MOST_BYTES = 2**28
+"""Bytes of all training files together, which have 154 million as they are published."""
+MOST_NAMES_BYTES = 2**16
+"""Bytes of the file of class names."""
 SPLIT_SEED = 45_000
 """Fixes which training images are held out for validation, whatever the run's seed."""
 
@@ -82,42 +84,53 @@ def _read_binary(layout: CifarLayout, folder: Path) -> tuple[Samples, Samples, t
     train = _join([_binary_samples(layout, folder / name) for name in layout.binary_train])
     test = _binary_samples(layout, folder / layout.binary_test)
     path = folder / layout.binary_names
-    return train, test, _class_names(layout, [s.strip() for s in _read_bytes(layout, path).split(b"\n")], path)
+    lines = _read_bytes(layout, path, MOST_NAMES_BYTES).split(b"\n")
+    return train, test, _class_names(layout, [line.strip() for line in lines], path)
 
 
 def _binary_samples(layout: CifarLayout, path: Path) -> Samples:
-    data = _read_bytes(layout, path)
+    data = _read_bytes(layout, path, MOST_BYTES // len(layout.binary_train))
     record = layout.label_bytes + IMAGE_BYTES
     if not data or len(data) % record:
         raise DataError(f"{path} holds {len(data)} bytes; expected a multiple of {record}: unpack the archive again")
     rows = np.frombuffer(data, np.uint8).reshape(-1, record)
-    return _samples(layout, rows[:, layout.label_bytes :], rows[:, layout.label_bytes - 1], path)
+    labels = rows[:, layout.label_bytes - 1]
+    if labels.max() >= layout.num_classes:
+        raise DataError(
+            f"{path}: expected labels from 0 to {layout.num_classes - 1}, found {labels.max()}; unpack the archive "
+            "again"
+        )
+    return _samples(rows[:, layout.label_bytes :], labels)
 
 
 def _read_python(layout: CifarLayout, folder: Path) -> tuple[Samples, Samples, tuple[str, ...]]:
     train = _join([_python_samples(layout, folder / name) for name in layout.python_train])
     test = _python_samples(layout, folder / layout.python_test)
     meta = folder / layout.python_meta
-    names = _field(_unpickle(layout, meta), layout.names_key, list, meta)
+    names = _field(_unpickle(layout, meta, MOST_NAMES_BYTES), layout.names_key, list, meta)
     return train, test, _class_names(layout, names, meta)
 
 
 def _python_samples(layout: CifarLayout, path: Path) -> Samples:
-    contents = _unpickle(layout, path)
+    contents = _unpickle(layout, path, MOST_BYTES // len(layout.python_train))
     images = _field(contents, b"data", np.ndarray, path)
     labels = _field(contents, layout.label_key, list, path)
     if images.dtype != np.uint8 or images.shape != (len(labels), IMAGE_BYTES) or not labels:
         raise DataError(
             f"{path}: expected uint8 data of shape ({len(labels)}, {IMAGE_BYTES}), got {images.dtype} {images.shape}"
         )
-    if odd := next((label for label in labels if type(label) is not int), None):
-        raise DataError(f"{path}: expected labels that are whole numbers, found {printable(repr(odd), 40)}")
-    return _samples(layout, images, np.asarray(labels, np.int64), path)
+    for label in labels:
+        if type(label) is not int or not 0 <= label < layout.num_classes:
+            # The value itself may be too long, or nested too deeply, to be shown.
+            found = f"{label}" if type(label) is int and abs(label) < 2**63 else f"a {type(label).__name__}"
+            raise DataError(
+                f"{path}: expected whole numbers from 0 to {layout.num_classes - 1} as labels, found {found}; unpack "
+                "the archive again"
+            )
+    return _samples(images, np.array(labels, np.int64))
 
 
-def _samples(layout: CifarLayout, pixels: NDArray[np.uint8], labels: NDArray[Any], path: Path) -> Samples:
-    if labels.min() < 0 or labels.max() >= layout.num_classes:
-        raise DataError(f"{path}: expected labels from 0 to {layout.num_classes - 1}; unpack the archive again")
+def _samples(pixels: NDArray[np.uint8], labels: NDArray[Any]) -> Samples:
     return pixels.reshape(-1, 3, 32, 32).copy(), labels.astype(np.int64)
 
 
@@ -128,25 +141,29 @@ def _join(parts: Sequence[Samples]) -> Samples:
 def _class_names(layout: CifarLayout, stored: list[Any], path: Path) -> tuple[str, ...]:
     names = []
     for name in stored:
+        if not isinstance(name, str | bytes):
+            raise DataError(f"{path}: expected class names that are text, found a {type(name).__name__}")
         try:
-            text = name.decode("utf-8") if isinstance(name, bytes) else name
-        except UnicodeDecodeError as error:
+            text = name.decode("utf-8") if isinstance(name, bytes) else name.encode("utf-8").decode("utf-8")
+        except UnicodeError as error:
             raise DataError(f"{path}: expected class names in UTF-8, found {printable(repr(name), 40)}") from error
-        if text != "":
+        if text:
             names.append(text)
-    if len(names) != layout.num_classes or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{path}: expected {layout.num_classes} class names, found {printable(repr(names), 80)}")
+    if len(names) != layout.num_classes:
+        raise DataError(
+            f"{path}: expected {layout.num_classes} class names, found {len(names)}; unpack the archive again"
+        )
     return tuple(names)
 
 
-def _read_bytes(layout: CifarLayout, path: Path) -> bytes:
+def _read_bytes(layout: CifarLayout, path: Path, most: int) -> bytes:
     if not path.exists():
         raise DataError(f"{layout.name}: expected the file {path}; unpack the archive again")
-    return read_within(path, MOST_BYTES, DataError)
+    return read_within(path, most, DataError)
 
 
-def _unpickle(layout: CifarLayout, path: Path) -> dict[Any, Any]:
-    data = _read_bytes(layout, path)
+def _unpickle(layout: CifarLayout, path: Path, most: int) -> dict[Any, Any]:
+    data = _read_bytes(layout, path, most)
     try:
         contents = read_pickled(data)
     except ValueError as error:

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bnnedge.data.images.decode import WhiteLevel, suffixes
+from bnnedge.data.images.formats import suffixes
+from bnnedge.data.images.white_level import WhiteLevel
 from bnnedge.data.samples import FileSamples
 from bnnedge.errors import BnnedgeWarning, DataError, printable
 
@@ -21,18 +22,39 @@ _LEFTOVERS = frozenset({"__macosx", "@eadir", "$recycle.bin", "lost+found", "thu
 
 def is_leftover(name: str) -> bool:
     """Whether a file or folder is hidden, or left there by an editor, a notebook or an operating system."""
-    return name.startswith((".", "~$")) or name.endswith("~") or name.lower() in _LEFTOVERS
+    return name.startswith((".", "~$")) or name.endswith(("~", ".swp")) or name.lower() in _LEFTOVERS
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name is an image that can be decoded."""
+    return _suffix(name) in suffixes() and not is_leftover(name)
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Names of the folders in ``folder``, sorted: the classes. Raises ``DataError`` if there are none."""
-    try:
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_leftover(entry.name))
-    except OSError as error:
-        raise DataError(f"expected the folder {folder} with a folder for each class: {error.strerror}") from error
+    """Names of the folders in ``folder``, sorted: the classes. A warning counts the images that lie beside them.
+
+    Raises ``DataError`` if there are none, and for a name that no file of text can hold.
+    """
+    names, beside = [], 0
+    for entry in _entries(folder, "with a folder for each class"):
+        if _is_folder(entry):
+            names.append(entry.name)
+        else:
+            beside += is_image(entry.name)
     if not names:
         raise DataError(f"{folder}: expected a folder for each class with its images in it, found none")
-    return names
+    for name in names:
+        if not _is_unicode(name):
+            raise DataError(
+                f"{folder}: expected names of classes in UTF-8, found '{printable(name)}'; rename this folder"
+            )
+    if beside:
+        warnings.warn(
+            f"{folder}: images that are in no folder of a class are left out: {beside}; move or remove them",
+            BnnedgeWarning,
+            stacklevel=2,
+        )
+    return sorted(names)
 
 
 def classes_of(folder: Path, splits: Sequence[str]) -> list[str]:
@@ -41,7 +63,7 @@ def classes_of(folder: Path, splits: Sequence[str]) -> list[str]:
     for split in splits[1:]:
         if odd := sorted(set(classes) ^ set(class_folders(folder / split))):
             raise DataError(
-                f"{folder}: expected the same classes in {splits[0]} and {split}, found {printable(odd[0])!r} in one "
+                f"{folder}: expected the same classes in {splits[0]} and {split}, found '{printable(odd[0])}' in one "
                 "of them; add or remove its folder"
             )
     return classes
@@ -70,26 +92,48 @@ def labelled(folders: Sequence[Path], white: WhiteLevel | None = None) -> FileSa
 
 def _image_files(folder: Path, left_out: Counter[str]) -> list[str]:
     """Paths of the images in ``folder``, by name. Adds the kinds of other files to ``left_out``."""
-    paths = []
-    try:
-        for entry in os.scandir(folder):
-            if is_leftover(entry.name):
-                continue
-            suffix = os.path.splitext(entry.name)[1].lower()
-            if entry.is_dir():
-                left_out["folder"] += 1
-            elif suffix not in suffixes():
-                left_out[suffix or "without an ending"] += 1
-            elif entry.is_file():
-                paths.append(entry.path)
-            else:
-                raise DataError(f"{printable(entry.path)}: expected a file, found a pipe, a device or a broken link")
-    except OSError as error:
-        raise DataError(f"expected the folder {folder} of images: {error.strerror}") from error
+    paths, others = [], Counter[str]()
+    for entry in _entries(folder, "of images"):
+        if _is_folder(entry):
+            others["folder"] += 1
+        elif not is_image(entry.name):
+            others[_suffix(entry.name) or "without an ending"] += 1
+        elif entry.is_file():
+            paths.append(entry.path)
+        else:
+            raise DataError(f"{printable(entry.path)}: expected a file, found a pipe, a device or a broken link")
+    left_out.update(others)
     if not paths:
-        kinds = ", ".join(printable(kind, 40) for kind in left_out)
+        kinds = ", ".join(printable(kind, 40) for kind in others)
         raise DataError(
             f"{folder}: expected images such as .jpg or .png, found {f'only {kinds}' if kinds else 'none'}; add some "
             "or remove the folder"
         )
     return sorted(paths)
+
+
+def _entries(folder: Path, what: str) -> list[os.DirEntry[str]]:
+    """What is in ``folder`` but for leftovers; ``what`` says what folder is expected."""
+    try:
+        return [entry for entry in os.scandir(folder) if not is_leftover(entry.name)]
+    except OSError as error:
+        raise DataError(f"expected the folder {folder} {what}: {error.strerror}") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:  # such as a link to itself
+        raise DataError(f"{printable(entry.path)} cannot be read: {error.strerror}; remove it") from error
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:  # Python keeps bytes of names that are no UTF-8 as half a pair of characters
+        return False
+    return True

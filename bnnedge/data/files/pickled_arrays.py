@@ -21,6 +21,10 @@ _PARTS_OF_NUMPY = tuple(f"numpy.{core}.{part}" for core in ("core", "_core") for
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _STEPS_WITHOUT_EFFECT = ("PROTO", "FRAME")
 _BYTES_OF_PYTHON_2 = ("STRING", "BINSTRING", "SHORT_BINSTRING")
+MOST_STEPS = 2**20
+"""Steps of a program, of which the largest published file takes a quarter."""
+_LONGEST_TYPE = 8
+"""Characters of the name of an array's type, such as u1."""
 _LITERALS = frozenset(
     {
         *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
@@ -33,9 +37,11 @@ _LITERALS = frozenset(
 class _Global:
     """A name in a module, as the pickle asks for it."""
 
-    def __init__(self, module: str, name: str) -> None:
+    def __init__(self, module: Any, name: Any) -> None:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise ValueError("it asks for something whose name is no text")
         self.name = f"{'numpy' if module in _PARTS_OF_NUMPY else module}.{name}"
-        if self.name not in _MAKERS:
+        if self.name not in _MAKERS and self.name != _ENCODE:
             raise ValueError(f"it asks for {printable(f'{module}.{name}', 100)}")
 
 
@@ -43,13 +49,12 @@ class _DType:
     """The type of an array's elements, before and after its byte order is known."""
 
     def __init__(self, code: Any, *_: Any) -> None:
-        text = code.decode("ascii") if isinstance(code, bytes) else code
-        if not isinstance(text, str) or np.dtype(text).kind not in "biuf":
+        self.dtype = np.dtype(_short_text(code))
+        if self.dtype.kind not in "biuf":
             raise ValueError("it holds an array whose elements are no numbers")
-        self.dtype = np.dtype(text)
 
     def build(self, state: Any) -> None:
-        order: Any = state[1].decode("ascii") if isinstance(state[1], bytes) else state[1]
+        order: Any = _short_text(state[1])
         self.dtype = self.dtype.newbyteorder(order)
 
 
@@ -70,27 +75,46 @@ class _Array:
         self.values = _Array.of(data, dtype, shape, "F" if is_fortran else "C").values
 
 
-def _encode(text: str, encoding: Any) -> bytes:
-    """What Python 3 writes for bytes in old versions of the format."""
-    return text.encode("latin1")
+def _short_text(value: Any) -> str:
+    """A type's name or its byte order. Whoever asks a hundred thousand times for a long one would wait for ever."""
+    if not isinstance(value, str | bytes) or len(value) > _LONGEST_TYPE:
+        raise ValueError("it holds an array whose elements are no numbers")
+    return value.decode("ascii") if isinstance(value, bytes) else value
 
 
+class _Encode:
+    """Text as bytes, as Python 3 writes them in old versions of the format."""
+
+    def __init__(self, most: int) -> None:
+        """``most`` is how many bytes there may be in all; no text of an honest file is made bytes of twice."""
+        self.left = most
+
+    def __call__(self, text: Any, encoding: Any) -> bytes:
+        if not isinstance(text, str) or len(text) > self.left:
+            raise ValueError("it holds more bytes than the file has")
+        self.left -= len(text)
+        return text.encode("latin1")
+
+
+_ENCODE = "_codecs.encode"
 _MAKERS: dict[str, Callable[..., Any]] = {
     "numpy._reconstruct": _Array,
     "numpy._frombuffer": _Array.of,
     "numpy.ndarray": _Array,
     "numpy.dtype": _DType,
-    "_codecs.encode": _encode,
 }
+_MOST_ARGUMENTS = 4
+"""Arguments of a maker."""
 
 
 def read_pickled(data: bytes) -> Any:
     """The value that ``data`` holds; text of Python 2 is bytes.
 
     Arrays are values of dictionaries. Raises ``ValueError`` for anything else than plain values and arrays of numbers.
+    Lists and tuples of the value may hold each other several times, so to print or compare it may take for ever.
     """
     try:
-        return _Machine().run(data)
+        return _Machine(data).run()
     except ValueError:
         raise
     except Exception as error:  # a damaged pickle can ask for anything
@@ -100,13 +124,17 @@ def read_pickled(data: bytes) -> Any:
 class _Machine:
     """Stack and memory of the pickle's program."""
 
-    def __init__(self) -> None:
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.makers = _MAKERS | {_ENCODE: _Encode(len(data))}
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
 
-    def run(self, data: bytes) -> Any:
-        for opcode, argument, _ in pickletools.genops(data):
+    def run(self) -> Any:
+        for step, (opcode, argument, _) in enumerate(pickletools.genops(self.data)):
+            if step == MOST_STEPS:
+                raise ValueError(f"expected at most {MOST_STEPS:,} steps, found more")
             if opcode.name == "STOP":
                 return self._finished(self.stack.pop())
             if opcode.name not in _STEPS_WITHOUT_EFFECT:
@@ -144,7 +172,9 @@ class _Machine:
             stack.append(_Global(module, attribute))
         elif name == "REDUCE":
             arguments = stack.pop()
-            stack.append(_MAKERS[stack.pop().name](*arguments))
+            if type(arguments) is not tuple or len(arguments) > _MOST_ARGUMENTS:
+                raise ValueError("it makes an array of something else than an array's parts")
+            stack.append(self.makers[stack.pop().name](*arguments))
         elif name == "BUILD":
             state = stack.pop()
             stack[-1].build(state)
@@ -168,4 +198,6 @@ class _Machine:
 
 
 def _pairs(items: list[Any]) -> dict[Any, Any]:
+    if not all(isinstance(key, str | bytes) for key in items[::2]):
+        raise ValueError("it holds a dictionary whose keys are no text")
     return dict(zip(items[::2], items[1::2], strict=True))

@@ -1,127 +1,82 @@
-"""Images in files: which of them can be decoded, and their pixels in 8 bits."""
+"""The pixels of images in files, upright and in 8 bits."""
 
 from __future__ import annotations
 
-import threading
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from bnnedge.errors import BnnedgeWarning, DataError, one_line, printable
-from bnnedge.files import open_regular
+from bnnedge.data.images.at_once import AtOnce
+from bnnedge.data.images.formats import opened
+from bnnedge.data.images.white_level import DEEP, WhiteLevel
+from bnnedge.errors import DataError, printable
+from bnnedge.memory import check_memory
 
-_NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
-"""Formats that Pillow hands to other programs, which is not safe with files of anybody's, or only recognises."""
-_DEEP = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
-"""Pillow's modes of greyscale with more than 8 bits."""
-_GREY = _DEEP | {"1", "L", "LA", "La"}
-_NEVER_DEEP = (".jpg", ".jpeg")
-_BITS = (8, 10, 12, 14, 16, 32)
-"""Bits that cameras and scanners fill."""
-
-
-@cache
-def formats() -> tuple[str, ...]:
-    """The names of the formats that are decoded here."""
-    Image.init()
-    return tuple(name for name in Image.OPEN if name not in _NOT_DECODED)
-
-
-@cache
-def suffixes() -> frozenset[str]:
-    """How the names of images end that can be decoded here, in lower case with their dot."""
-    Image.init()
-    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats())
-
-
-def decode(path: str, channels: int, white: WhiteLevel) -> Image.Image:
-    """The image in the file ``path``, grey for 1 and in colour for 3 ``channels``, 8 bits each.
-
-    Transparency is ignored. Raises ``DataError`` that names a file which is damaged or no image.
-    """
-    with _opened(path) as image:
-        eight_bits = white.in_eight_bits(image) if image.mode in _DEEP else image
-        return eight_bits.convert("L" if channels == 1 else "RGB")
-
-
-def is_grey(path: str) -> bool:
-    """Whether the image in the file ``path`` has no colour, by its header. Raises ``DataError`` as ``decode`` does."""
-    with _opened(path) as image:
-        return image.mode in _GREY
-
-
-class WhiteLevel:
-    """The value that counts as white in greyscale images of more than 8 bits.
-
-    Their files do not say how many of the bits are used: a camera of 12 bits writes 16 for each pixel. So it is the
-    highest value of the smallest usual number of bits which holds all training images; for floating-point images that
-    do not exceed 1, it is 1.
-    """
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        """``paths`` are the training images, which are looked at when the first such image is met."""
-        self._paths = paths
-        self._lock = threading.Lock()
-        self._levels: dict[bool, float] | None = None
-
-    def in_eight_bits(self, image: Image.Image) -> Image.Image:
-        """``image`` with its brightness as a share of white; what is brighter becomes white."""
-        values = _values(image)
-        with self._lock:
-            if self._levels is None:
-                self._levels = self._measure()
-        level = self._levels.get(image.mode == "F") or _white_of(float(values.max()), image.mode == "F")
-        return Image.fromarray(np.rint(np.clip(values / level, 0, 1) * 255).astype(np.uint8))
-
-    def _measure(self) -> dict[bool, float]:
-        brightest: dict[bool, tuple[float, str]] = {}
-        for path in self._paths:
-            if path.lower().endswith(_NEVER_DEEP):
-                continue
-            with _opened(path) as image:
-                if image.mode in _DEEP:
-                    found = float(_values(image).max()), path
-                    brightest[image.mode == "F"] = max(found, brightest.get(image.mode == "F", found))
-        levels = {}
-        for is_float, (value, path) in brightest.items():
-            levels[is_float] = _white_of(value, is_float)
-            warnings.warn(
-                f"greyscale of more than 8 bits: {levels[is_float]:g} counts as white, since the brightest pixel of "
-                f"the training images is {value:g} ({printable(path)})",
-                BnnedgeWarning,
-                stacklevel=2,
-            )
-        return levels
-
-
-def _values(image: Image.Image) -> NDArray[Any]:
-    """The pixels, of which those that are no number count as black."""
-    return np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
-
-
-def _white_of(brightest: float, is_float: bool) -> float:
-    if is_float and brightest <= 1:
-        return 1.0
-    return next((2.0**bits - 1 for bits in _BITS if brightest < 2**bits), brightest)
+_GREY = DEEP | {"1", "L", "LA", "La"}
+_ORIENTATION = 0x0112
+"""The EXIF tag by which a camera says how it was held."""
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image upright, by the value of that tag; 1 is upright."""
+_PIXEL_BYTES = 8
+"""Memory for each pixel while an image is decoded: it is there twice, with four bytes each."""
+_LARGE = 2**24
+"""Pixels from which on it is worth the time to ask how much memory there is."""
+_AT_ONCE = AtOnce(2**26)
+"""Pixels that all threads together decode at once; an image that has more is decoded alone."""
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[Image.Image]:
-    """The image in a file, whose pixels may be read inside of ``with``."""
-    with open_regular(Path(path), DataError) as file:
-        try:
-            with Image.open(file, formats=formats()) as image:
-                yield image
-        except DataError:
-            raise
-        except Exception as error:  # damage makes Pillow raise anything
-            raise DataError(
-                f"{printable(path)} is damaged or no image ({one_line(error)}); replace or remove this file"
-            ) from error
+def decoded(path: str, channels: int, white: WhiteLevel) -> Iterator[Image.Image]:
+    """The image in the file ``path``, grey for 1 and in colour for 3 ``channels``, 8 bits each.
+
+    It is turned upright if the file says how the camera was held. Transparency is dropped. Raises ``DataError`` that
+    names the file if it is damaged, no image, or larger than the memory.
+    """
+    with ExitStack() as held:
+        with opened(path) as image:
+            held.enter_context(_AT_ONCE.share(image.width * image.height))
+            _check_size(image, path)
+            upright = _in_eight_bits(image, path, "L" if channels == 1 else "RGB", white)
+        del image
+        yield upright
+
+
+def is_grey(path: str) -> bool:
+    """Whether the image in the file ``path`` has no colour, by its header. Raises ``DataError`` as ``decoded`` does."""
+    with opened(path) as image:
+        return image.mode in _GREY
+
+
+def _check_size(image: Image.Image, path: str) -> None:
+    pixels = image.width * image.height
+    if pixels >= _LARGE:
+        what = f"{printable(path)}, an image of {image.width}x{image.height} pixels,"
+        check_memory(_PIXEL_BYTES * pixels, what, DataError)
+
+
+def _in_eight_bits(image: Image.Image, path: str, mode: str, white: WhiteLevel) -> Image.Image:
+    white.tell_of_lost_bits(image, path)
+    image.load()
+    turn = _UPRIGHT.get(_orientation(image))
+    if image.mode in DEEP:
+        image = white.in_eight_bits(image, path)
+    if image.mode != mode:
+        image = image.convert(mode)
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The orientation that the file notes; 1 if that part of the file is damaged, since the pixels may be sound."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # Pillow raises anything
+        return 1
