@@ -40,9 +40,8 @@ def load_folder(data_root: Path | None = None) -> Source:
         )
     classes = classes_of(root, splits)
     if len(classes) == 1:
-        raise DataError(
-            f"{root}: expected at least two classes in train, found only '{printable(classes[0])}'; add another"
-        )
+        only = printable(classes[0])
+        raise DataError(f"{root}: expected at least two classes in train, found only '{only}'; add another")
     train = labelled([root / "train" / name for name in classes])
     held_out, *further = (labelled([root / split / name for name in classes], train.white) for split in splits[1:])
     validation = own_validation(train.targets.numpy(), 0.1, SPLIT_SEED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from bnnedge.data.cifar10 import LAYOUT as CIFAR10
 from bnnedge.data.cifar100 import LAYOUT as CIFAR100
 from bnnedge.data.dataset import Dataset, load_dataset
 from bnnedge.data.files.cifar import IMAGE_BYTES, CifarLayout, _read
-from bnnedge.data.files.pickled_arrays import read_pickled
+from bnnedge.data.files.pickled_arrays import MOST_STEPS, read_pickled
 from bnnedge.errors import DataError
 
 LAYOUTS = [CIFAR10, CIFAR100]
@@ -172,6 +173,14 @@ class Attack:
         return print, ("this code must not run",)
 
 
+def nested(depth: int) -> Any:
+    """A list that holds the same list twice, and so on: a few bytes of a file, of which nobody can print the value."""
+    value: Any = [0]
+    for _ in range(depth):
+        value = [value, value]
+    return value
+
+
 def damaged_pickles() -> list[tuple[bytes, str]]:
     pixels, labels = samples(CIFAR10, 4, 0)
     good = {b"data": pixels, b"labels": labels.tolist()}
@@ -183,10 +192,17 @@ def damaged_pickles() -> list[tuple[bytes, str]]:
         (python2_pickle({b"data": pixels}), "a list under 'labels'"),
         (python2_pickle({**good, b"labels": [1]}), "shape"),
         (python2_pickle({**good, b"data": pixels.astype(np.int16)}), "uint8"),
-        (python2_pickle({**good, b"labels": [0, 1, 2, 10]}), "labels from 0 to 9"),
-        (python2_pickle({**good, b"labels": [0, 1, 2, -1]}), "labels from 0 to 9"),
-        (python2_pickle({**good, b"labels": [[0], [1], [2], [3, 4]]}), r"whole numbers, found \[0\]"),
-        (python2_pickle({**good, b"labels": [0, 1, 2, 3.5]}), "whole numbers, found 3.5"),
+        (python2_pickle({**good, b"labels": [0, 1, 2, 10]}), "numbers from 0 to 9 as labels, found 10;"),
+        (python2_pickle({**good, b"labels": [0, 1, 2, -1]}), "numbers from 0 to 9 as labels, found -1;"),
+        (python2_pickle({**good, b"labels": [[0], [1], [2], [3, 4]]}), "as labels, found a list;"),
+        (python2_pickle({**good, b"labels": [[], [], [], [1]]}), "as labels, found a list;"),
+        (python2_pickle({**good, b"labels": [0, 1, 2, 3.5]}), "as labels, found a float;"),
+        (python2_pickle({**good, b"labels": [0.0, 1, 2, 3]}), "as labels, found a float;"),
+        (python2_pickle({**good, b"labels": [None] * 4}), "as labels, found a NoneType;"),
+        (python2_pickle({**good, b"labels": [False] * 4}), "as labels, found a bool;"),
+        (python2_pickle({**good, b"labels": [10**30] * 4}), "as labels, found a int;"),
+        (python2_pickle({**good, b"labels": [nested(40)] * 4}), "as labels, found a list;"),
+        (python2_pickle({**good, 1: 2}), "a dictionary whose keys are no text"),
         (pickle.dumps({**good, b"data": pixels.astype(object)}), "elements are no numbers"),
         (b"\x80\x02]r\xff\xff\xff\xff.", "expected a dictionary"),  # a place in the memo, of which none is made
         (b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.", "not a file of the Python version"),  # 2^63 bytes
@@ -215,7 +231,13 @@ def test_pickles_of_every_protocol(protocol: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "words"), [([b"\xff"] * 10, "UTF-8"), ([1] * 10, "10 class names"), (["a"], "10 cl")]
+    ("names", "words"),
+    [
+        ([nested(40)] * 10, "text, found a list"),
+        ([b"\xff"] * 10, "UTF-8"),
+        ([1] * 10, "text, found a int"),
+        (["a"], "10 cl"),
+    ],
 )
 def test_class_names_that_are_no_text(names: list[Any], words: str, tmp_path: Path) -> None:
     (write_python(CIFAR10, tmp_path) / "batches.meta").write_bytes(pickle.dumps({b"label_names": names}))
@@ -234,3 +256,54 @@ def test_a_damaged_or_hostile_pickle_is_refused(
     assert "data_batch_2" in str(caught.value)
     assert one_line(caught.value)
     assert capsys.readouterr().out == ""
+
+
+PROTO = b"\x80\x02"
+TWICE = b"q\x00h\x00\x86"
+"""The steps that turn what is on the stack into a tuple that holds it twice."""
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        pytest.param(b"}K\x01" + TWICE * 60 + b"K\x01s.", "keys are no text", id="the hash of a key takes for ever"),
+        pytest.param(b"}K\x01" + b"\x85" * 10**6 + b"K\x01s.", "keys are no text", id="a key too deep for the stack"),
+        pytest.param(b"]" * (MOST_STEPS + 2), "at most 1,048,576 steps", id="more lists than fit into memory"),
+        pytest.param(
+            b"](X\x06\x00\x00\x00" + b"abcdefq\x00h\x00X\x06\x00\x00\x00latin1\x86q\x01"
+            + b"c_codecs\nencode\nq\x02" + b"h\x02h\x01R" * 100 + b"e.",
+            "more bytes than the file has",
+            id="the same text again and again",
+        ),
+        pytest.param(
+            b"cnumpy\ndtype\nX\x00\x00\x01\x00" + b"u" * 2**16 + b"K\x00K\x01\x87R.", "no numbers", id="a long type"
+        ),
+        pytest.param(
+            b"cnumpy\nndarray\nX\x00\x00\x01\x00" + b"u" * 2**16 + b"R.", "an array's parts", id="text as arguments"
+        ),
+        pytest.param(b"]" + TWICE * 60 + b"h\x00\x93.", "whose name is no text", id="a name that is a tuple"),
+    ],
+)  # fmt: skip
+def test_programs_that_take_all_memory_or_never_end(program: bytes, words: str) -> None:
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=words):
+        read_pickled(PROTO + program)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2**29
+
+
+@pytest.mark.parametrize(
+    ("write", "name", "most"),
+    [
+        (write_binary, "data_batch_2.bin", 2**28 // 5),
+        (write_binary, "batches.meta.txt", 2**16),
+        (write_python, "test_batch", 2**28 // 5),
+        (write_python, "batches.meta", 2**16),
+    ],
+)
+def test_files_that_are_too_large_are_not_read(write: Any, name: str, most: int, tmp_path: Path) -> None:
+    with (write(CIFAR10, tmp_path) / name).open("r+b") as file:
+        file.truncate(most + 1)
+    with pytest.raises(DataError, match=rf"{name}: expected at most {most:,} bytes, found more"):
+        load_dataset("cifar10", data_root=tmp_path)

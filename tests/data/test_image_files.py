@@ -15,7 +15,7 @@ from bnnedge.data.augmentation import AREA, ASPECT, WindowAndFlip, random_window
 from bnnedge.data.dataset import Dataset, load_dataset
 from bnnedge.data.images.resize import central_box, resize_image
 from bnnedge.data.preprocessing import Preprocessing
-from bnnedge.errors import DataError
+from bnnedge.errors import BnnedgeWarning, DataError
 
 WNIDS = ("n01443537", "n02124075", "n09999999")
 SHADES = (40, 130, 220)
@@ -223,7 +223,7 @@ def test_a_damaged_tiny_imagenet_is_refused(tmp_path: Path) -> None:
         load_dataset("tiny_imagenet", data_root=tmp_path)
     table = write_tiny(tmp_path) / "val" / "val_annotations.txt"
     table.write_text("val_0.JPEG\tn0\t1\t2\t3\t4\n")
-    with pytest.raises(DataError, match=r"val_annotations\.txt, line 1: expected a file of the folder images and"):
+    with pytest.raises(DataError, match=r"val_annotations\.txt, line 1: expected a file of the folder images that"):
         load_dataset("tiny_imagenet", data_root=tmp_path)
     table.write_text("")
     with pytest.raises(DataError, match=r"val_annotations\.txt is empty"):
@@ -238,3 +238,25 @@ def test_a_damaged_image_is_named(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"val_3\.JPEG is damaged or no image") as caught:
         dataset.arrays("test")
     assert "\n" not in str(caught.value)
+
+
+def test_a_table_of_tiny_imagenet_that_is_cut_off(tmp_path: Path) -> None:
+    """A table that ends early at the end of a line is still a table, so the images without a class are counted."""
+    table = write_tiny(tmp_path) / "val" / "val_annotations.txt"
+    lines = table.read_text().splitlines()
+    (table.parent / "images" / "._val_0.JPEG").write_bytes(b"no image")
+    table.write_text("\n".join(lines[:4]))
+    with pytest.warns(BnnedgeWarning, match=r"val_annotations\.txt names no class for 2 of the images of .*val/images"):
+        assert load_dataset("tiny_imagenet", data_root=tmp_path).size("test") == 4
+    table.write_text("\n".join([*lines, lines[2]]))
+    with pytest.raises(DataError, match=r"line 7: expected a file of the folder images that no line before names"):
+        load_dataset("tiny_imagenet", data_root=tmp_path)
+
+
+def test_further_classes_in_val_of_tiny_imagenet(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path)
+    (folder / "val" / "val_annotations.txt").unlink()
+    for wnid in (*WNIDS, "n1"):
+        write_image(folder / "val" / wnid / "0.JPEG", 64, 64, 9, 9)
+    with pytest.raises(DataError, match="expected the same classes in train and val, found 'n1' in one of them"):
+        load_dataset("tiny_imagenet", data_root=tmp_path)

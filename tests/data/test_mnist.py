@@ -104,7 +104,7 @@ def test_a_header_that_is_cut_at_any_byte(keep: int, tmp_path: Path) -> None:
 def test_a_header_that_promises_too_much(tmp_path: Path) -> None:
     path = write(tmp_path) / "train-images-idx3-ubyte"
     path.write_bytes(bytes([0, 0, 8, 3]) + b"\xff" * 12)
-    with pytest.raises(DataError, match="expected at most 536,870,912 bytes, found 4294967295 x 4294967295 x 42949"):
+    with pytest.raises(DataError, match="expected at most 134,217,728 bytes, found 4294967295 x 4294967295 x 42949"):
         load_dataset("mnist", data_root=tmp_path)
 
 
