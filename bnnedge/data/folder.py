@@ -28,7 +28,8 @@ def load_folder(data_root: Path | None = None) -> Source:
     Without ``test``, ``val`` is what a finished network is tested on. Unless both are there, a tenth of the training
     images of each class, and at least one, is held out for validation. The central square of an image is read. If all
     training images are grey, so is the network's input. Training images are shifted by up to an eighth of their width.
-    Raises ``DataError`` naming the folder that is missing.
+    Images of any format that Pillow decodes are read, and turned upright if the camera noted how it was held. Raises
+    ``DataError`` naming the folder that is missing.
     """
     root = data_folder("folder", data_root, "train and val (or test), each with a folder of images for each class")
     splits = [name for name in ("train", "val", "test") if (root / name).is_dir()]

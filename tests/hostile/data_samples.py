@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import pickle
+import pickletools
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -81,13 +83,39 @@ def _damaged_header(data: bytes, random: Random) -> bytes:
 def damage_cifar(root: Path, random: Random) -> None:
     path = _one_of(root / "cifar-10-batches-py", random)
     data = path.read_bytes()
-    if random.random() < 0.6:
+    kind = random.random()
+    if kind < 0.15:
+        data = _damaged_program(data, random)
+    elif kind < 0.6:
         contents = pickle.loads(data)
         changed = damage_value({key: _lists(value) for key, value in contents.items()}, random)
         data = pickle.dumps(_arrays(changed), random.choice((0, 2, 4, 5)))
     else:
         data = damage_bytes(data, random)
     _write(path, data, random)
+
+
+def _damaged_program(data: bytes, random: Random) -> bytes:
+    """A pickle with further steps before one of its own: some of them would take all memory or never end."""
+    at = random.choice([place for _, _, place in pickletools.genops(data) if place])
+    twice, big = b"q\x00h\x00\x86", b"X\x00\x00\x10\x00" + b"a" * 2**20
+    steps = random.choice(
+        (
+            b"K\x01" + twice * 80,
+            b")" + b"\x85" * 2**20,
+            b"]" * 2**20,
+            b"(" * 2**20,
+            big + b"q\x00" + b"c_codecs\nencode\nq\x02" + b"h\x02h\x00h\x00\x86R" * 2**14,
+            big + b"q\x00" + b"cnumpy\ndtype\nq\x02" + b"h\x02h\x00\x85R" * 2**14,
+            b"cposix\nsystem\nX\x09\x00\x00\x00touch ran\x85R",
+            b"N",
+            b"0",
+            b"e",
+            b"b",
+            b"\x93",
+        )
+    )
+    return data[:at] + steps + data[at:]
 
 
 def _lists(value: Any) -> Any:
@@ -115,7 +143,7 @@ def damage_tiny_imagenet(root: Path, random: Random) -> None:
 def damage_folder(root: Path, random: Random) -> None:
     folder = root / "folder"
     path = _one_of(folder, random)
-    kind = random.randrange(6)
+    kind = random.randrange(9)
     if kind == 0:
         path.rename(path.with_suffix(random.choice((".eps", ".tif", ".gif", ".psd", "", ".webp", ".PNG~"))))
     elif kind == 1:
@@ -124,11 +152,24 @@ def damage_folder(root: Path, random: Random) -> None:
     elif kind == 2:
         (path.parent.parent / "gone").mkdir()
         path.parent.rename(path.parent.parent / "gone" / "there")
-    elif kind == 3:
+    elif kind in (3, 4):
+        _write(path, _odd_image(random), random)
+    elif kind == 5:
         sizes = random.choice(((0, 0), (1, 1), (2**31 - 1, 2**31 - 1), (60_000, 60_000), (1, 100_000)))
         _write(path, b"P6 %d %d 255\n" % sizes + bytes(300), random)
     else:
         _write(path, damage_bytes(path.read_bytes(), random), random)
+
+
+def _odd_image(random: Random) -> bytes:
+    """An image of another mode and format than the others, which says how the camera was held, perhaps damaged."""
+    image = Image.frombytes("L", (40, 20), random.randbytes(800)).convert(
+        random.choice(("L", "RGBA", "P", "I;16", "F"))
+    )
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = random.choice((1, 3, 6, 8, 0, 77, 65535))
+    image.save(buffer, "TIFF" if image.mode == "F" else random.choice(("PNG", "TIFF")), exif=exif)
+    return buffer.getvalue() if random.random() < 0.4 else damage_bytes(buffer.getvalue(), random)
 
 
 def _one_of(folder: Path, random: Random) -> Path:
