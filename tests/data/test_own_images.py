@@ -249,8 +249,17 @@ def test_large_deep_images_are_computed_in_bands(tmp_path: Path, monkeypatch: py
 def test_both_byte_orders(byte_order: str, tmp_path: Path) -> None:
     """A TIFF file of one strip, written byte by byte."""
     values = (np.arange(SIZE * SIZE).reshape(SIZE, SIZE) * 7).astype(f"{byte_order}u2")
-    tags = ((256, SIZE), (257, SIZE), (258, 16), (259, 1), (262, 1), (273, 122), (277, 1), (278, SIZE))
-    tags = (*tags, (279, values.nbytes))
+    tags: tuple[tuple[int, int], ...] = (
+        (256, SIZE),
+        (257, SIZE),
+        (258, 16),
+        (259, 1),
+        (262, 1),
+        (273, 122),
+        (277, 1),
+        (278, SIZE),
+    )
+    tags += ((279, values.nbytes),)
     entries = b"".join(struct.pack(f"{byte_order}HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
     header = struct.pack(f"{byte_order}2sHIH", b"II" if byte_order == "<" else b"MM", 42, 8, len(tags))
     root = write_folder(tmp_path, lambda i: deep(0), ".tif")
