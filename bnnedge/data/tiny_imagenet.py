@@ -39,6 +39,7 @@ def load_tiny_imagenet(data_root: Path | None = None) -> Source:
     """
     folder = find_folder("tiny_imagenet", data_root, (FOLDER,))
     wnids = class_folders(folder / "train")
+    names = _names(folder, wnids)
     train = labelled([_images(folder / "train" / wnid) for wnid in wnids])
     return Source(
         name="tiny_imagenet",
@@ -46,7 +47,7 @@ def load_tiny_imagenet(data_root: Path | None = None) -> Source:
         test=_published_val(folder / "val", wnids, train.white),
         size=(64, 64),
         channels=3,
-        classes=_names(folder, wnids),
+        classes=names,
         validation=own_validation(train.targets.numpy(), 0.1, SPLIT_SEED),
         split_seed=SPLIT_SEED,
         statistics=(MEAN, STD),
