@@ -10,6 +10,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -390,6 +391,21 @@ def test_large_images_are_decoded_one_after_the_other() -> None:
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(work, [4, 3, 2, 11, 5, 4, 4, 7] * 5))
     assert most <= 10 and alone
+
+
+def test_the_share_of_an_image_is_its_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = []
+
+    class Recorded(AtOnce):
+        def share(self, amount: int) -> AbstractContextManager[None]:
+            shares.append(amount)
+            return super().share(amount)
+
+    monkeypatch.setattr(decode, "_AT_ONCE", Recorded(2 * SIZE * SIZE))
+    root = write_folder(tmp_path)
+    Image.new("RGB", (SIZE, 3 * SIZE)).save(root / "test" / "right" / "1.png")
+    pixels(load(root))
+    assert sorted(shares) == [SIZE * SIZE] * 3 + [3 * SIZE * SIZE]
 
 
 def test_failures_give_their_share_back() -> None:
