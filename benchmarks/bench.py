@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from bnnedge.benchmarks.devices.device import BenchmarkInput, BenchmarkSettings,
 from bnnedge.benchmarks.rows import BenchmarkRow, append_rows, check_appendable
 from bnnedge.data.info import DatasetInfo
 from bnnedge.data.preprocessing import Preprocessing
-from bnnedge.errors import BenchmarkError, BnnedgeError, DataError, printable
+from bnnedge.errors import BenchmarkError, BnnedgeError, BnnedgeWarning, DataError, printable
 from bnnedge.export.runtimes.choose import choose_runtime
 from bnnedge.export.targets.target import Target, read_file, target_of
 from bnnedge.progress import Bar
@@ -106,12 +107,18 @@ def read_model_file(path: Path, runtime: str, device: Device) -> ModelFile:
 def float_twins(model: ModelFile, device: Device, trust_code: bool = False) -> list[ModelFile]:
     """The network of ``model`` with ordinary float32 layers and arbitrary weights, in each format.
 
-    A twin runs in the stock runtime of its format: it shows what the user would have without binarizing.
+    A twin runs in the stock runtime of its format: it shows what the user would have without binarizing. A file of a
+    network that has no name here has none, which a warning says.
     """
     from bnnedge.export.float_twin import float_twin_files
 
-    twins = []
-    for label, content in float_twin_files(model.metadata, model.label, trust_code=trust_code):
+    twins: list[ModelFile] = []
+    try:
+        files = float_twin_files(model.metadata, model.label, trust_code=trust_code)
+    except BenchmarkError as error:
+        warnings.warn(f"{error}; measured without it", BnnedgeWarning, stacklevel=2)
+        return twins
+    for label, content in files:
         target = target_of(Path(label))
         runtime = choose_runtime(target.runtimes, _stock_runtime(target), label, device.unavailable)
         twins.append(ModelFile(label, content, runtime, target.read_metadata(content), trained=False))

@@ -29,10 +29,10 @@ FOREVER = "[time.sleep(0.01) for _ in iter(int, 1)]"
 NONSENSE = "ssh://box does not answer as bnnedge's agent does: "
 
 SEEN = {
-    "says nothing for ever": (FOREVER, "did not start bnnedge's agent within 1 s; log in once by hand to see why"),
+    "says nothing for ever": (FOREVER, "did not start bnnedge's agent within 8 s; log in once by hand to see why"),
     "greets for ever": ("[(print('w', flush=True), time.sleep(0.1)) for _ in iter(int, 1)]", "did not start bnnedge's"),
     "greets with brackets": ("print('[' * 60_000, flush=True)", "did not start bnnedge's agent"),
-    "says hello and no more": (HELLO + FOREVER, "ssh://box gave no sign of life for 1 s"),
+    "says hello and no more": (HELLO + FOREVER, "ssh://box gave no sign of life for 3 s"),
     "is alive for ever": (
         HELLO + "[(say({'alive': True}), time.sleep(0.1)) for _ in iter(int, 1)]",
         "ssh://box gave no answer within ",
@@ -80,10 +80,10 @@ def onnx_file(tmp_path: Path, digits_classifier: tuple[Graph, Any]) -> Path:
 @pytest.fixture(autouse=True)
 def limits(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, seconds in (
-        (remote_device, "_GREETING_S", 1),
-        (remote_device, "_ANSWER_S", 1),
-        (remote_device, "_LONGEST_S", 1.5),
-        (connection, "_STALLED_S", 1),
+        (remote_device, "_GREETING_S", 8),
+        (remote_device, "_ANSWER_S", 3),
+        (remote_device, "_LONGEST_S", 4),
+        (connection, "_STALLED_S", 3),
         (connection, "_PATIENCE_S", 0.5),
     ):
         monkeypatch.setattr(module, name, seconds)
@@ -106,7 +106,7 @@ def test_a_device_that(
     began = time.monotonic()
     options = ["--runtime", "onnxruntime", "--data", "random", "--json", str(tmp_path / "rows.jsonl")]
     assert main(["bench", str(onnx_file), "--device", "ssh://box", *options]) == 2
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(f"^error: .*{message}", line) and line.isprintable()
     assert len(line) < 1500
@@ -119,7 +119,7 @@ def test_a_device_that_takes_nothing(
     """The pictures of the request are more than a pipe holds."""
     pretend(monkeypatch, tmp_path, HELLO + REASON + FOREVER)
     assert main(["bench", str(onnx_file), "--device", "ssh://box", "--runtime", "onnxruntime"]) == 2
-    assert capsys.readouterr().err == "error: ssh://box took nothing for 1 s\n"
+    assert capsys.readouterr().err == "error: ssh://box took nothing for 3 s\n"
 
 
 @pytest.mark.parametrize(
