@@ -46,7 +46,8 @@ def load_folder(data_root: Path | None = None) -> Source:
     validation = own_validation(train.targets.numpy(), 0.1, SPLIT_SEED)
     if further:
         validation = np.arange(len(train), len(train) + len(held_out))
-        train = FileSamples([*train.paths, *held_out.paths], torch.cat((train.targets, held_out.targets)))
+        targets = torch.cat((train.targets, held_out.targets))
+        train = FileSamples([*train.paths, *held_out.paths], targets, white=train.white)
     grey = all(map(is_grey, train.paths))
     return Source(
         name="folder",

@@ -199,6 +199,19 @@ def test_train_and_test_have_the_same_white(tmp_path: Path) -> None:
     assert found[:, 0, 0, 0].tolist() == [6, 255, 187, 187]  # of 255: 100 and 3000 of 4095
 
 
+def test_a_validation_folder_does_not_change_white(tmp_path: Path) -> None:
+    """All splits have the white of the training images, which is measured once."""
+    root = write_folder(tmp_path, lambda i: Image.fromarray(np.full((SIZE, SIZE), 3000, np.uint16)))
+    for name in ("left", "right"):
+        (root / "val" / name).mkdir(parents=True)
+        Image.fromarray(np.full((SIZE, SIZE), 60_000, np.uint16)).save(root / "val" / name / "0.png")
+    dataset = load(root)
+    with pytest.warns(BnnedgeWarning, match="4095 counts as white") as said:
+        found = [pixels(dataset, split)[0, 0, 0, 0] for split in ("train", "val", "test")]
+    assert found == [187, 255, 187]  # of 255: 3000 of 4095
+    assert len(said) == 1
+
+
 @pytest.mark.parametrize("damage", ["cut", "text", "empty", "bomb", "postscript"])
 def test_a_damaged_image_is_named(damage: str, tmp_path: Path) -> None:
     root = write_folder(tmp_path, suffix=".jpg")
@@ -257,6 +270,9 @@ def test_wrong_folders(tmp_path: Path) -> None:
     (tmp_path / "train" / "left" / "a.txt").write_text("no image")
     with pytest.raises(DataError, match=r"left: expected images such as \.jpg or \.png, found only \.txt; add some"):
         load(tmp_path)
+    Image.new("L", (8, 8)).save(tmp_path / "train" / "left" / "a.png")
+    with pytest.raises(DataError, match=r"right: expected images such as \.jpg or \.png, found none; add some"):
+        load(tmp_path)  # what lies in the folder of another class is not said of this one
 
 
 def test_without_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,24 +70,25 @@ def labelled(folders: Sequence[Path], white: WhiteLevel | None = None) -> FileSa
 
 def _image_files(folder: Path, left_out: Counter[str]) -> list[str]:
     """Paths of the images in ``folder``, by name. Adds the kinds of other files to ``left_out``."""
-    paths = []
+    paths, others = [], Counter[str]()
     try:
         for entry in os.scandir(folder):
             if is_leftover(entry.name):
                 continue
             suffix = os.path.splitext(entry.name)[1].lower()
             if entry.is_dir():
-                left_out["folder"] += 1
+                others["folder"] += 1
             elif suffix not in suffixes():
-                left_out[suffix or "without an ending"] += 1
+                others[suffix or "without an ending"] += 1
             elif entry.is_file():
                 paths.append(entry.path)
             else:
                 raise DataError(f"{printable(entry.path)}: expected a file, found a pipe, a device or a broken link")
     except OSError as error:
         raise DataError(f"expected the folder {folder} of images: {error.strerror}") from error
+    left_out.update(others)
     if not paths:
-        kinds = ", ".join(printable(kind, 40) for kind in left_out)
+        kinds = ", ".join(printable(kind, 40) for kind in others)
         raise DataError(
             f"{folder}: expected images such as .jpg or .png, found {f'only {kinds}' if kinds else 'none'}; add some "
             "or remove the folder"
