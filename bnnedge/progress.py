@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -17,6 +17,9 @@ from rich.progress import (
     TimeRemainingColumn,
     track,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 T = TypeVar("T")
 Report = Callable[[str, int, int], None]
@@ -30,7 +33,22 @@ def shown(items: Iterable[T], what: str, count: int, console: Console | None) ->
     return track(items, what, count, console=console, transient=True, disable=hidden)
 
 
-class Bar:
+class _Drawn:
+    """What is drawn inside of ``with``."""
+
+    _bar: Progress
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+
+class Bar(_Drawn):
     """A ``Report`` that draws a bar if ``console``, by default the standard error, is a terminal.
 
     It is drawn when something is reported and not by a thread, which would disturb what is being timed.
@@ -49,15 +67,6 @@ class Bar:
             transient=True,
             disable=not console.is_terminal,
         )
-
-    def __enter__(self) -> Bar:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bar.stop()
 
     def __call__(self, what: str, done: int, total: int) -> None:
         if not self._bar.tasks:
@@ -78,7 +87,7 @@ def counted(count: int, what: str, report: Report | None) -> Iterator[int]:
             reported_at = time.monotonic()
 
 
-class TrainingProgress:
+class TrainingProgress(_Drawn):
     """A bar over the steps that are left, with running loss, first score and ETA; none where there is no terminal.
 
     ``silent`` prints nothing at all.
@@ -99,15 +108,6 @@ class TrainingProgress:
             disable=silent or not self._console.is_terminal,
         )
         self._task = self._bar.add_task("", total=steps, loss=float("nan"), score="")
-
-    def __enter__(self) -> TrainingProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bar.stop()
 
     def start_epoch(self, epoch: int, epochs: int) -> None:
         """Show which epoch begins; ``epoch`` counts from 1."""
