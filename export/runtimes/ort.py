@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -235,6 +236,7 @@ def _one_layer_model(model: ModelProto, layer: str) -> tuple[ModelProto, bool]:
     return helper.make_model(graph, ir_version=model.ir_version, opset_imports=opsets, functions=[function]), packed
 
 
+@cache
 def _onnxruntime() -> Any:
     try:
         with without_noise():
