@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import tempfile
@@ -12,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 _DEBUG_VARIABLE = "BNNEDGE_DEBUG"
 """The environment variable that ``--debug`` sets, so that processes which this one starts know of it too."""
 _NOISE = re.compile(rb"(\x1b\[[\d;]*m)*(INFO: |VERBOSE: |.*\[[VIW]:onnxruntime:)")
+_NOWHERE = logging.NullHandler()
 _one_at_a_time = threading.RLock()
 
 
@@ -22,13 +24,19 @@ def debugging() -> bool:
 
 @contextmanager
 def debug_mode(wanted: bool) -> Iterator[None]:
-    """Let ``debugging`` be true inside of ``with`` if ``wanted``, also in processes that are started there."""
+    """Let ``debugging`` be true inside of ``with`` if ``wanted``, also in processes that are started there.
+
+    Otherwise what libraries log, and no handler of the user's takes, appears nowhere.
+    """
     before = os.environ.get(_DEBUG_VARIABLE)
     if wanted:
         os.environ[_DEBUG_VARIABLE] = "1"
+    else:
+        logging.getLogger().addHandler(_NOWHERE)
     try:
         yield
     finally:
+        logging.getLogger().removeHandler(_NOWHERE)
         if wanted and before is None:
             del os.environ[_DEBUG_VARIABLE]
 

@@ -8,7 +8,6 @@ too.
 from __future__ import annotations
 
 import io
-import logging
 import os
 import sys
 import traceback
@@ -30,8 +29,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"] or ["--help"]
     _replace_what_cannot_be_written()
-    if not debug:
-        logging.getLogger().addHandler(logging.NullHandler())  # what libraries log is no concern of the user's
     try:
         with debug_mode(debug), _warnings_as_lines(debug):
             from bnnedge.cli.app import app

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -40,6 +41,19 @@ def test_lines_stay_if_something_is_raised(capfd: pytest.CaptureFixture[str]) ->
         os.write(2, b"why it failed\n")
         _ = 1 / 0
     assert capfd.readouterr().err == "why it failed\n"
+
+
+def test_what_libraries_log_is_shown_to_those_who_debug(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before, root.handlers = root.handlers, []  # those of pytest
+    try:
+        for wanted in (False, True, False):
+            with debug_mode(wanted):
+                root.warning("wanted: %s", wanted)
+        assert root.handlers == []
+    finally:
+        root.handlers = before
+    assert capsys.readouterr().err == "wanted: True\n"
 
 
 def test_everything_is_shown_to_those_who_debug(capfd: pytest.CaptureFixture[str]) -> None:
